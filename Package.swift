@@ -1,0 +1,135 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The straight path of a record, one folder a step; arrows point one way:
+// pure <- ports <- adapters <- services <- Assembly. `.ci/check-imports` holds the code to it.
+
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
+    .target(
+        name: name, dependencies: dependencies.map { .init(stringLiteral: $0) },
+        resources: resources, swiftSettings: strict)
+}
+
+func library(_ name: String, pkgConfig: String? = nil) -> Target {
+    .systemLibrary(name: name, path: "Sources/CLibraries/\(name)", pkgConfig: pkgConfig)
+}
+
+func tests(_ name: String, _ dependencies: [String], resources: [Resource] = []) -> Target {
+    .testTarget(
+        name: "\(name)Tests", dependencies: dependencies.map { .init(stringLiteral: $0) },
+        resources: resources, swiftSettings: strict)
+}
+
+let package = Package(
+    name: "millrace",
+    products: [.executable(name: "millrace", targets: ["millrace"])],
+    targets: [
+        // C libraries
+        library("CLibevent", pkgConfig: "libevent"),
+        library("CHTTPParser"),
+        library("COpenSSL", pkgConfig: "openssl"),
+        library("CRDKafka", pkgConfig: "rdkafka"),
+        library("CSQLite", pkgConfig: "sqlite3"),
+        library("CYAML", pkgConfig: "yaml-0.1"),
+
+        // Pure: values and decisions
+        module("Events"),
+        module("JSONText"),
+        module("EventCodec", ["Events"]),
+        module("HTTPMessages"),
+        module("Normalizer", ["Events", "JSONText"]),
+        module("Rollups", ["Events", "EventCodec", "Normalizer"]),
+        module("CommandLine"),
+        .target(
+            name: "Schemas", path: "schemas",
+            resources: [
+                .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
+                .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
+                .embedInCode("openapi.json"), .embedInCode("prices.json"),
+            ], swiftSettings: strict),
+
+        // Shared by every service
+        module("Telemetry"),
+        module("Threading"),
+
+        // Ports
+        module("RecordLog", ["Events"]),
+        module("RollupStore", ["Events", "RecordLog", "Rollups"]),
+        module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
+
+        // Adapters
+        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
+        module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
+        module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
+        module(
+            "RollupStoreSQLite",
+            [
+                "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry", "Threading",
+                "CSQLite",
+            ]),
+
+        // Services
+        module(
+            "CaptureProxy",
+            ["Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Telemetry", "Threading"]),
+        module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
+        module(
+            "Ingest",
+            ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
+        module(
+            "QueryAPI",
+            ["Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry"],
+            resources: [.embedInCode("Page")]),
+        module(
+            "Simulation", ["Events", "EventCodec", "HTTPTransport", "JSONText", "RecordLog", "Telemetry", "Threading"]),
+
+        // Wiring
+        module("Configuration", ["CommandLine", "JSONText", "Schemas", "CYAML"]),
+        module(
+            "Assembly",
+            [
+                "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport", "Ingest",
+                "Journal",
+                "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
+            ]),
+        .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
+
+        // Tests
+        tests("Pure", ["Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
+        tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
+        tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
+        tests(
+            "Store",
+            [
+                "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "RollupStoreSQLite",
+                "Telemetry", "Threading",
+            ]),
+        tests(
+            "Query",
+            [
+                "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog",
+                "Rollups",
+                "RollupStore", "RollupStoreSQLite", "Telemetry",
+            ]),
+        tests("Simulation", ["Events", "EventCodec", "JSONText", "RecordLog", "Simulation", "Telemetry"]),
+        tests("Configuration", ["CommandLine", "Configuration", "Normalizer", "Schemas"]),
+        tests(
+            "Proxy",
+            [
+                "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
+                "Telemetry", "Threading",
+            ]),
+        tests("Pipeline", ["JSONText"]),
+    ]
+)

@@ -1,0 +1,180 @@
+// The port to the store: one writer's atomic step, and consistent reads.
+
+package import Events
+package import RecordLog
+package import Rollups
+
+/// Where ingest of a partition stands, by the store, which alone is the truth.
+package struct PartitionPosition: Sendable, Equatable {
+    package var partition: TopicPartition
+    package var next: Offset
+    /// Bumped at each acquisition: a batch under an older epoch fails whole.
+    package var epoch: Int64
+
+    package init(partition: TopicPartition, next: Offset, epoch: Int64) {
+        self.partition = partition
+        self.next = next
+        self.epoch = epoch
+    }
+}
+
+package struct ApplyResult: Sendable, Equatable {
+    package var applied: Int64
+    /// Events whose id the store already had, or that came twice in the batch: not counted again.
+    package var duplicates: Int64
+
+    package init(applied: Int64, duplicates: Int64) {
+        self.applied = applied
+        self.duplicates = duplicates
+    }
+}
+
+/// The ledger of one partition: next - start = applied + duplicates + manifests + deadLetters + skipped + lost.
+package struct PartitionLedger: Sendable, Equatable {
+    package var partition: TopicPartition
+    package var start: Offset
+    package var next: Offset
+    package var applied: Int64
+    package var duplicates: Int64
+    package var manifests: Int64
+    package var deadLetters: Int64
+    package var skipped: Int64
+    package var lost: Int64
+
+    package init(
+        partition: TopicPartition, start: Offset, next: Offset, applied: Int64, duplicates: Int64, manifests: Int64,
+        deadLetters: Int64, skipped: Int64, lost: Int64
+    ) {
+        self.partition = partition
+        self.start = start
+        self.next = next
+        self.applied = applied
+        self.duplicates = duplicates
+        self.manifests = manifests
+        self.deadLetters = deadLetters
+        self.skipped = skipped
+        self.lost = lost
+    }
+}
+
+/// The writing side. One thread owns a writer.
+package protocol RollupWriter {
+    /// Takes these partitions for this writer: bumps each epoch and says where to go on. A partition that the store
+    /// has never seen begins at offset 0 or, where the log begins later, at the first offset it has (`gap`).
+    mutating func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition]
+
+    /// One atomic step: events, rollups, dead letters, manifests and offsets, or nothing.
+    /// A duplicate's share is taken out of the delta before it is added.
+    mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult
+
+    mutating func close()
+}
+
+/// The reading side, for any number of threads.
+package protocol RollupReader: Sendable {
+    /// Everything that `body` reads is of one state of the store, however long it takes.
+    func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer
+}
+
+/// Which series a scan is for.
+package enum SeriesSelection: Sendable {
+    case all
+    /// Sorted, no duplicates.
+    case only([Int64])
+}
+
+/// A series as the store numbers it.
+package struct StoredSeries: Sendable {
+    package var id: Int64
+    package var key: SeriesKey
+
+    package init(id: Int64, key: SeriesKey) {
+        self.id = id
+        self.key = key
+    }
+}
+
+/// One row of a rollup as read.
+package struct StoredRollup: Sendable {
+    package var bucket: Int32
+    package var series: Int64
+    package var measures: Measures
+    /// Empty unless the scan asked for them.
+    package var bins: [SketchBin]
+
+    package init(bucket: Int32, series: Int64, measures: Measures, bins: [SketchBin]) {
+        self.bucket = bucket
+        self.series = series
+        self.measures = measures
+        self.bins = bins
+    }
+}
+
+/// One event as read. `series` supplies workspace, api key, provider, operation, model, outcome and the metadata set.
+package struct StoredEvent: Sendable {
+    package var series: Int64
+    /// The event's own fields; `metadataRaw` and `metadataRejected` included.
+    package var event: RequestEvent
+    /// `NormalizedMetadata.extra`.
+    package var extra: [UInt8]
+
+    package init(series: Int64, event: RequestEvent, extra: [UInt8]) {
+        self.series = series
+        self.event = event
+        self.extra = extra
+    }
+}
+
+package protocol RollupSnapshot {
+    /// The time of the latest event applied; nil in an empty store.
+    var watermark: EventTime? { get throws }
+
+    /// Every series of a workspace, ascending by id. Cheap to call again: readers keep what they have seen.
+    func series(workspace: String) throws -> [StoredSeries]
+
+    /// Rows of one grain with `from <= bucket < to`, in no promised order.
+    func scanRollups(
+        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws
+
+    /// Events with `from <= time < to`, newest first (time, then id, descending), until `body` answers false.
+    /// `before` continues a listing: only events older than this (time, id).
+    func scanEvents(
+        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws
+
+    func event(id: EventID) throws -> StoredEvent?
+
+    /// The earliest instant from which the grain, or the events (nil), are still whole.
+    func retained(_ grain: Grain?) throws -> EventTime?
+
+    func ledger() throws -> [PartitionLedger]
+}
+
+/// What went wrong with the store, for an operator.
+package struct RollupStoreError: Error, Sendable, CustomStringConvertible {
+    package enum Code: String, Sendable {
+        /// Try again later: locked, unreachable, disk full.
+        case unavailable
+        /// Another writer has taken the partition: this one must stop.
+        case staleEpoch = "stale_epoch"
+        /// The store was written by a newer program.
+        case newerSchema = "newer_schema"
+        case configuration, corrupt
+    }
+    package var code: Code
+    package var tried: String
+    package var reason: String
+    package var next: String
+
+    package init(code: Code, tried: String, reason: String, next: String) {
+        self.code = code
+        self.tried = tried
+        self.reason = reason
+        self.next = next
+    }
+
+    package var description: String { "\(tried): \(reason). \(next)" }
+    package var isTransient: Bool { code == .unavailable }
+}

@@ -1,0 +1,108 @@
+// What ingest hands to a store: everything of one batch, applied in one atomic step or not at all.
+
+package import EventCodec
+package import Events
+package import RecordLog
+package import Rollups
+
+/// One event of a batch, normalized. Text lies in the batch's `bytes`.
+package struct NormalizedEvent: Sendable {
+    package var fields: EventFields
+    /// Index into the batch's `series`.
+    package var series: Int32
+    /// Index into the batch's `ranges`: the partition it came from.
+    package var range: Int32
+    package var offset: Offset
+    /// `NormalizedMetadata.extra`, as a range of the batch's `extras`.
+    package var extra: ByteRange
+    /// After normalization.
+    package var metadataStatus: MetadataStatus
+
+    package init(
+        fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange,
+        metadataStatus: MetadataStatus
+    ) {
+        self.fields = fields
+        self.series = series
+        self.range = range
+        self.offset = offset
+        self.extra = extra
+        self.metadataStatus = metadataStatus
+    }
+}
+
+/// A record that cannot be applied for its own fault.
+package struct DeadLetter: Sendable, Equatable {
+    /// Closed set, a metric label.
+    package enum Code: String, Sendable, CaseIterable {
+        case undecodable, unknownKind = "unknown_kind", tooLarge = "too_large", corruptFrame = "corrupt_frame",
+            timeOutOfRange = "time_out_of_range"
+    }
+    package var source: TopicPartition
+    package var offset: Offset
+    package var code: Code
+    package var reason: String
+    package var key: [UInt8]
+    package var value: [UInt8]
+
+    package init(source: TopicPartition, offset: Offset, code: Code, reason: String, key: [UInt8], value: [UInt8]) {
+        self.source = source
+        self.offset = offset
+        self.code = code
+        self.reason = reason
+        self.key = key
+        self.value = value
+    }
+}
+
+/// The offsets `first ..< next` of one partition that a batch covers, and what they held.
+///
+/// next - first = events + manifests + deadLetters + skipped + lost, always.
+package struct PartitionRange: Sendable {
+    package var partition: TopicPartition
+    /// The store's next offset and epoch must equal these for the batch to apply.
+    package var first: Offset
+    package var epoch: Int64
+    package var next: Offset
+    package var events: Int64 = 0
+    package var manifests: Int64 = 0
+    package var deadLetters: Int64 = 0
+    /// Offsets the log never had records for (transaction markers), and tombstones.
+    package var skipped: Int64 = 0
+    /// Offsets declared lost: the log no longer has them.
+    package var lost: Int64 = 0
+
+    package init(partition: TopicPartition, first: Offset, epoch: Int64, next: Offset) {
+        self.partition = partition
+        self.first = first
+        self.epoch = epoch
+        self.next = next
+    }
+}
+
+package struct SealedBatch: Sendable {
+    package var ranges: [PartitionRange]
+    /// What `EventFields` ranges point into.
+    package var bytes: [UInt8]
+    /// What `NormalizedEvent.extra` points into.
+    package var extras: [UInt8]
+    package var series: [SeriesKey]
+    package var events: [NormalizedEvent]
+    package var delta: RollupDelta
+    package var manifests: [Manifest]
+    package var deadLetters: [DeadLetter]
+
+    package init(
+        ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], series: [SeriesKey], events: [NormalizedEvent],
+        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter]
+    ) {
+        self.ranges = ranges
+        self.bytes = bytes
+        self.extras = extras
+        self.series = series
+        self.events = events
+        self.delta = delta
+        self.manifests = manifests
+        self.deadLetters = deadLetters
+    }
+}
