@@ -57,6 +57,8 @@ package enum EventEncoder {
     private static func zigzag(_ value: Int64) -> UInt64 { UInt64(bitPattern: value << 1 ^ value >> 63) }
 
     private static func appendBigEndian(_ half: UInt64, to out: inout [UInt8]) {
-        for shift in stride(from: UInt64(56), through: 0, by: -8) { out.append(UInt8(truncatingIfNeeded: half >> shift)) }
+        for shift in stride(from: UInt64(56), through: 0, by: -8) {
+            out.append(UInt8(truncatingIfNeeded: half >> shift))
+        }
     }
 }
