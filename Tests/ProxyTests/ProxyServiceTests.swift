@@ -16,12 +16,17 @@ final class Hop {
     let journal: Journal
     let directory: String
 
-    init(strict: Bool = false, respond: @escaping HTTPResponder = Hop.completion) throws {
+    init(
+        strict: Bool = false, upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1",
+        respond: @escaping HTTPResponder = Hop.completion
+    ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
         let log = Log(role: "test", descriptor: open("/dev/null", O_WRONLY))
         let seenBox = SeenBox()
         self.box = seenBox
-        provider = try HTTPServer(listen: "127.0.0.1:0", name: "stub", workers: 2, bodyLimit: 1 << 24, log: log) {
+        provider = try HTTPServer(
+            listen: "127.0.0.1:0", name: "stub", workers: 2, bodyLimit: 1 << 24, tls: upstreamTLS, log: log
+        ) {
             request in
             seenBox.requests.withLock { $0.append(request) }
             return respond(request)
@@ -34,7 +39,8 @@ final class Hop {
                 listen: "127.0.0.1:0", loops: 1,
                 providers: [
                     Provider(
-                        name: "openai", origin: UpstreamOrigin(isTLS: false, host: "127.0.0.1", port: provider.port),
+                        name: "openai",
+                        origin: UpstreamOrigin(isTLS: upstreamTLS != nil, host: upstreamHost, port: provider.port),
                         basePath: "/v1")
                 ], strictMetadata: strict, metadataMaxSize: 8192, tls: nil,
                 identify: { _ in ProxyIdentity(workspace: "default", apiKey: "") },
