@@ -39,6 +39,16 @@ package struct KafkaOptions: Sendable {
 
 enum KafkaClientKind {
     case producer, reader, admin
+    /// A producer that sends each record in a request of its own.
+    case singleProducer
+
+    /// What we set after the operator's properties.
+    fileprivate var overrides: [(String, String)] {
+        switch self {
+        case .singleProducer: [("batch.num.messages", "1"), ("linger.ms", "0")]
+        case .producer, .reader, .admin: []
+        }
+    }
 
     /// What we set before the operator's properties.
     fileprivate func defaults(_ options: KafkaOptions) -> [(String, String)] {
@@ -53,7 +63,7 @@ enum KafkaClientKind {
         ]
         switch self {
         case .admin: return shared
-        case .producer:
+        case .producer, .singleProducer:
             return shared + [
                 ("enable.idempotence", "true"), ("acks", "all"), ("partitioner", "murmur2_random"),
                 ("linger.ms", "50"), ("batch.size", "1000000"), ("batch.num.messages", "10000"),
@@ -132,10 +142,11 @@ extension KafkaOptions {
                 }
                 // Hidden and topic-level names may be missing from the listing: then librdkafka itself decides.
                 switch (knownProperties[name], kind) {
-                case ("P", .reader), ("P", .admin), ("C", .producer), ("C", .admin): continue
+                case ("P", .reader), ("P", .admin), ("C", .producer), ("C", .singleProducer), ("C", .admin): continue
                 default: try Self.set(configuration, name, value)
                 }
             }
+            for (name, value) in kind.overrides { try Self.set(configuration, name, value) }
         } catch {
             rd_kafka_conf_destroy(configuration)
             throw error

@@ -5,6 +5,7 @@ package struct KafkaMetrics: Sendable {
     package let failed = Counter()
     package let refused = Counter()
     package let queueFull = Counter()
+    package let sentAlone = Counter()
     package let fetched = Counter()
     package let fetchedBytes = Counter()
     package let redelivered = Counter()
@@ -27,6 +28,7 @@ package struct KafkaMetrics: Sendable {
             counter("records_failed", "Sends that were not acknowledged; the sender sends them again.", failed),
             counter("records_refused", "Records that the topic will never take.", refused),
             counter("queue_full", "Sends turned away because the producer's queue was full.", queueFull),
+            counter("records_sent_alone", "Records sent again alone after their batch was too large.", sentAlone),
             counter("records_fetched", "Records read from the topic.", fetched),
             counter("fetched_bytes", "Bytes of keys and values read from the topic.", fetchedBytes),
             counter("records_redelivered", "Records below the expected offset, skipped.", redelivered),

@@ -25,7 +25,7 @@ struct KafkaFaultTests {
         defer { reader.close() }
         var reading = Reading()
         var wasKilled = false
-        var sent = try producer.send(0..<60_000, deadline: 90) { sent in
+        var sent = try producer.send(0..<60_000, deadline: 90, inFlight: 5_000) { sent in
             guard !wasKilled, sent.acknowledged.count > 10_000 else { return }
             wasKilled = true
             try reader.read(into: &reading) { $0.records.count > 5_000 }
@@ -79,7 +79,7 @@ struct KafkaFaultTests {
         defer { reader.close() }
         var wasKilled = false
         var reading = Reading()
-        let sent = try producer.send(0..<20_000, deadline: 120) { sent in
+        let sent = try producer.send(0..<20_000, deadline: 120, inFlight: 3_000) { sent in
             guard !wasKilled, sent.acknowledged.count > 2_000 else { return }
             wasKilled = true
             try reader.read(into: &reading) { $0.records.count > 1_000 }

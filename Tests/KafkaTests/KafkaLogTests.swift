@@ -136,6 +136,39 @@ struct KafkaLogTests {
         #expect(try producer.send(0..<100).acknowledged.count == 100)
     }
 
+    @Test func aBatchThatIsTooLargeCostsNoRecordThatIsNot() throws {
+        let options = try KafkaServer.shared.get().topic(maxMessageBytes: 20_000)
+        let metrics = KafkaMetrics()
+        // Uncompressed: one batch of all of these is larger than the topic takes, each record is not.
+        var plain = options
+        plain.properties["compression.type"] = "none"
+        let producer = try KafkaProducer(plain, log: quiet, metrics: metrics)
+        defer { producer.close() }
+        let large = [UInt8](repeating: 7, count: 30_000)
+        let taken = large.withUnsafeBytes { value in
+            key(1).withUnsafeBytes { producer.send(tag: 9_999, kind: .event, key: $0, value: value) }
+        }
+        #expect(taken)
+        // One report is the large record's.
+        let sent = try producer.send(0..<2_000)
+        var refused = sent.refused
+        let deadline = ContinuousClock.now.advanced(by: .seconds(20))
+        var acknowledged = sent.acknowledged
+        while acknowledged.count + refused.count < 2_001, ContinuousClock.now < deadline {
+            try producer.poll(timeoutMilliseconds: 50) { tag, delivery in
+                if delivery == .acknowledged { acknowledged.insert(tag) } else { refused[tag] = "\(delivery)" }
+            }
+        }
+        #expect(acknowledged.count == 2_000)
+        #expect(refused.keys.sorted() == [9_999])
+        #expect(metrics.sentAlone.value > 1_000)
+        let reader = try KafkaLogReader(options, createsTopic: false, log: quiet, metrics: metrics)
+        defer { reader.close() }
+        var reading = Reading()
+        try reader.read(into: &reading) { $0.records.count >= 2_000 }
+        #expect(reading.records.allSatisfy { $0.kind == .event })
+    }
+
     @Test func aTopicThatComesLaterIsDiscoveredThen() throws {
         let server = try KafkaServer.shared.get()
         let options = server.options("later", partitions: 2)

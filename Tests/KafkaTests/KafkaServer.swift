@@ -114,6 +114,18 @@ final class KafkaServer: Sendable {
         }
     }
 
+    /// What `topics ensure` cannot do: a topic that takes only small batches.
+    func topic(maxMessageBytes: Int) throws -> KafkaOptions {
+        let options = options("t-\(UUID().uuidString.prefix(8))", partitions: 1)
+        try withClient { client in
+            var request = rd_kafka_NewTopic_new(options.topic, 1, 1, nil, 0)
+            defer { rd_kafka_NewTopic_destroy(request) }
+            rd_kafka_NewTopic_set_config(request, "max.message.bytes", String(maxMessageBytes))
+            try answered(client) { rd_kafka_CreateTopics(client, &request, 1, nil, $0) }
+        }
+        return options
+    }
+
     func deleteRecords(_ topic: String, partition: Int32, before offset: Int64) throws {
         try withClient { client in
             let list = rd_kafka_topic_partition_list_new(1)
@@ -170,7 +182,8 @@ func key(_ n: UInt64) -> [UInt8] { (0..<16).map { UInt8(truncatingIfNeeded: n &*
 extension KafkaProducer {
     /// Sends records `numbers`, each with its number as value, and polls until each has a report or time is up.
     func send(
-        _ numbers: some Sequence<UInt64>, deadline seconds: Int = 60, meanwhile: (Sent) throws -> Void = { _ in }
+        _ numbers: some Sequence<UInt64>, deadline seconds: Int = 60, inFlight: Int = .max,
+        meanwhile: (Sent) throws -> Void = { _ in }
     ) throws -> Sent {
         var sent = Sent()
         var reported = 0
@@ -193,8 +206,11 @@ extension KafkaProducer {
                 value.withUnsafeBytes { send(tag: number, kind: .event, key: key, value: $0) }
             }) { try serve(50) }
             count += 1
-            if count % 1000 == 0 { try serve(0) }
-            if count % 1000 == 0 { try meanwhile(sent) }
+            if count % 1000 == 0 {
+                try serve(0)
+                while count - reported > inFlight { try serve(50) }
+                try meanwhile(sent)
+            }
         }
         while reported < count { try serve(50) }
         return sent
