@@ -286,7 +286,7 @@ final class Channel {
         writeEvent = nil
         Glibc.close(descriptor)
         owner = nil
-        output.removeAll()
+        output.clear()
         loop.drop(self)
     }
 }

@@ -188,6 +188,7 @@ private final class BufferedHandler: ServerHandler {
         connection.output.append("\r\n")
     }
 
+    func requestReadEnded() {}
     func clientDrained() {}
 
     func clientLeft(timedOut: Bool) {

@@ -114,7 +114,7 @@ package final class Resolver: Sendable {
 /// Carries a loop's own value through another thread and back.
 ///
 /// @unchecked: the value is touched on the loop's thread only, where it was made and where `post` brings it back.
-struct LoopBound<Value>: @unchecked Sendable {
-    let value: Value
-    init(_ value: Value) { self.value = value }
+package struct LoopBound<Value>: @unchecked Sendable {
+    package let value: Value
+    package init(_ value: Value) { self.value = value }
 }
