@@ -1,1 +1,19 @@
-// Placeholder.
+// The files of this folder, embedded in the program at build: each exists once.
+
+/// Contract texts and data as they stand in `schemas/`.
+package enum Schemas {
+    /// `request_event.proto`: the value of a record on the topic.
+    package static var requestEventProto: String { text(PackageResources.request_event_proto) }
+    /// `sqlite.sql`: the tables of the embedded store.
+    package static var sqlite: String { text(PackageResources.sqlite_sql) }
+    /// JSON Schema of the configuration file.
+    package static var configuration: String { text(PackageResources.configuration_schema_json) }
+    /// JSON Schema of the normalization rules.
+    package static var rules: String { text(PackageResources.rules_schema_json) }
+    /// The OpenAPI document of the API, bytes as served.
+    package static var openapi: [UInt8] { PackageResources.openapi_json }
+    /// The built-in price table, as `PriceTable` reads it.
+    package static var prices: [UInt8] { PackageResources.prices_json }
+
+    private static func text(_ bytes: [UInt8]) -> String { String(decoding: bytes, as: UTF8.self) }
+}
