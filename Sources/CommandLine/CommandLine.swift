@@ -60,7 +60,8 @@ package struct Command: Sendable {
     package var takesConfiguration: Bool
 
     package init(
-        _ name: String, _ summary: String, discussion: [String] = [], arguments: [Argument] = [], options: [Option] = [],
+        _ name: String, _ summary: String, discussion: [String] = [], arguments: [Argument] = [],
+        options: [Option] = [],
         examples: [Example] = [], subcommands: [Command] = [], takesConfiguration: Bool = true
     ) {
         self.name = name

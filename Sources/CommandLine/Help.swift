@@ -54,7 +54,8 @@ extension Program {
             }
         }
         var out = "\(name): \(summary)\n\nUsage:\n  \(name) COMMAND [options]\n\nCommands:\n" + table(rows)
-        out += "\nOptions:\n" + table([("--help", "show this text, or a command's"), ("--version", "show the version")])
+        out +=
+            "\nOptions:\n" + table([("--help", "show this text, or a command's"), ("--version", "show the version")])
         out += "\nExit status: 0 done, 1 failed, 2 wrong usage or configuration.\n"
         let examples = commands.compactMap(\.examples.first).prefix(3)
         if !examples.isEmpty {

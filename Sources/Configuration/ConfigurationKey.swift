@@ -74,7 +74,8 @@ package struct ConfigurationKey: Sendable {
     package static let mebibyte = 1 << 20
 
     package static let all: [ConfigurationKey] = [
-        .init("log.kind", .choice(["journal", "kafka"]), .text("journal"), "where events go: embedded journal or Kafka"),
+        .init(
+            "log.kind", .choice(["journal", "kafka"]), .text("journal"), "where events go: embedded journal or Kafka"),
         .init("log.kafka.bootstrap_servers", .servers, .text("127.0.0.1:9092"), "brokers to begin with"),
         .init("log.kafka.topic", .name, .text("millrace.request-events.v1"), "topic of the events"),
         .init("log.kafka.dead_letter_topic", .name, .text("millrace.dead-letters.v1"), "topic of rejected records"),
@@ -109,7 +110,8 @@ package struct ConfigurationKey: Sendable {
         .init("proxy.tls.key", .file, .null, "private key of the proxy's listener, PEM"),
         .init("consumer.ops_listen", .address, .text("127.0.0.1:8790"), "/livez, /readyz and /metrics of the consumer"),
         .init(
-            "consumer.batch.max_events", .integer(1...1_000_000), .integer(20_000), "events applied in one step, at most"),
+            "consumer.batch.max_events", .integer(1...1_000_000), .integer(20_000),
+            "events applied in one step, at most"),
         .init(
             "consumer.batch.max_wait_ms", .integer(1...60_000), .integer(200),
             "how long a batch waits for more events"),

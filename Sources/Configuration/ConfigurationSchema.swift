@@ -23,7 +23,7 @@ package enum ConfigurationSchema {
         }
         let members = names.map { name in
             let path = prefix.isEmpty ? name : "\(prefix).\(name)"
-            return "\(margin)  \(JSONText.quoted(name)): \(member(path, indent: indent + 1))"
+            return "\(margin)  \(JSONValue.string(name).text): \(member(path, indent: indent + 1))"
         }
         return "\(margin)\"type\": [\"object\", \"null\"],\n\(margin)\"additionalProperties\": false,\n"
             + "\(margin)\"properties\": {\n\(members.joined(separator: ",\n"))\n\(margin)}"
@@ -40,27 +40,31 @@ package enum ConfigurationSchema {
         let each =
             inner.isEmpty
             ? value(key)
-            : "{ \"type\": \"object\", \"additionalProperties\": false, \"required\": [\(JSONText.quoted(inner))], "
-                + "\"properties\": { \(JSONText.quoted(inner)): \(value(key)) } }"
+            : "{ \"type\": \"object\", \"additionalProperties\": false, \"required\": [\(JSONValue.string(inner).text)], "
+                + "\"properties\": { \(JSONValue.string(inner).text): \(value(key)) } }"
         return "{\n\(margin)  \"type\": [\"object\", \"null\"],\n"
-            + "\(margin)  \"description\": \(JSONText.quoted(key.help)),\n"
-            + "\(margin)  \"propertyNames\": { \"pattern\": \(JSONText.quoted(names)) },\n"
+            + "\(margin)  \"description\": \(JSONValue.string(key.help).text),\n"
+            + "\(margin)  \"propertyNames\": { \"pattern\": \(JSONValue.string(names).text) },\n"
             + "\(margin)  \"additionalProperties\": \(each)\n\(margin)}"
     }
 
     private static func value(_ key: ConfigurationKey) -> String {
         var members: [String]
         switch key.kind {
-        case .choice(let names): members = ["\"enum\": [\(names.map(JSONText.quoted).joined(separator: ", "))]"]
+        case .choice(let names):
+            members = ["\"enum\": [\(names.map { JSONValue.string($0).text }.joined(separator: ", "))]"]
         case .boolean: members = ["\"type\": \"boolean\""]
         case .integer(let range):
             members = ["\"type\": \"integer\"", "\"minimum\": \(range.lowerBound)", "\"maximum\": \(range.upperBound)"]
-        case .address: members = ["\"type\": \"string\"", "\"pattern\": \"^(\\\\[[0-9a-fA-F:.]+\\\\]|[^:]+):[0-9]{1,5}$\""]
-        case .servers: members = ["\"type\": \"string\"", "\"pattern\": \"^[^,]+:[0-9]{1,5}( *, *[^,]+:[0-9]{1,5})*$\""]
+        case .address:
+            members = ["\"type\": \"string\"", "\"pattern\": \"^(\\\\[[0-9a-fA-F:.]+\\\\]|[^:]+):[0-9]{1,5}$\""]
+        case .servers:
+            members = ["\"type\": \"string\"", "\"pattern\": \"^[^,]+:[0-9]{1,5}( *, *[^,]+:[0-9]{1,5})*$\""]
         case .name: members = ["\"type\": \"string\"", "\"pattern\": \"^[A-Za-z0-9._-]{1,249}$\""]
         case .directory: members = ["\"type\": \"string\"", "\"minLength\": 1"]
         case .file: members = ["\"type\": [\"string\", \"null\"]"]
-        case .store: members = ["\"type\": \"string\"", "\"pattern\": \"^(sqlite:|postgres(ql)?://|clickhouse://).+$\""]
+        case .store:
+            members = ["\"type\": \"string\"", "\"pattern\": \"^(sqlite:|postgres(ql)?://|clickhouse://).+$\""]
         case .provider: members = ["\"type\": \"string\"", "\"pattern\": \"^https?://[^/?#@]+(/[^?#]*)?$\""]
         case .text: members = ["\"type\": [\"string\", \"number\", \"boolean\"]"]
         }
@@ -69,9 +73,9 @@ package enum ConfigurationSchema {
             case .null: members.append("\"default\": null")
             case .boolean(let value): members.append("\"default\": \(value)")
             case .integer(let number): members.append("\"default\": \(number)")
-            case .text(let text): members.append("\"default\": \(JSONText.quoted(text))")
+            case .text(let text): members.append("\"default\": \(JSONValue.string(text).text)")
             }
-            members.append("\"description\": \(JSONText.quoted(key.help))")
+            members.append("\"description\": \(JSONValue.string(key.help).text)")
         }
         return "{ \(members.joined(separator: ", ")) }"
     }

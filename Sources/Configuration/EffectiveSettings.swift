@@ -12,16 +12,13 @@ package struct EffectiveSettings: Sendable {
     }
     /// In the order of the table.
     package let rows: [Row]
-    private let emptyMaps: [String]
 
     init(layers: Layers) {
         var rows: [Row] = []
-        var empty: [String] = []
         for key in ConfigurationKey.all {
             let paths = key.map == nil ? [key.path] : layers.settings.keys.sorted().filter { key.name(in: $0) != nil }
             if paths.isEmpty, let map = key.map {
                 rows.append(Row(path: map, value: "{}", isText: false, source: "default"))
-                empty.append(map)
             }
             for path in paths {
                 guard let setting = layers.settings[path] else { continue }
@@ -34,7 +31,6 @@ package struct EffectiveSettings: Sendable {
             }
         }
         self.rows = rows
-        emptyMaps = empty
     }
 
     /// YAML, each value followed by its source.
@@ -50,7 +46,7 @@ package struct EffectiveSettings: Sendable {
                 out += String(repeating: "  ", count: depth) + section + ":\n"
             }
             open = Array(sections)
-            let value = row.isText ? JSONText.quoted(row.value) : row.value
+            let value = row.isText ? JSONValue.string(row.value).text : row.value
             let line = String(repeating: "  ", count: sections.count) + "\(components.last ?? ""): \(value)"
             out += line + String(repeating: " ", count: max(2, 56 - line.count)) + "# \(row.source)\n"
         }
@@ -60,9 +56,9 @@ package struct EffectiveSettings: Sendable {
     /// `[{ "key", "value", "source" }]`.
     package var json: String {
         let lines = rows.map { row in
-            let value = row.isText ? JSONText.quoted(row.value) : row.value
-            return "  { \"key\": \(JSONText.quoted(row.path)), \"value\": \(value), "
-                + "\"source\": \(JSONText.quoted(row.source)) }"
+            let value = row.isText ? JSONValue.string(row.value).text : row.value
+            return "  { \"key\": \(JSONValue.string(row.path).text), \"value\": \(value), "
+                + "\"source\": \(JSONValue.string(row.source).text) }"
         }
         return "[\n" + lines.joined(separator: ",\n") + "\n]\n"
     }

@@ -229,7 +229,9 @@ struct Layers {
 
 /// What must not be shown.
 enum Secrets {
-    private static let marks = ["password", "passphrase", "secret", "token", "jaas", ".pem", "credential", "oauthbearer.config"]
+    private static let marks = [
+        "password", "passphrase", "secret", "token", "jaas", ".pem", "credential", "oauthbearer.config",
+    ]
 
     /// The value as text, with secrets as `***`.
     static func masked(_ path: String, _ value: SettingValue) -> String {

@@ -26,7 +26,8 @@ extension ValueKind {
         let isNull = isPlain && ["", "~", "null"].contains(text)
         switch self {
         case .choice(let names): return names.contains(text) ? .text(text) : nil
-        case .boolean: return isPlain ? (text == "true" ? .boolean(true) : text == "false" ? .boolean(false) : nil) : nil
+        case .boolean:
+            return isPlain ? (text == "true" ? .boolean(true) : text == "false" ? .boolean(false) : nil) : nil
         case .integer(let range):
             guard isPlain, let number = Int(text), range.contains(number) else { return nil }
             return .integer(number)

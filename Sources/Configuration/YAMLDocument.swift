@@ -123,7 +123,9 @@ private struct YAMLReader {
 
     mutating func document() throws(YAMLError) -> YAMLNode {
         _ = try next()
-        guard case .documentStart = try next().event else { return YAMLNode(value: .scalar("", isPlain: true), line: 1) }
+        guard case .documentStart = try next().event else {
+            return YAMLNode(value: .scalar("", isPlain: true), line: 1)
+        }
         let (event, line) = try next()
         let root = try node(event, line: line, depth: 0)
         _ = try next()
