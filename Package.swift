@@ -122,7 +122,9 @@ let package = Package(
                 "Rollups",
                 "RollupStore", "RollupStoreSQLite", "Telemetry",
             ]),
-        tests("Simulation", ["Events", "EventCodec", "JSONText", "RecordLog", "Simulation", "Telemetry"]),
+        tests(
+            "Simulation",
+            ["Events", "EventCodec", "HTTPTransport", "JSONText", "RecordLog", "Simulation", "Telemetry", "Threading"]),
         tests("Configuration", ["CommandLine", "Configuration", "Normalizer", "Schemas"]),
         tests(
             "Proxy",
@@ -130,6 +132,6 @@ let package = Package(
                 "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
                 "Telemetry", "Threading",
             ]),
-        tests("Pipeline", ["JSONText"]),
+        tests("Pipeline", ["JSONText", "Simulation"]),
     ]
 )
