@@ -1,20 +1,201 @@
-// Placeholder: the interface that services are written against.
+// A plain server over `HTTPService`: one loop for the sockets, a few threads for the answers.
 
+import Glibc
+import HTTPMessages
+import Synchronization
 package import Telemetry
+import Threading
 
-package final class HTTPServer: Sendable {
-    /// `listen` is `HOST:PORT`; port 0 picks a free one. `workers` threads run the responder.
-    package init(
-        listen: String, name: String, workers: Int, bodyLimit: Int, log: Log, responder: @escaping HTTPResponder
-    ) throws(HTTPTransportError) {
-        throw HTTPTransportError(code: .listen, tried: "listen on \(listen)", reason: "not built yet", next: "")
-    }
+/// @unchecked: `listener` is made in `init` and closed on the loop's thread; the rest is immutable or shared by design.
+package final class HTTPServer: @unchecked Sendable {
+    /// Requests waiting for a worker; beyond it 503.
+    static let queueCapacity = 1_024
+    /// What `stop` waits for answers under way.
+    static let drainMilliseconds = 5_000
 
     /// The port in use.
-    package let port: UInt16 = 0
+    package let port: UInt16
+    private let loop: EventLoop
+    private let queue: BoundedQueue<Work>
+    private let workers: [ServiceThread]
+    private let underWay = Atomic<Int>(0)
+    private var listener: Listener?
+
+    fileprivate struct Work: Sendable {
+        var request: HTTPRequest
+        var answer: @Sendable (HTTPResponse) -> Void
+    }
+
+    /// `listen` is `HOST:PORT`; port 0 picks a free one. `workers` threads run the responder, which may block there.
+    /// Bodies above `bodyLimit` bytes get 413.
+    package init(
+        listen: String, name: String, workers: Int, bodyLimit: Int, tls: TLSContext? = nil, log: Log,
+        responder: @escaping HTTPResponder
+    ) throws(HTTPTransportError) {
+        let socket = try ListeningSocket(listen, sharesPort: false)
+        port = socket.port
+        loop = try EventLoop(name: name)
+        let queue = BoundedQueue<Work>(capacity: Self.queueCapacity)
+        self.queue = queue
+        self.workers = (0..<max(1, workers)).map { index in
+            ServiceThread("\(name)-\(index)") {
+                while let work = queue.pop() { work.answer(responder(work.request)) }
+            }
+        }
+        listener = Listener(loop: loop, socket: socket, tls: tls) { [unowned self] connection in
+            BufferedHandler(connection, bodyLimit: bodyLimit, server: self)
+        }
+        loop.start()
+    }
 
     /// Finishes what is being answered (bounded), then closes.
-    package func stop() {}
+    package func stop() {
+        loop.post { [self] in
+            listener?.close()
+            listener = nil
+        }
+        let deadline = EventLoop.clock() + UInt64(Self.drainMilliseconds)
+        while underWay.load(ordering: .relaxed) > 0, EventLoop.clock() < deadline { usleep(5_000) }
+        queue.close()
+        for worker in workers { worker.join() }
+        loop.stop()
+    }
+
+    fileprivate func submit(_ work: Work) -> Bool {
+        guard queue.tryPush(work) else { return false }
+        underWay.wrappingAdd(1, ordering: .relaxed)
+        return true
+    }
+
+    fileprivate func answered() { underWay.wrappingSubtract(1, ordering: .relaxed) }
+}
+
+/// Gathers one request at a time, hands it to the workers, writes the answer.
+private final class BufferedHandler: ServerHandler {
+    private unowned let connection: ServerConnection
+    private unowned let server: HTTPServer
+    private let bodyLimit: Int
+    private var request: HTTPRequest?
+    private var keepsAlive = true
+    private var isHEAD = false
+    private var isTooLarge = false
+    /// Tells an answer that comes after its client left.
+    private var exchange = 0
+
+    init(_ connection: ServerConnection, bodyLimit: Int, server: HTTPServer) {
+        self.connection = connection
+        self.bodyLimit = bodyLimit
+        self.server = server
+    }
+
+    func requestStarted(_ head: RequestHead, bytes: Span<UInt8>, fields: [HeaderField]) {
+        func text(_ range: Range<Int>) -> String {
+            bytes.extracting(range).withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+        }
+        exchange += 1
+        keepsAlive = head.keepsAlive
+        isHEAD = head.isHEAD
+        isTooLarge = if case .length(let length) = head.framing { length > UInt64(bodyLimit) } else { false }
+        let query = head.path.upperBound < head.target.upperBound ? text(head.path.upperBound + 1..<head.target.upperBound) : ""
+        request = HTTPRequest(
+            method: text(head.method), path: text(head.path), query: query,
+            headers: fields.map { (text($0.nameRange).lowercased(), text($0.valueRange)) }, body: [])
+    }
+
+    func requestBody(_ bytes: UnsafeRawBufferPointer) {
+        if isTooLarge { return }
+        if (request?.body.count ?? 0) + bytes.count > bodyLimit {
+            isTooLarge = true
+            request?.body = []
+        } else {
+            request?.body.append(contentsOf: bytes)
+        }
+    }
+
+    func requestEnded() {
+        guard let request else { return }
+        self.request = nil
+        if isTooLarge {
+            return write(.json(413, "{\"error\":{\"code\":\"too_large\",\"message\":\"the body is larger than \(bodyLimit) bytes\"}}"))
+        }
+        let exchange = self.exchange
+        let handler = LoopBound(self)
+        let loop = connection.loop
+        let server = self.server
+        let accepted = server.submit(
+            .init(request: request) { response in
+                loop.post {
+                    server.answered()
+                    handler.value.write(response, of: exchange)
+                }
+            })
+        if !accepted {
+            write(.json(503, "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many requests are waiting; try again\"}}"))
+        }
+    }
+
+    private func write(_ response: HTTPResponse, of exchange: Int) {
+        if exchange == self.exchange && !connection.isClosed { write(response) }
+    }
+
+    private func write(_ response: HTTPResponse) {
+        let out = connection.output
+        out.append("HTTP/1.1 ")
+        out.append(decimal: UInt64(response.status))
+        out.append(" \(HTTPReason.phrase(response.status))\r\n")
+        for (name, value) in response.headers { out.append("\(name): \(value)\r\n") }
+        if response.parts != nil {
+            out.append("transfer-encoding: chunked\r\n")
+        } else if response.status != 204 && response.status != 304 {
+            out.append("content-length: \(response.body.count)\r\n")
+        }
+        if !keepsAlive { out.append("connection: close\r\n") }
+        out.append("\r\n")
+        guard let parts = response.parts else {
+            if !isHEAD { out.append(response.body) }
+            return connection.answerEnded(keepsAlive: keepsAlive)
+        }
+        if isHEAD { return connection.answerEnded(keepsAlive: keepsAlive) }
+        append(chunk: response.body)
+        connection.flush()
+        send(parts[...], of: exchange)
+    }
+
+    private func send(_ parts: ArraySlice<(delayMilliseconds: Int, bytes: [UInt8])>, of exchange: Int) {
+        guard exchange == self.exchange, !connection.isClosed else { return }
+        guard let part = parts.first else {
+            connection.output.append("0\r\n\r\n")
+            return connection.answerEnded(keepsAlive: keepsAlive)
+        }
+        let next = { [self] in
+            guard exchange == self.exchange, !connection.isClosed else { return }
+            append(chunk: part.bytes)
+            connection.flush()
+            send(parts.dropFirst(), of: exchange)
+        }
+        if part.delayMilliseconds > 0 {
+            connection.loop.schedule(afterMilliseconds: part.delayMilliseconds, next)
+        } else {
+            next()
+        }
+    }
+
+    private func append(chunk: [UInt8]) {
+        if chunk.isEmpty { return }
+        connection.output.append(hexadecimal: UInt64(chunk.count))
+        connection.output.append("\r\n")
+        connection.output.append(chunk)
+        connection.output.append("\r\n")
+    }
+
+    func clientDrained() {}
+
+    func clientLeft(timedOut: Bool) {
+        exchange += 1
+        request = nil
+    }
+
+    func requestRefused(_ refusal: Refusal) { exchange += 1 }
 }
 
 /// What went wrong with a listener or a loop, for an operator.

@@ -1,0 +1,210 @@
+// One client's connection: requests in, one at a time, answers out.
+
+package import HTTPMessages
+import Glibc
+
+/// What serves the requests of one connection, one after the other. Calls come on the loop's thread.
+package protocol ServerHandler: AnyObject {
+    /// `bytes` hold the head and are valid during the call; `fields` are its lines.
+    func requestStarted(_ head: RequestHead, bytes: Span<UInt8>, fields: [HeaderField])
+    func requestBody(_ bytes: UnsafeRawBufferPointer)
+    func requestEnded()
+    /// What was written has gone out far enough to write more.
+    func clientDrained()
+    /// The client is gone, in mid-request or mid-answer. No call follows for this exchange.
+    func clientLeft(timedOut: Bool)
+    /// A request was refused before or in mid-exchange; the connection answers and closes by itself.
+    func requestRefused(_ refusal: Refusal)
+}
+
+/// What a listener makes of each accepted connection.
+package typealias ServerHandlerFactory = (ServerConnection) -> any ServerHandler
+
+package final class ServerConnection: ChannelOwner, MessageSink {
+    /// Milliseconds without a request before the connection is closed, and for a head to arrive.
+    package static let idleMilliseconds: UInt64 = 75_000
+    /// Milliseconds in which an exchange in progress may move no byte on the client's side.
+    package static let stallMilliseconds: UInt64 = 600_000
+    /// What a client may send ahead of the answer before its socket is no longer read.
+    static let stashLimit = 65_536
+
+    private enum Phase { case idle, receiving, answering }
+
+    package let loop: EventLoop
+    private let channel: Channel
+    private let parser = MessageParser(answers: false)
+    private var handler: (any ServerHandler)?
+    private var phase = Phase.idle
+    /// Bytes that came before their turn: pipelined requests.
+    private var stash: [UInt8] = []
+    private var isProcessing = false
+    private var closesAfterAnswer = false
+    /// When the first byte of the current request came, in microseconds on the monotonic clock.
+    package private(set) var requestStart: UInt64 = 0
+
+    init(channel: Channel, makeHandler: ServerHandlerFactory) {
+        self.channel = channel
+        loop = channel.loop
+        parser.sink = self
+        handler = makeHandler(self)
+        channel.deadline = loop.now + Self.idleMilliseconds
+        channel.start(owner: self)
+    }
+
+    package static func microseconds() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
+    }
+
+    // MARK: For the handler
+
+    package var output: OutputBuffer { channel.output }
+    package var isClosed: Bool { channel.isClosed }
+    package var isAboveHighWatermark: Bool { channel.isAboveHighWatermark }
+
+    package func flush() {
+        channel.deadline = loop.now + Self.stallMilliseconds
+        channel.flush()
+    }
+
+    /// No byte leaves until `release`: for a group commit.
+    package func hold() { channel.isHeld = true }
+
+    package func release() {
+        guard channel.isHeld, !channel.isClosed else { return }
+        channel.isHeld = false
+        if closesAfterAnswer { channel.closeWhenFlushed() } else { channel.flush() }
+    }
+
+    package func pauseReading() { channel.pauseReading() }
+    package func resumeReading() { channel.resumeReading() }
+
+    /// The answer is whole in `output`. The next request follows where the connection is kept.
+    package func answerEnded(keepsAlive: Bool) {
+        guard !channel.isClosed else { return }
+        guard keepsAlive else {
+            closesAfterAnswer = true
+            phase = .answering
+            return channel.closeWhenFlushed()
+        }
+        channel.flush()
+        guard !channel.isClosed else { return }
+        phase = .idle
+        channel.deadline = loop.now + Self.idleMilliseconds
+        channel.resumeReading()
+        drainStash()
+    }
+
+    /// Cuts the connection, so that the client sees the answer incomplete.
+    package func abort() {
+        parser.sink = nil
+        channel.close()
+        handler = nil
+    }
+
+    // MARK: From the channel
+
+    func channelOpened() {}
+
+    func channelReceived(_ bytes: UnsafeRawBufferPointer) {
+        if phase == .answering || isProcessing || !stash.isEmpty {
+            stash.append(contentsOf: bytes)
+            if stash.count > Self.stashLimit { channel.pauseReading() }
+            return
+        }
+        process(bytes)
+        drainStash()
+    }
+
+    private func drainStash() {
+        while phase == .idle, !stash.isEmpty, !isProcessing, !channel.isClosed {
+            let bytes = stash
+            stash.removeAll(keepingCapacity: true)
+            bytes.withUnsafeBytes { process($0) }
+        }
+    }
+
+    private func process(_ bytes: UnsafeRawBufferPointer) {
+        isProcessing = true
+        defer { isProcessing = false }
+        if phase == .idle && !parser.isInMessage { requestStart = Self.microseconds() }
+        if phase == .receiving { channel.deadline = loop.now + Self.stallMilliseconds }
+        switch parser.consume(bytes) {
+        case .needsMore: break
+        case .ended(let consumed):
+            if consumed < bytes.count { stash.insert(contentsOf: bytes[consumed...], at: 0) }
+        case .refused(let refusal): refuse(refusal)
+        }
+    }
+
+    private func refuse(_ refusal: Refusal) {
+        guard !channel.isClosed else { return }
+        let handler = self.handler
+        handler?.requestRefused(refusal)
+        let (status, section, message) = refusal.answer
+        let body =
+            "{\"error\":{\"code\":\"\(refusal.code)\",\"message\":\"\(message)\",\"hint\":\"see \(section)\"}}"
+        output.append("HTTP/1.1 \(status) \(HTTPReason.phrase(status))\r\ncontent-type: application/json\r\n")
+        output.append("content-length: \(body.utf8.count)\r\nconnection: close\r\n\r\n\(body)")
+        answerEnded(keepsAlive: false)
+    }
+
+    func channelDrained() { handler?.clientDrained() }
+
+    func channelClosed(_ end: ChannelEnd) {
+        let handler = self.handler
+        self.handler = nil
+        parser.sink = nil
+        if phase != .idle { handler?.clientLeft(timedOut: end == .timedOut) }
+    }
+
+    // MARK: From the parser
+
+    func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
+        let head: RequestHead
+        do throws(Refusal) { head = try RequestHead(bytes, parser.scanner) } catch { return .refuse(error) }
+        phase = .receiving
+        if head.expectsContinue, head.framing != .none {
+            output.append("HTTP/1.1 100 Continue\r\n\r\n")
+            channel.flush()
+        }
+        channel.deadline = loop.now + Self.stallMilliseconds
+        handler?.requestStarted(head, bytes: bytes, fields: parser.scanner.fields)
+        return .proceed
+    }
+
+    func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
+
+    func messageEnded() {
+        phase = .answering
+        handler?.requestEnded()
+    }
+}
+
+/// Reason phrases of the statuses that this program makes itself.
+package enum HTTPReason {
+    package static func phrase(_ status: Int) -> String {
+        switch status {
+        case 200: "OK"
+        case 204: "No Content"
+        case 304: "Not Modified"
+        case 400: "Bad Request"
+        case 401: "Unauthorized"
+        case 403: "Forbidden"
+        case 404: "Not Found"
+        case 405: "Method Not Allowed"
+        case 413: "Content Too Large"
+        case 414: "URI Too Long"
+        case 422: "Unprocessable Content"
+        case 429: "Too Many Requests"
+        case 431: "Request Header Fields Too Large"
+        case 500: "Internal Server Error"
+        case 501: "Not Implemented"
+        case 502: "Bad Gateway"
+        case 503: "Service Unavailable"
+        case 504: "Gateway Timeout"
+        default: "Status"
+        }
+    }
+}
