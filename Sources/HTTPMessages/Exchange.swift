@@ -84,7 +84,7 @@ package struct Exchange: Sendable {
     }
 
     private var state = State.awaitingConnection
-    private var isRequestWhole: Bool
+    package private(set) var isRequestWhole: Bool
     private let clientKeepsAlive: Bool
     private var isReused = false
     private var hasSent = false

@@ -31,7 +31,7 @@ package final class OutputBuffer {
         if capacity > Self.keptCapacity { reallocate(Self.keptCapacity) }
     }
 
-    func removeAll() { consume(count) }
+    package func clear() { consume(count) }
 
     package func append(_ bytes: UnsafeRawBufferPointer) {
         guard let base = bytes.baseAddress, bytes.count > 0 else { return }
@@ -39,6 +39,8 @@ package final class OutputBuffer {
         memcpy(memory + tail, base, bytes.count)
         tail += bytes.count
     }
+
+    package func append(copying other: OutputBuffer) { append(other.bytes) }
 
     package func append(_ text: StaticString) {
         append(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))

@@ -10,7 +10,8 @@ struct SocketAddress: Sendable {
 
     /// A non-blocking socket for it; -1 with `errno` where the system has none.
     func openSocket() -> Int32 {
-        let descriptor = socket(family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let descriptor = socket(
+            family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         if descriptor >= 0 {
             var one: Int32 = 1
             setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4)
@@ -114,7 +115,7 @@ package final class Resolver: Sendable {
 /// Carries a loop's own value through another thread and back.
 ///
 /// @unchecked: the value is touched on the loop's thread only, where it was made and where `post` brings it back.
-struct LoopBound<Value>: @unchecked Sendable {
-    let value: Value
-    init(_ value: Value) { self.value = value }
+package struct LoopBound<Value>: @unchecked Sendable {
+    package let value: Value
+    package init(_ value: Value) { self.value = value }
 }

@@ -1,7 +1,7 @@
 // One client's connection: requests in, one at a time, answers out.
 
-package import HTTPMessages
 import Glibc
+package import HTTPMessages
 
 /// What serves the requests of one connection, one after the other. Calls come on the loop's thread.
 package protocol ServerHandler: AnyObject {
@@ -9,6 +9,8 @@ package protocol ServerHandler: AnyObject {
     func requestStarted(_ head: RequestHead, bytes: Span<UInt8>, fields: [HeaderField])
     func requestBody(_ bytes: UnsafeRawBufferPointer)
     func requestEnded()
+    /// A read of the socket is worked through in mid-request: a good moment to flush what it yielded.
+    func requestReadEnded()
     /// What was written has gone out far enough to write more.
     func clientDrained()
     /// The client is gone, in mid-request or mid-answer. No call follows for this exchange.
@@ -24,9 +26,12 @@ package final class ServerConnection: ChannelOwner, MessageSink {
     /// Milliseconds without a request before the connection is closed, and for a head to arrive.
     package static let idleMilliseconds: UInt64 = 75_000
     /// Milliseconds in which an exchange in progress may move no byte on the client's side.
-    package static let stallMilliseconds: UInt64 = 600_000
+    package static let stallMilliseconds: UInt64 = UpstreamConnection.answerMilliseconds + 60_000
     /// What a client may send ahead of the answer before its socket is no longer read.
     static let stashLimit = 65_536
+
+    /// Bytes waiting for a peer above which its source is paused.
+    package static let outputHighWatermark = Channel.highWatermark
 
     private enum Phase { case idle, receiving, answering }
 
@@ -131,7 +136,7 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         if phase == .idle && !parser.isInMessage { requestStart = Self.microseconds() }
         if phase == .receiving { channel.deadline = loop.now + Self.stallMilliseconds }
         switch parser.consume(bytes) {
-        case .needsMore: break
+        case .needsMore: if phase == .receiving { handler?.requestReadEnded() }
         case .ended(let consumed):
             if consumed < bytes.count { stash.insert(contentsOf: bytes[consumed...], at: 0) }
         case .refused(let refusal): refuse(refusal)
@@ -176,7 +181,7 @@ package final class ServerConnection: ChannelOwner, MessageSink {
 
     func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
 
-    func messageEnded() {
+    func messageEnded(bytesFollow: Bool) {
         phase = .answering
         handler?.requestEnded()
     }

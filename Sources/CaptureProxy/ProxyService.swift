@@ -1,0 +1,182 @@
+// The proxy: event loops, each with its listener, upstream pool and journal lane. In: HTTP exchanges; out: events in
+// the journal.
+
+import EventCodec
+import Events
+import Glibc
+import HTTPMessages
+import HTTPTransport
+package import Journal
+import RecordLog
+package import Telemetry
+
+/// @unchecked: workers and listeners are made in `init` and touched on their loops' threads; the rest is immutable.
+package final class ProxyService: @unchecked Sendable {
+    /// What `stop` waits for exchanges under way.
+    static let drainMilliseconds: UInt64 = 10_000
+
+    /// The port in use.
+    package let port: UInt16
+    private let loops: [EventLoop]
+    private let workers: [ProxyWorker]
+    private var listeners: [Listener]
+    private let resolver: Resolver
+    private let log: Log
+
+    /// Opens one journal lane a loop, listens and serves.
+    package init(options: ProxyOptions, journal: Journal, log: Log, metrics: ProxyMetrics) throws {
+        self.log = log
+        resolver = Resolver()
+        let tls = try TLSContext.client()
+        let routing = Routing(providers: options.providers)
+        var loops: [EventLoop] = []
+        var workers: [ProxyWorker] = []
+        var sockets: [ListeningSocket] = []
+        for index in 0..<max(1, options.loops) {
+            // The first socket picks the port where none is given; the others join it.
+            var address = options.listen
+            if let first = sockets.first { address = Self.replacePort(of: address, by: first.port) }
+            sockets.append(try ListeningSocket(address, sharesPort: true))
+            let loop = try EventLoop(name: "proxy-\(index)")
+            let held = HeldConnections(loop: loop)
+            let onDurable: @Sendable (Int64) -> Void = { held.durable(upTo: $0) }
+            let lane = try journal.openLane(onDurable: options.holdsForDurability ? onDurable : nil)
+            loops.append(loop)
+            workers.append(
+                ProxyWorker(
+                    options: options, routing: routing, pool: UpstreamPool(loop: loop, resolver: resolver, tls: tls),
+                    lane: lane,
+                    held: held, proxyID: journal.proxyID, log: log, metrics: metrics))
+        }
+        port = sockets[0].port
+        self.loops = loops
+        self.workers = workers
+        listeners = zip(zip(loops, sockets), workers).map { pair, worker in
+            Listener(loop: pair.0, socket: pair.1, tls: options.tls) { ProxyExchange(connection: $0, worker: worker) }
+        }
+        for loop in loops { loop.start() }
+        log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
+    }
+
+    private static func replacePort(of address: String, by port: UInt16) -> String {
+        guard let colon = address.lastIndex(of: ":") else { return address }
+        return "\(address[..<colon]):\(port)"
+    }
+
+    /// Accepts no more, lets exchanges under way end (bounded), then closes. The journal is stopped after this.
+    package func stop() {
+        for (loop, listener) in zip(loops, listeners) {
+            let bound = LoopBound(listener)
+            loop.post { bound.value.close() }
+        }
+        let deadline = EventLoop.clock() + Self.drainMilliseconds
+        while workers.contains(where: { $0.underWay.value > 0 }), EventLoop.clock() < deadline { usleep(5_000) }
+        for loop in loops { loop.stop() }
+        listeners = []
+        resolver.stop()
+        log(.proxyStopped())
+    }
+}
+
+/// What the exchanges of one loop share. Touched on the loop's thread only, but for the gauge.
+final class ProxyWorker {
+    let options: ProxyOptions
+    let routing: Routing
+    let pool: UpstreamPool
+    let log: Log
+    let metrics: ProxyMetrics
+    /// Exchanges that have begun and not ended.
+    let underWay = Gauge()
+    private let lane: JournalLane
+    private let held: HeldConnections
+    private let proxyID: String
+    private var random = SplitMix(seed: .random(in: 0 ... .max))
+    private var encoded: [UInt8] = []
+
+    init(
+        options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, held: HeldConnections,
+        proxyID: String,
+        log: Log, metrics: ProxyMetrics
+    ) {
+        self.options = options
+        self.routing = routing
+        self.pool = pool
+        self.lane = lane
+        self.held = held
+        self.proxyID = proxyID
+        self.log = log
+        self.metrics = metrics
+        encoded.reserveCapacity(4_096)
+    }
+
+    func makeTraceID() -> String { EventID(high: random.next(), low: random.next()).hexadecimal }
+
+    func makeEvent() -> RequestEvent {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        let now = EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
+        var event = RequestEvent(id: EventID(time: now, random: (random.next(), random.next())), time: now)
+        event.proxy = proxyID
+        return event
+    }
+
+    /// Puts the event into the journal. `connection`, where given, is held until the event is on disk, if so configured.
+    func record(_ event: RequestEvent, on connection: ServerConnection?) {
+        metrics.accepted.add()
+        encoded.removeAll(keepingCapacity: true)
+        EventEncoder.encode(event, into: &encoded)
+        var key = (event.id.high.bigEndian, event.id.low.bigEndian)
+        let appended = withUnsafeBytes(of: &key) { key in
+            encoded.withUnsafeBytes { lane.append(kind: .event, key: key, value: $0) }
+        }
+        switch appended {
+        case .recorded(let sequence):
+            metrics.recorded.add()
+            if options.holdsForDurability, let connection { held.hold(connection, until: sequence) }
+        case .waiting: metrics.waiting.add()
+        case .dropped: metrics.dropped.add()
+        }
+    }
+}
+
+/// Connections whose answer waits for the journal's group commit.
+///
+/// @unchecked: `waiting` is touched on the loop's thread only; `durable` posts there.
+final class HeldConnections: @unchecked Sendable {
+    private let loop: EventLoop
+    private var waiting: [(sequence: Int64, connection: ServerConnection)] = []
+
+    init(loop: EventLoop) { self.loop = loop }
+
+    func hold(_ connection: ServerConnection, until sequence: Int64) {
+        connection.hold()
+        waiting.append((sequence, connection))
+    }
+
+    func durable(upTo sequence: Int64) {
+        loop.post { [self] in
+            let ready = waiting.prefix { $0.sequence <= sequence }
+            waiting.removeFirst(ready.count)
+            for entry in ready { entry.connection.release() }
+        }
+    }
+}
+
+/// A small random generator, seeded once a loop: ids need to be distinct, not secret.
+struct SplitMix {
+    private var state: UInt64
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}
+
+extension EventID {
+    /// 32 digits without dashes: a W3C trace id.
+    fileprivate var hexadecimal: String { description.filter { $0 != "-" } }
+}

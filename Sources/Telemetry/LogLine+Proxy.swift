@@ -1,0 +1,19 @@
+// The proxy's log lines.
+
+extension LogLine {
+    package static func proxyStarted(address: String, loops: Int) -> LogLine {
+        LogLine(
+            .info, "proxy_started", "The proxy takes requests on \(address).",
+            [("address", .text(address)), ("loops", .number(Int64(loops)))])
+    }
+
+    package static func proxyStopped() -> LogLine {
+        LogLine(.info, "proxy_stopped", "The proxy has answered what it held and stopped.")
+    }
+
+    package static func upstreamFailed(provider: String, code: String, reason: String) -> LogLine {
+        LogLine(
+            .warning, "upstream_failed", "The provider \(provider) did not answer: \(reason).",
+            [("provider", .text(provider)), ("failure", .text(code))])
+    }
+}
