@@ -39,6 +39,8 @@ let package = Package(
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        // Not a library to link: the chart library's files, taken in at build.
+        .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
         // Pure: values and decisions
         module("Events"),
@@ -86,7 +88,10 @@ let package = Package(
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
             "QueryAPI",
-            ["Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry"],
+            [
+                "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry",
+                "CDygraphs",
+            ],
             resources: [.embedInCode("Page")]),
         module(
             "Simulation", ["Events", "EventCodec", "HTTPTransport", "JSONText", "RecordLog", "Telemetry", "Threading"]),

@@ -1,6 +1,6 @@
 // A request's metadata sources -> one JSON object and a status. Pure: nothing here can fail a request.
 
-import Events
+package import Events
 import JSONText
 
 package struct CapturedMetadata: Sendable, Equatable {
@@ -64,7 +64,9 @@ package struct MetadataReader: Sendable {
     }
 
     /// The body's `metadata` was larger than the scanner keeps.
-    package mutating func addTooLarge(_ kind: MetadataSources) { reject(kind, .tooLarge, UnsafeRawBufferPointer(start: nil, count: 0)) }
+    package mutating func addTooLarge(_ kind: MetadataSources) {
+        reject(kind, .tooLarge, UnsafeRawBufferPointer(start: nil, count: 0))
+    }
 
     private mutating func reject(_ kind: MetadataSources, _ status: MetadataStatus, _ bytes: UnsafeRawBufferPointer) {
         result.sources.formUnion(kind)

@@ -8,6 +8,7 @@ import Glibc
 import HTTPMessages
 import HTTPTransport
 import JSONText
+import Telemetry
 
 final class ProxyExchange: ServerHandler, UpstreamHandler {
     private enum Stage {
@@ -54,7 +55,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var forwardedAt: UInt64 = 0
     private var firstByteAt: UInt64 = 0
     private var upstreamEndedAt: UInt64 = 0
-    private var failureCode = ""
+    private var isCompressedAnswer = false
 
     init(connection: ServerConnection, worker: ProxyWorker) {
         self.connection = connection
@@ -82,7 +83,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         forwardedAt = 0
         firstByteAt = 0
         upstreamEndedAt = 0
-        failureCode = ""
+        isCompressedAnswer = false
         answerBody.reset(.unread)
     }
 
@@ -146,7 +147,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             let captured = check.finish()
             if captured.status > .truncated {
                 throw RoutingRefusal(
-                    status: 400, code: "metadata_\(captured.status.name)", message: "The metadata is \(captured.status.name).",
+                    status: 400, code: "metadata_\(captured.status.name)",
+                    message: "The metadata is \(captured.status.name).",
                     hint: "Send one JSON object, such as x-portkey-metadata: {\"team\":\"search\"}.")
             }
         }
@@ -158,6 +160,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
 
         writeRequestHead(head, rest, bytes, fields, provider)
         stage = .exchanging
+        worker.underWay.add(1)
         exchange = Exchange(clientKeepsAlive: clientKeepsAlive, requestIsWhole: head.framing == .none)
         acquire()
     }
@@ -187,7 +190,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         unsent.append(" HTTP/1.1\r\nhost: ")
         unsent.append(provider.origin.authority)
         unsent.append("\r\n")
-        for field in fields where forwards(field, bytes, head.connectionOptions) && field.name != .host && field.name != .expect {
+        for field in fields
+        where forwards(field, bytes, head.connectionOptions) && field.name != .host && field.name != .expect {
             append(field, bytes, to: unsent)
         }
         if isRequestChunked { unsent.append("transfer-encoding: chunked\r\n") }
@@ -259,9 +263,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func writeOwnAnswer(status: Int, code: String, message: String, hint: String) {
-        let body = JSONValue(dictionaryLiteral: (
-            "error", JSONValue(dictionaryLiteral: ("code", .string(code)), ("message", .string(message)), ("hint", .string(hint)))
-        )).text
+        let error: JSONValue = ["code": .string(code), "message": .string(message), "hint": .string(hint)]
+        let body = (["error": error] as JSONValue).text
         let out = connection.output
         out.append("HTTP/1.1 \(status) \(HTTPReason.phrase(status))\r\ncontent-type: application/json\r\n")
         out.append("content-length: \(body.utf8.count)\r\n")
@@ -355,7 +358,6 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         if !clientKeepsAlive { out.append("connection: close\r\n") }
         out.append("\r\n")
     }
-    private var isCompressedAnswer = false
 
     func answerBody(_ bytes: UnsafeRawBufferPointer) {
         guard exchange.isAnswering else { return }
@@ -418,9 +420,9 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         // First what must be true before the last byte can leave.
         if case .answer(let failure) = step.client {
             status = UInt16(failure.status)
-            failureCode = failure.code
             writeOwnAnswer(
-                status: failure.status, code: failure.code, message: "The provider could not be asked: \(failure.code).",
+                status: failure.status, code: failure.code,
+                message: "The provider could not be asked: \(failure.code).",
                 hint: "The request was not answered by the provider; see the proxy's log.")
         }
         if let ending = step.ending { record(ending) }
@@ -455,6 +457,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func record(_ ending: Exchange.Ending) {
+        worker.underWay.add(-1)
         let now = ServerConnection.microseconds()
         var event = worker.makeEvent()
         event.workspace = identity.workspace
@@ -502,7 +505,11 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             event.cost = worker.options.prices.cost(
                 provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
                 cached: event.cachedTokens)
-            if event.cost != nil { event.priceVersion = worker.options.prices.version } else { worker.metrics.unpriced.add() }
+            if event.cost != nil {
+                event.priceVersion = worker.options.prices.version
+            } else {
+                worker.metrics.unpriced.add()
+            }
         }
         if captured.status > .truncated { worker.metrics.metadataProblems.add() }
         worker.record(event, on: ending == .clientLeft ? nil : connection)

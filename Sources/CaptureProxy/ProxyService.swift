@@ -5,7 +5,7 @@ import EventCodec
 import Events
 import Glibc
 import HTTPMessages
-package import HTTPTransport
+import HTTPTransport
 package import Journal
 import RecordLog
 package import Telemetry
@@ -34,15 +34,18 @@ package final class ProxyService: @unchecked Sendable {
         var sockets: [ListeningSocket] = []
         for index in 0..<max(1, options.loops) {
             // The first socket picks the port where none is given; the others join it.
-            let address = sockets.first.map { Self.replacePort(of: options.listen, by: $0.port) } ?? options.listen
+            var address = options.listen
+            if let first = sockets.first { address = Self.replacePort(of: address, by: first.port) }
             sockets.append(try ListeningSocket(address, sharesPort: true))
             let loop = try EventLoop(name: "proxy-\(index)")
             let held = HeldConnections(loop: loop)
-            let lane = try journal.openLane(onDurable: options.holdsForDurability ? { held.durable(upTo: $0) } : nil)
+            let onDurable: @Sendable (Int64) -> Void = { held.durable(upTo: $0) }
+            let lane = try journal.openLane(onDurable: options.holdsForDurability ? onDurable : nil)
             loops.append(loop)
             workers.append(
                 ProxyWorker(
-                    options: options, routing: routing, pool: UpstreamPool(loop: loop, resolver: resolver, tls: tls), lane: lane,
+                    options: options, routing: routing, pool: UpstreamPool(loop: loop, resolver: resolver, tls: tls),
+                    lane: lane,
                     held: held, proxyID: journal.proxyID, log: log, metrics: metrics))
         }
         port = sockets[0].port
@@ -91,7 +94,8 @@ final class ProxyWorker {
     private var encoded: [UInt8] = []
 
     init(
-        options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, held: HeldConnections, proxyID: String,
+        options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, held: HeldConnections,
+        proxyID: String,
         log: Log, metrics: ProxyMetrics
     ) {
         self.options = options

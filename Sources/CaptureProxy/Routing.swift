@@ -1,7 +1,7 @@
 // A request's path and headers -> the provider it goes to and the path there. Pure.
 
-package import HTTPTransport
 import HTTPMessages
+package import HTTPTransport
 
 /// A provider as configured: clients name it, never a host.
 package struct Provider: Sendable {
@@ -98,7 +98,9 @@ package struct Routing: Sendable {
         if ends("/responses") { return "responses" }
         if ends(":generatecontent") || ends(":streamgeneratecontent") { return "generate_content" }
         if ends("/moderations") { return "moderation" }
-        if ends("/images/generations") || ends("/images/edits") || ends("/images/variations") { return "image_generation" }
+        if ends("/images/generations") || ends("/images/edits") || ends("/images/variations") {
+            return "image_generation"
+        }
         if ends("/audio/transcriptions") || ends("/audio/translations") { return "transcription" }
         if ends("/audio/speech") { return "speech" }
         if ends("/models") { return "models" }

@@ -1,7 +1,7 @@
 // Bodies as they pass -> what they say: the request's model and metadata, the answer's model, usage, finish and error.
 // Nothing of a body is held but the few values that are watched.
 
-import Events
+package import Events
 import JSONText
 
 /// What a request's body says. Fed in pieces of any size.
@@ -55,7 +55,8 @@ package struct AnswerBodyReader: Sendable {
         (.input, "usage.prompt_tokens"), (.input, "usage.input_tokens"), (.input, "message.usage.input_tokens"),
         (.input, "response.usage.input_tokens"), (.input, "usageMetadata.promptTokenCount"),
         (.input, "meta.billed_units.input_tokens"),
-        (.output, "usage.completion_tokens"), (.output, "usage.output_tokens"), (.output, "message.usage.output_tokens"),
+        (.output, "usage.completion_tokens"), (.output, "usage.output_tokens"),
+        (.output, "message.usage.output_tokens"),
         (.output, "response.usage.output_tokens"), (.output, "usageMetadata.candidatesTokenCount"),
         (.output, "meta.billed_units.output_tokens"),
         (.cached, "usage.prompt_tokens_details.cached_tokens"), (.cached, "usage.input_tokens_details.cached_tokens"),

@@ -70,9 +70,11 @@ final class Channel {
         self.owner = owner
         let context = Unmanaged.passUnretained(self).toOpaque()
         readEvent = event_new(
-            loop.base, descriptor, Int16(EV_READ | EV_PERSIST), { _, _, context in Channel.from(context)?.readable() }, context)
+            loop.base, descriptor, Int16(EV_READ | EV_PERSIST), { _, _, context in Channel.from(context)?.readable() },
+            context)
         writeEvent = event_new(
-            loop.base, descriptor, Int16(EV_WRITE | EV_PERSIST), { _, _, context in Channel.from(context)?.writable() }, context)
+            loop.base, descriptor, Int16(EV_WRITE | EV_PERSIST), { _, _, context in Channel.from(context)?.writable() },
+            context)
         loop.hold(self)
         if state == .connecting {
             armWrite()

@@ -5,8 +5,8 @@
 
 import CLibevent
 import Glibc
-import Threading
 import Synchronization
+import Threading
 
 /// @unchecked: `inbox` is behind its mutex; all else is touched on the loop's thread, or before it starts and after it
 /// has ended.

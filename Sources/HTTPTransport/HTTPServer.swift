@@ -96,7 +96,8 @@ private final class BufferedHandler: ServerHandler {
         keepsAlive = head.keepsAlive
         isHEAD = head.isHEAD
         isTooLarge = if case .length(let length) = head.framing { length > UInt64(bodyLimit) } else { false }
-        let query = head.path.upperBound < head.target.upperBound ? text(head.path.upperBound + 1..<head.target.upperBound) : ""
+        let query =
+            head.path.upperBound < head.target.upperBound ? text(head.path.upperBound + 1..<head.target.upperBound) : ""
         request = HTTPRequest(
             method: text(head.method), path: text(head.path), query: query,
             headers: fields.map { (text($0.nameRange).lowercased(), text($0.valueRange)) }, body: [])
@@ -116,7 +117,10 @@ private final class BufferedHandler: ServerHandler {
         guard let request else { return }
         self.request = nil
         if isTooLarge {
-            return write(.json(413, "{\"error\":{\"code\":\"too_large\",\"message\":\"the body is larger than \(bodyLimit) bytes\"}}"))
+            return write(
+                .json(
+                    413,
+                    "{\"error\":{\"code\":\"too_large\",\"message\":\"the body is larger than \(bodyLimit) bytes\"}}"))
         }
         let exchange = self.exchange
         let handler = LoopBound(self)
@@ -130,7 +134,10 @@ private final class BufferedHandler: ServerHandler {
                 }
             })
         if !accepted {
-            write(.json(503, "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many requests are waiting; try again\"}}"))
+            write(
+                .json(
+                    503,
+                    "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many requests are waiting; try again\"}}"))
         }
     }
 

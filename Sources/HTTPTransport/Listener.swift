@@ -49,7 +49,9 @@ package struct ListeningSocket: Sendable {
     }
 
     private static func split(_ address: String) -> (host: String, port: UInt16)? {
-        guard let colon = address.lastIndex(of: ":"), let port = UInt16(address[address.index(after: colon)...]) else { return nil }
+        guard let colon = address.lastIndex(of: ":"), let port = UInt16(address[address.index(after: colon)...]) else {
+            return nil
+        }
         var host = String(address[..<colon])
         if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }
         return host.isEmpty ? nil : (host, port)
@@ -68,7 +70,9 @@ package final class Listener {
     private var event: OpaquePointer?
 
     /// Call on the loop's thread or before it starts.
-    package init(loop: EventLoop, socket: ListeningSocket, tls: TLSContext?, makeHandler: @escaping ServerHandlerFactory) {
+    package init(
+        loop: EventLoop, socket: ListeningSocket, tls: TLSContext?, makeHandler: @escaping ServerHandlerFactory
+    ) {
         self.loop = loop
         self.socket = socket
         self.tls = tls

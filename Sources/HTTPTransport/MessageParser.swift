@@ -12,7 +12,8 @@ protocol MessageSink: AnyObject {
     /// `bytes` holds the head; `parser.scanner` has its lines. Answer how to go on.
     func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict
     func bodyParsed(_ bytes: UnsafeRawBufferPointer)
-    func messageEnded()
+    /// `bytesFollow`: the same read brought bytes beyond the message.
+    func messageEnded(bytesFollow: Bool)
 }
 
 final class MessageParser {
@@ -99,7 +100,8 @@ final class MessageParser {
                 partial.append(contentsOf: bytes)
                 return .needsMore
             case .refused(let refusal): return .refused(refusal)
-            case .complete(let end): return take(head: UnsafeRawBufferPointer(rebasing: bytes[..<end]), then: bytes, from: end)
+            case .complete(let end):
+                return take(head: UnsafeRawBufferPointer(rebasing: bytes[..<end]), then: bytes, from: end)
             }
         }
         let before = partial.count
@@ -122,7 +124,7 @@ final class MessageParser {
         let taken = http_parser_execute(parser, Self.settings, head.bindMemory(to: CChar.self).baseAddress, head.count)
         self.head = nil
         if let refusal { return .refused(refusal) }
-        if hasEnded { return ended(consumed: start) }
+        if hasEnded { return ended(consumed: start, of: bytes.count) }
         guard taken == head.count, errorCode == HPE_OK else { return .refused(refused) }
         return start == bytes.count ? .needsMore : execute(bytes, offset: start)
     }
@@ -130,13 +132,13 @@ final class MessageParser {
     private func execute(_ bytes: UnsafeRawBufferPointer, offset: Int) -> Progress {
         let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
         let taken = http_parser_execute(parser, Self.settings, rest.bindMemory(to: CChar.self).baseAddress, rest.count)
-        if hasEnded { return ended(consumed: offset + taken) }
+        if hasEnded { return ended(consumed: offset + taken, of: bytes.count) }
         return taken == rest.count && errorCode == HPE_OK ? .needsMore : .refused(refused)
     }
 
-    private func ended(consumed: Int) -> Progress {
+    private func ended(consumed: Int, of count: Int) -> Progress {
         reset()
-        sink?.messageEnded()
+        sink?.messageEnded(bytesFollow: consumed < count)
         return .ended(consumed: consumed)
     }
 
@@ -145,7 +147,7 @@ final class MessageParser {
         guard isInBody else { return false }
         _ = http_parser_execute(parser, Self.settings, nil, 0)
         guard hasEnded else { return false }
-        _ = ended(consumed: 0)
+        _ = ended(consumed: 0, of: 0)
         return true
     }
 

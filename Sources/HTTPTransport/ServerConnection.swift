@@ -1,7 +1,7 @@
 // One client's connection: requests in, one at a time, answers out.
 
-package import HTTPMessages
 import Glibc
+package import HTTPMessages
 
 /// What serves the requests of one connection, one after the other. Calls come on the loop's thread.
 package protocol ServerHandler: AnyObject {
@@ -181,7 +181,7 @@ package final class ServerConnection: ChannelOwner, MessageSink {
 
     func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
 
-    func messageEnded() {
+    func messageEnded(bytesFollow: Bool) {
         phase = .answering
         handler?.requestEnded()
     }

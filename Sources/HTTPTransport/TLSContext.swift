@@ -36,7 +36,8 @@ package final class TLSContext: @unchecked Sendable {
 
     private init(_ method: OpaquePointer?) throws(HTTPTransportError) {
         guard let context = SSL_CTX_new(method) else {
-            throw HTTPTransportError(code: .tls, tried: "set up TLS", reason: Self.lastError(), next: "Check the OpenSSL installation.")
+            throw HTTPTransportError(
+                code: .tls, tried: "set up TLS", reason: Self.lastError(), next: "Check the OpenSSL installation.")
         }
         self.context = context
         SSL_CTX_ctrl(context, SSL_CTRL_SET_MIN_PROTO_VERSION, Int(TLS1_2_VERSION), nil)

@@ -91,11 +91,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
             case .needsMore: rest = UnsafeRawBufferPointer(rebasing: rest[rest.count...])
             case .ended(let consumed):
                 rest = UnsafeRawBufferPointer(rebasing: rest[consumed...])
-                // After the end `handler` is gone; bytes beyond it belong to no request.
-                guard handler != nil else {
-                    if !rest.isEmpty { close() }
-                    return
-                }
+                // The connection may serve its next exchange by now: only an interim answer has more to come.
+                if !isInterim { return }
             case .refused: return fail(.badAnswer, "the answer is not well-formed HTTP")
             }
             if handler == nil { return }
@@ -141,9 +138,9 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.answerBody(bytes) }
 
-    func messageEnded() {
+    func messageEnded(bytesFollow: Bool) {
         if isInterim { return }
-        let handler = self.handler
-        handler?.answerEnded(keepsAlive: keepsAlive && !channel.isClosed)
+        // Bytes beyond the answer belong to no request: such a connection must not serve another.
+        handler?.answerEnded(keepsAlive: keepsAlive && !bytesFollow && !channel.isClosed)
     }
 }

@@ -83,17 +83,25 @@ package final class UpstreamPool {
     }
 
     private func fail(_ acquisition: Acquisition, _ reason: String) {
-        let handler = acquisition.handler
-        acquisition.handler = nil
         acquisition.connection = nil
-        handler?.upstreamUnavailable(.unreachable, reason: reason)
+        // Not within `acquire`: its caller is in the middle of a request's bytes.
+        let bound = LoopBound(acquisition)
+        loop.post {
+            let handler = bound.value.handler
+            bound.value.handler = nil
+            handler?.upstreamUnavailable(.unreachable, reason: reason)
+        }
     }
 
     private func connect(_ acquisition: Acquisition, _ origin: UpstreamOrigin, _ addresses: ArraySlice<SocketAddress>) {
         guard acquisition.handler != nil else { return }
         guard let address = addresses.first else { return fail(acquisition, "\(origin.host) has no address") }
         func next(_ reason: String) {
-            if addresses.count > 1 { connect(acquisition, origin, addresses.dropFirst()) } else { fail(acquisition, reason) }
+            if addresses.count > 1 {
+                connect(acquisition, origin, addresses.dropFirst())
+            } else {
+                fail(acquisition, reason)
+            }
         }
         let descriptor = address.openSocket()
         guard descriptor >= 0 else { return fail(acquisition, String(cString: strerror(errno))) }

@@ -1,1 +1,222 @@
-// Placeholder.
+// The API: HTTPRequest -> the question, the listing or the file it asks for -> HTTPResponse.
+
+package import Events
+package import HTTPTransport
+import JSONText
+package import Queries
+package import RollupStore
+import Schemas
+package import Telemetry
+
+/// What a request's key allows.
+package enum AuthDecision: Sendable {
+    case allowed(workspace: String)
+    /// No key, or an unknown one: 401.
+    case unauthorized
+    /// A key without the scope `query`: 403.
+    case forbidden
+}
+
+/// What `/readyz` says.
+package struct Readiness: Sendable {
+    package var isReady: Bool
+    /// What does not work or works less well, a sentence each.
+    package var degraded: [String]
+
+    package init(isReady: Bool, degraded: [String] = []) {
+        self.isReady = isReady
+        self.degraded = degraded
+    }
+}
+
+package struct QueryService: Sendable {
+    /// Bytes of a question's body; 413 beyond.
+    package static let bodyLimit = 65_536
+
+    let reader: any RollupReader
+    let authenticate: @Sendable (HTTPRequest) -> AuthDecision
+    let metrics: APIMetrics
+    let registry: MetricsRegistry
+    let log: Log
+    let readiness: @Sendable () -> Readiness
+    let now: @Sendable () -> EventTime
+    let zoneFile: ZoneFile
+    /// Keys with values that stand with the events only.
+    let nonDimensionKeys: Set<String>
+    /// Where clients send their requests to, for the page's example; empty where not known.
+    let proxyURL: String
+    let engine = QueryEngine()
+
+    /// The responder of the API's listener. `now` and `zoneFile` are the clock and the zone files of the system.
+    package static func responder(
+        reader: any RollupReader, authenticate: @escaping @Sendable (HTTPRequest) -> AuthDecision,
+        metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
+        now: @escaping @Sendable () -> EventTime = SystemFacts.now,
+        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, nonDimensionKeys: Set<String> = [], proxyURL: String = ""
+    ) -> HTTPResponder {
+        let service = QueryService(
+            reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
+            readiness: readiness, now: now, zoneFile: zoneFile, nonDimensionKeys: nonDimensionKeys, proxyURL: proxyURL)
+        return { service.answer($0) }
+    }
+
+    func answer(_ request: HTTPRequest) -> HTTPResponse {
+        let requestID = Self.requestID(request)
+        var response: HTTPResponse
+        do {
+            response = try route(request)
+        } catch {
+            if error.status >= 500 {
+                log(.apiStoreUnavailable(path: request.path, reason: error.message, requestID: requestID))
+            }
+            response = error.response
+        }
+        switch response.status {
+        case ..<400: metrics.succeeded.add()
+        case ..<500: metrics.refused.add()
+        default: metrics.failed.add()
+        }
+        if request.method == "HEAD" { response.body = [] }
+        response.headers += Self.securityHeaders + [("x-request-id", requestID)]
+        if !response.headers.contains(where: { $0.name == "cache-control" }) {
+            response.headers.append(("cache-control", "no-store"))
+        }
+        return response
+    }
+
+    private func route(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
+        let path = request.path
+        switch path {
+        case "/livez":
+            try require(request, "GET")
+            return .text(200, "live\n")
+        case "/readyz":
+            try require(request, "GET")
+            let readiness = readiness()
+            let body: JSONValue = [
+                "ready": .boolean(readiness.isReady), "degraded": .array(readiness.degraded.map { .string($0) }),
+            ]
+            return .json(readiness.isReady ? 200 : 503, body.text)
+        case "/metrics":
+            try require(request, "GET")
+            var response = HTTPResponse.text(200, registry.render())
+            response.headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+            return response
+        case "/openapi.json":
+            try require(request, "GET")
+            return Asset.openAPI.response(to: request)
+        case "/page.json":
+            try require(request, "GET")
+            return .json(200, (["proxy_url": .string(proxyURL)] as JSONValue).text)
+        case "/v1/query":
+            try require(request, "GET", "POST")
+            return try query(request, workspace: try workspace(of: request))
+        case "/v1/events":
+            try require(request, "GET")
+            return try events(request, workspace: try workspace(of: request))
+        case "/v1/metadata/keys":
+            try require(request, "GET")
+            return try metadataKeys(request, workspace: try workspace(of: request))
+        default:
+            if let asset = Asset.page(path) {
+                try require(request, "GET")
+                return asset.response(to: request)
+            }
+            return try nested(request)
+        }
+    }
+
+    /// Paths with a name in them.
+    private func nested(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
+        let parts = request.path.split(separator: "/", omittingEmptySubsequences: false).dropFirst().map(String.init)
+        if parts.count == 3, parts[0] == "v1", parts[1] == "events" {
+            try require(request, "GET")
+            return try event(parts[2], workspace: try workspace(of: request))
+        }
+        if parts.count == 5, parts[0] == "v1", parts[1] == "metadata", parts[2] == "keys", parts[4] == "values" {
+            try require(request, "GET")
+            return try metadataValues(request, key: parts[3], workspace: try workspace(of: request))
+        }
+        throw APIError(
+            404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
+    }
+
+    private func require(_ request: HTTPRequest, _ methods: String...) throws(APIError) {
+        if methods.contains(request.method) || request.method == "HEAD" && methods.contains("GET") { return }
+        throw APIError(
+            405, "method_not_allowed", "\(request.method) is not answered at \(request.path).",
+            hint: "Use \(methods.joined(separator: " or ")).", allow: methods.joined(separator: ", "))
+    }
+
+    private func workspace(of request: HTTPRequest) throws(APIError) -> String {
+        switch authenticate(request) {
+        case .allowed(let workspace): return workspace
+        case .unauthorized:
+            throw APIError(
+                401, "unauthorized", "This needs an API key.",
+                hint: "Send it as \"Authorization: Bearer mr_…\"; `millrace keys create --scopes query` makes one.")
+        case .forbidden:
+            throw APIError(403, "forbidden", "This API key has not the scope \"query\".")
+        }
+    }
+
+    /// The client's own, where it is harmless, else a new one.
+    private static func requestID(_ request: HTTPRequest) -> String {
+        if let given = request.header("x-request-id"), (1...64).contains(given.utf8.count),
+            given.utf8.allSatisfy({ byte in
+                (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte)
+                    || byte == UInt8(ascii: "-") || byte == UInt8(ascii: "_")
+            })
+        {
+            return given
+        }
+        let digits = String(UInt64.random(in: .min ... .max), radix: 16)
+        return String(repeating: "0", count: 16 - digits.utf8.count) + digits
+    }
+
+    private static let securityHeaders: [(name: String, value: String)] = [
+        (
+            "content-security-policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+                + "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+        ("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer"),
+    ]
+}
+
+/// A refusal as the API writes it.
+struct APIError: Error {
+    var status: Int
+    var code: String
+    var message: String
+    var position: Int?
+    var hint: String?
+    var allow: String?
+
+    init(_ status: Int, _ code: String, _ message: String, hint: String? = nil, allow: String? = nil) {
+        self.status = status
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.allow = allow
+    }
+
+    init(_ error: QueryError) {
+        self.init(error.status, error.code.rawValue, error.message, hint: error.hint)
+        position = error.position
+    }
+
+    var response: HTTPResponse {
+        let body: JSONValue = [
+            "error": [
+                "code": .string(code), "message": .string(message),
+                "position": position.map { JSONValue($0) } ?? .null, "hint": hint.map { .string($0) } ?? .null,
+            ]
+        ]
+        var response = HTTPResponse.json(status, body.text)
+        if let allow { response.headers.append(("allow", allow)) }
+        if status == 401 { response.headers.append(("www-authenticate", "Bearer")) }
+        if status == 503 { response.headers.append(("retry-after", "1")) }
+        return response
+    }
+}

@@ -2,7 +2,9 @@
 
 extension LogLine {
     package static func proxyStarted(address: String, loops: Int) -> LogLine {
-        LogLine(.info, "proxy_started", "The proxy takes requests on \(address).", [("address", .text(address)), ("loops", .number(Int64(loops)))])
+        LogLine(
+            .info, "proxy_started", "The proxy takes requests on \(address).",
+            [("address", .text(address)), ("loops", .number(Int64(loops)))])
     }
 
     package static func proxyStopped() -> LogLine {

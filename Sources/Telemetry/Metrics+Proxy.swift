@@ -20,17 +20,31 @@ package struct ProxyMetrics: Sendable {
             Metric(name, help, .counter { counter.value })
         }
         return [
-            counter("millrace_proxy_exchanges_accepted_total", "Exchanges with a provider that ended, however.", accepted),
+            counter(
+                "millrace_proxy_exchanges_accepted_total", "Exchanges with a provider that ended, however.", accepted),
             counter("millrace_proxy_events_recorded_total", "Events that reached the journal at once.", recorded),
-            counter("millrace_proxy_events_waiting_total", "Events that had to wait in memory for a journal segment.", waiting),
-            counter("millrace_proxy_events_dropped_total", "Events lost because the journal had no room, on disk or in memory.", dropped),
-            counter("millrace_proxy_requests_refused_total", "Requests refused as ambiguous or oversized HTTP.", refused),
-            counter("millrace_proxy_requests_rejected_total", "Requests without a usable path, provider or metadata.", rejected),
+            counter(
+                "millrace_proxy_events_waiting_total", "Events that had to wait in memory for a journal segment.",
+                waiting),
+            counter(
+                "millrace_proxy_events_dropped_total",
+                "Events lost because the journal had no room, on disk or in memory.", dropped),
+            counter(
+                "millrace_proxy_requests_refused_total", "Requests refused as ambiguous or oversized HTTP.", refused),
+            counter(
+                "millrace_proxy_requests_rejected_total", "Requests without a usable path, provider or metadata.",
+                rejected),
             counter("millrace_proxy_requests_unauthorized_total", "Requests without a valid API key.", unauthorized),
-            counter("millrace_proxy_upstream_failures_total", "Exchanges that the provider refused, broke off or did not answer.", upstreamFailures),
-            counter("millrace_proxy_clients_left_total", "Exchanges that the client left before their end.", clientsLeft),
-            counter("millrace_proxy_metadata_problems_total", "Events whose metadata was malformed, too large or no object.", metadataProblems),
-            counter("millrace_proxy_events_unpriced_total", "Events with tokens whose model has no known price.", unpriced),
+            counter(
+                "millrace_proxy_upstream_failures_total",
+                "Exchanges that the provider refused, broke off or did not answer.", upstreamFailures),
+            counter(
+                "millrace_proxy_clients_left_total", "Exchanges that the client left before their end.", clientsLeft),
+            counter(
+                "millrace_proxy_metadata_problems_total",
+                "Events whose metadata was malformed, too large or no object.", metadataProblems),
+            counter(
+                "millrace_proxy_events_unpriced_total", "Events with tokens whose model has no known price.", unpriced),
         ]
     }
 }

@@ -1,0 +1,226 @@
+// What a question got: rows by bucket and group, totals, the rest, and where it all came from. Answer -> JSON.
+
+package import Events
+package import JSONText
+package import Rollups
+
+/// Where an answer came from.
+package struct QueryPlan: Sendable, Equatable {
+    package enum Source: String, Sendable {
+        case rollups, events
+        case both = "rollups+events"
+    }
+    package var source: Source
+    /// Coarsest first.
+    package var grains: [Grain]
+    package var rowsRead: Int
+    package var reason: String
+
+    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?) {
+        grains = Set(stretches.compactMap(\.grain)).sorted(by: >)
+        let hasEvents = stretches.contains { $0.grain == nil }
+        source = !hasEvents ? .rollups : grains.isEmpty ? .events : .both
+        self.rowsRead = rowsRead
+        reason =
+            switch source {
+            case .rollups: "the range is whole in rollups"
+            case .both: "the stretches that no kept rollup covers are read from events"
+            case .events: onlyEvents ?? "no kept rollup covers the range"
+            }
+    }
+}
+
+package struct Answer: Sendable {
+    package struct Row: Sendable {
+        /// nil under `total`.
+        package var bucket: String?
+        /// As `groupNames`; nil where the key is missing.
+        package var group: [MetadataValue?]
+        /// As `measureNames`.
+        package var values: [MeasureValue]
+    }
+    /// What the limit left out of a bucket.
+    package struct Rest: Sendable {
+        package var bucket: String?
+        package var groups: Int
+        package var values: [MeasureValue]
+    }
+
+    package var groupNames: [String]
+    package var measureNames: [String]
+    /// By bucket, then in the order asked for.
+    package var data: [Row] = []
+    package var totals: [MeasureValue]
+    package var other: [Rest] = []
+    package var plan: QueryPlan
+    /// nil in an empty store.
+    package var watermark: EventTime?
+    package var exact = true
+    /// Events were counted under each of several groups.
+    package var overlapping: Bool
+    package var granularity: Granularity
+}
+
+extension Answer {
+    init(_ evaluation: Evaluation, plan: QueryPlan, watermark: EventTime?) {
+        let question = evaluation.question
+        let shape = evaluation.shape
+        groupNames = question.groupBy.map(\.name)
+        measureNames = question.measures.map(\.name)
+        totals = question.measures.map { evaluation.total.value(of: $0, shape) }
+        self.plan = plan
+        self.watermark = watermark
+        overlapping = question.groupBy.contains(where: \.each)
+        granularity = question.granularity
+
+        let ranked = Self.rank(evaluation)
+        var rankOf = [Int](repeating: .max, count: evaluation.groupKeys.count)
+        for (rank, group) in ranked.enumerated() { rankOf[Int(group)] = rank }
+
+        let order = evaluation.cells.indices.filter { evaluation.cells[$0].measures.requests != 0 }
+            .sorted { a, b in
+                let (x, y) = (evaluation.cellKeys[a], evaluation.cellKeys[b])
+                return (x.bucket, rankOf[Int(x.group)]) < (y.bucket, rankOf[Int(y.group)])
+            }
+        var index = 0
+        while index < order.count {
+            let bucket = evaluation.cellKeys[order[index]].bucket
+            let label = evaluation.grid.label(Int(bucket))
+            var rest = shape.empty
+            var left = 0
+            while index < order.count, evaluation.cellKeys[order[index]].bucket == bucket {
+                let cell = evaluation.cells[order[index]]
+                let group = evaluation.cellKeys[order[index]].group
+                if rankOf[Int(group)] < question.limit {
+                    data.append(
+                        Row(
+                            bucket: label, group: evaluation.values(ofGroup: group),
+                            values: question.measures.map { cell.value(of: $0, shape) }))
+                } else {
+                    rest.add(cell)
+                    left += 1
+                }
+                index += 1
+            }
+            if left > 0 {
+                other.append(
+                    Rest(bucket: label, groups: left, values: question.measures.map { rest.value(of: $0, shape) }))
+            }
+        }
+    }
+
+    /// All groups with events, in the order asked for: by their sums over the whole range.
+    private static func rank(_ evaluation: Evaluation) -> [Int32] {
+        let question = evaluation.question
+        let groups = evaluation.groupKeys.count
+        if groups <= 1 { return groups == 0 ? [] : [0] }
+        var sums = [Cell](repeating: evaluation.shape.empty, count: groups)
+        for (index, key) in evaluation.cellKeys.enumerated() { sums[Int(key.group)].add(evaluation.cells[index]) }
+        let bytes = (0..<groups).map { group in
+            evaluation.values(ofGroup: Int32(group)).map { $0?.orderBytes }
+        }
+        func precedes(_ a: [UInt8]?, _ b: [UInt8]?) -> Bool? {
+            guard let a, let b else { return (a == nil) == (b == nil) ? nil : a == nil }
+            return a == b ? nil : a.lexicographicallyPrecedes(b)
+        }
+        let key = question.orderBy ?? .measure(question.measures.first ?? .requests)
+        let figures: [MeasureValue] =
+            if case .measure(let measure) = key {
+                sums.map { $0.value(of: measure, evaluation.shape) }
+            } else {
+                []
+            }
+        return (0..<Int32(groups)).filter { sums[Int($0)].measures.requests != 0 }.sorted { a, b in
+            let (x, y) = (Int(a), Int(b))
+            switch key {
+            case .measure:
+                if let decided = MeasureValue.precedes(figures[x], figures[y], descending: question.descending) {
+                    return decided
+                }
+            case .group(let index):
+                if let decided = precedes(bytes[x][index], bytes[y][index]) {
+                    return decided != question.descending
+                }
+            }
+            for index in bytes[x].indices {
+                if let decided = precedes(bytes[x][index], bytes[y][index]) { return decided }
+            }
+            return false
+        }
+    }
+}
+
+// Writing.
+extension Answer {
+    package var json: JSONValue {
+        var members: [(String, JSONValue)] = [
+            (
+                "data",
+                .array(
+                    data.map { row in
+                        .object([
+                            JSONMember(key: "bucket", value: Self.text(row.bucket)),
+                            JSONMember(
+                                key: "group",
+                                value: .object(
+                                    zip(groupNames, row.group).map { JSONMember(key: $0, value: $1?.json ?? .null) })),
+                            JSONMember(key: "measures", value: figures(row.values)),
+                        ])
+                    })
+            ),
+            ("totals", figures(totals)),
+            (
+                "other",
+                .array(
+                    other.map { rest in
+                        .object([
+                            JSONMember(key: "bucket", value: Self.text(rest.bucket)),
+                            JSONMember(key: "groups", value: JSONValue(rest.groups)),
+                            JSONMember(key: "measures", value: figures(rest.values)),
+                        ])
+                    })
+            ),
+            (
+                "plan",
+                [
+                    "source": .string(plan.source.rawValue),
+                    "grains": .array(plan.grains.map { .string($0.name) }),
+                    "rows_read": JSONValue(plan.rowsRead),
+                    "reason": .string(plan.reason),
+                ]
+            ),
+            ("watermark", Self.text(watermark.map { RFC3339.precise($0) })),
+            ("exact", .boolean(exact)),
+            ("granularity", .string(granularity.rawValue)),
+        ]
+        if overlapping { members.append(("overlapping", true)) }
+        return .object(members.map { JSONMember(key: $0, value: $1) })
+    }
+
+    private func figures(_ values: [MeasureValue]) -> JSONValue {
+        .object(zip(measureNames, values).map { JSONMember(key: $0, value: $1.json) })
+    }
+
+    private static func text(_ text: String?) -> JSONValue { text.map { .string($0) } ?? .null }
+}
+
+extension MeasureValue {
+    package var json: JSONValue {
+        switch self {
+        case .null: .null
+        case .integer(let value): JSONValue(value)
+        case .nanos(let value): .number(decimal(value, digits: 9))
+        case .number(let value): value == value.rounded() && abs(value) < 1e15 ? JSONValue(Int64(value)) : JSONValue(value)
+        }
+    }
+}
+
+/// An integer of the `digits`th decimal place as a plain decimal, exact and without needless zeros.
+func decimal(_ value: Int64, digits: Int) -> String {
+    var text = String(value.magnitude)
+    text = String(repeating: "0", count: max(0, digits + 1 - text.utf8.count)) + text
+    let whole = text.dropLast(digits)
+    var fraction = text.suffix(digits)
+    while fraction.last == "0" { fraction.removeLast() }
+    return (value < 0 ? "-" : "") + whole + (fraction.isEmpty ? "" : "." + fraction)
+}

@@ -1,0 +1,310 @@
+// One question being answered: rollup rows and events in, cells by (bucket, group) out. Integers all the way: a row
+// finds its series' groups by position, and its bucket by its time.
+
+import Events
+import RollupStore
+import Rollups
+
+/// Numbers for the values that groups and distinct counts meet.
+private struct ValueNumbers {
+    private(set) var values: [MetadataValue?] = []
+    private var numbers: [MetadataValue?: Int32] = [:]
+
+    init() {}
+
+    mutating func number(of value: MetadataValue?) -> Int32 {
+        if let number = numbers[value] { return number }
+        let number = Int32(values.count)
+        numbers[value] = number
+        values.append(value)
+        return number
+    }
+}
+
+struct Evaluation {
+    let question: Question
+    let catalog: SeriesCatalog
+    /// Keys that (some) events carry beside their set.
+    let eventKeys: Set<String>
+    let grid: BucketGrid
+    let shape: CellShape
+    /// By series: what its dimensions alone decide.
+    private let verdicts: [Verdict]
+    /// Positions in the catalog of the series that may match.
+    let selected: [Int32]
+
+    private var components: [ValueNumbers]
+    private var groupNumbers: [SIMD4<Int32>: Int32] = [:]
+    private(set) var groupKeys: [SIMD4<Int32>] = []
+    private var distinctNumbers: [ValueNumbers]
+
+    /// The groups of each series: `groups[groupStart[s] ..< groupStart[s + 1]]`.
+    private var groupStart: [Int32] = []
+    private var groups: [Int32] = []
+    /// For each distinct key, the values of each series.
+    private var distinctOfSeries: [[[Int32]]] = []
+    private let positions: PositionIndex
+
+    private(set) var cells: [Cell] = []
+    /// Bucket and group of each cell.
+    private(set) var cellKeys: [(bucket: Int32, group: Int32)] = []
+    private var cellNumbers: [UInt64: Int32] = [:]
+    /// All events once each, whatever the groups.
+    private(set) var total: Cell
+    private(set) var rowsRead = 0
+    private(set) var isTooLarge = false
+
+    init(question: Question, catalog: SeriesCatalog, eventKeys: Set<String>, grid: BucketGrid, shape: CellShape) {
+        self.question = question
+        self.catalog = catalog
+        self.eventKeys = eventKeys
+        self.grid = grid
+        self.shape = shape
+        let verdicts = catalog.decide(question.condition, eventKeys: eventKeys)
+        self.verdicts = verdicts
+        selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { Int32($0) }
+        components = question.groupBy.map { _ in ValueNumbers() }
+        distinctNumbers = shape.distinct.map { _ in ValueNumbers() }
+        positions = PositionIndex(catalog.ids)
+        total = shape.empty
+        groupSeries()
+        distinctSeries()
+    }
+
+    /// What to ask the store for. One workspace's series may be all there are, but rows of others are passed over
+    /// in any case.
+    var selection: SeriesSelection {
+        selected.count == catalog.count ? .all : .only(selected.map { catalog.ids[Int($0)] })
+    }
+
+    // MARK: Series -> groups
+
+    private mutating func groupSeries() {
+        groupStart = [Int32](repeating: 0, count: catalog.count + 1)
+        // Groups by what only events hold are made event by event.
+        if question.groupBy.contains(where: { isOfEvent($0.dimension) }) { return }
+        var tables: [(numbers: [[Int32]], ofSeries: [Int32])] = []
+        for (index, name) in question.groupBy.enumerated() {
+            let (distinct, ofSeries) = catalog.values(of: name.dimension)
+            var numbers = [[Int32]](repeating: [], count: distinct.count)
+            // Only of series that may match: other values must not become groups.
+            for series in selected {
+                let value = Int(ofSeries[Int(series)])
+                if numbers[value].isEmpty { numbers[value] = self.numbers(of: distinct[value], name, index) }
+            }
+            tables.append((numbers, ofSeries))
+        }
+        var next = 0
+        var choices = [[Int32]](repeating: [], count: tables.count)
+        for series in 0..<catalog.count {
+            if next < selected.count, Int(selected[next]) == series {
+                next += 1
+                for index in tables.indices {
+                    choices[index] = tables[index].numbers[Int(tables[index].ofSeries[series])]
+                }
+                groups += groupsOf(choices)
+            }
+            groupStart[series + 1] = Int32(groups.count)
+        }
+    }
+
+    private func isOfEvent(_ dimension: Dimension) -> Bool {
+        if case .metadata(let key) = dimension { eventKeys.contains(key) } else { false }
+    }
+
+    private mutating func numbers(of value: MetadataValue?, _ name: GroupName, _ index: Int) -> [Int32] {
+        if name.each, let value, !value.values.isEmpty {
+            var seen = Set<Int32>()
+            return value.values.map { components[index].number(of: .text($0)) }.filter { seen.insert($0).inserted }
+        }
+        if name.each { return [components[index].number(of: nil)] }
+        return [components[index].number(of: value)]
+    }
+
+    /// Every combination of one number from each choice.
+    private mutating func groupsOf(_ choices: [[Int32]]) -> [Int32] {
+        if choices.allSatisfy({ $0.count == 1 }) {
+            var key = SIMD4<Int32>(repeating: 0)
+            for index in choices.indices { key[index] = choices[index][0] }
+            return [group(of: key)]
+        }
+        var keys = [SIMD4<Int32>(repeating: 0)]
+        for (index, choice) in choices.enumerated() {
+            keys = keys.flatMap { key in
+                choice.map { number in
+                    var key = key
+                    key[index] = number
+                    return key
+                }
+            }
+        }
+        return keys.map { group(of: $0) }
+    }
+
+    private mutating func group(of key: SIMD4<Int32>) -> Int32 {
+        if let number = groupNumbers[key] { return number }
+        let number = Int32(groupKeys.count)
+        groupNumbers[key] = number
+        groupKeys.append(key)
+        return number
+    }
+
+    /// The values that make a group, one for each name of `groupBy`.
+    func values(ofGroup group: Int32) -> [MetadataValue?] {
+        let key = groupKeys[Int(group)]
+        return components.indices.map { components[$0].values[Int(key[$0])] }
+    }
+
+    private mutating func distinctSeries() {
+        for (index, key) in shape.distinct.enumerated() {
+            let (distinct, ofSeries) = catalog.values(of: .metadata(key))
+            let numbers = distinct.map { value in
+                (value?.values ?? []).map { distinctNumbers[index].number(of: .text($0)) }
+            }
+            distinctOfSeries.append(ofSeries.map { numbers[Int($0)] })
+        }
+    }
+
+    // MARK: Rows and events -> cells
+
+    private mutating func withCell(bucket: Int, group: Int32, _ body: (inout Cell) -> Void) {
+        let key = UInt64(bucket) << 32 | UInt64(UInt32(bitPattern: group))
+        if let number = cellNumbers[key] {
+            body(&cells[Int(number)])
+            return
+        }
+        guard cells.count < QueryLimits.cells else {
+            isTooLarge = true
+            return
+        }
+        cellNumbers[key] = Int32(cells.count)
+        cellKeys.append((Int32(bucket), group))
+        cells.append(shape.empty)
+        body(&cells[cells.count - 1])
+    }
+
+    mutating func add(_ row: StoredRollup, grain: Grain) {
+        rowsRead += 1
+        guard let series = positions[row.series], verdicts[series] == .holds, row.measures.requests != 0 else { return }
+        let bucket = grid.starts.count == 1 ? 0 : grid.index(of: grain.start(of: row.bucket).microseconds)
+        let (shape, isError, distinct) = (shape, catalog.isError[series], distinctOfSeries)
+        func fill(_ cell: inout Cell) {
+            cell.add(row.measures, isError: isError)
+            for bin in row.bins {
+                if let index = shape.sketches.firstIndex(of: bin.kind) {
+                    cell.sketches[index].add(bin: bin.index, count: bin.count)
+                }
+            }
+            for index in distinct.indices { cell.distinct[index].formUnion(distinct[index][series]) }
+        }
+        fill(&total)
+        for index in Int(groupStart[series])..<Int(groupStart[series + 1]) {
+            withCell(bucket: bucket, group: groups[index], fill)
+        }
+    }
+
+    mutating func add(_ stored: StoredEvent) {
+        rowsRead += 1
+        guard let series = positions[stored.series], verdicts[series] != .fails else { return }
+        let extra = eventKeys.isEmpty ? [] : metadataPairs(stored.extra) ?? []
+        func value(_ dimension: Dimension) -> MetadataValue? {
+            if let value = catalog.value(of: dimension, series: series) { return value }
+            guard case .metadata(let key) = dimension else { return nil }
+            return extra.first { $0.key == key }?.value
+        }
+        if verdicts[series] == .dependsOnEvent, let condition = question.condition {
+            guard condition.holds({ $0.holds(event: stored.event, value: value) }) else { return }
+        }
+        let groups: [Int32]
+        if question.groupBy.contains(where: { isOfEvent($0.dimension) }) {
+            var choices: [[Int32]] = []
+            for (index, name) in question.groupBy.enumerated() {
+                choices.append(numbers(of: value(name.dimension), name, index))
+            }
+            groups = groupsOf(choices)
+        } else {
+            groups = Array(self.groups[Int(groupStart[series])..<Int(groupStart[series + 1])])
+        }
+        var distinct: [[Int32]] = []
+        for (index, key) in shape.distinct.enumerated() {
+            distinct.append(
+                (value(.metadata(key))?.values ?? []).map { distinctNumbers[index].number(of: .text($0)) })
+        }
+        let (shape, isError) = (shape, catalog.isError[series])
+        func fill(_ cell: inout Cell) {
+            cell.add(Measures(stored.event), isError: isError)
+            for (index, kind) in shape.sketches.enumerated() {
+                guard let timing = stored.event.microseconds(of: kind) else { continue }
+                cell.sketches[index].add(bin: LatencySketch.bin(of: timing), count: 1)
+            }
+            for index in distinct.indices { cell.distinct[index].formUnion(distinct[index]) }
+        }
+        fill(&total)
+        let bucket = grid.index(of: stored.event.time.microseconds)
+        for group in groups { withCell(bucket: bucket, group: group, fill) }
+    }
+}
+
+/// Series id -> position in the catalog. Ids are dense in practice; where they are not, a dictionary does.
+struct PositionIndex: Sendable {
+    private var dense: [Int32] = []
+    private var first: Int64 = 0
+    private var sparse: [Int64: Int32] = [:]
+
+    init(_ ids: [Int64]) {
+        guard let least = ids.first, let last = ids.last else { return }
+        first = least
+        if last - least < Int64(ids.count) * 8 + 1024 {
+            dense = [Int32](repeating: -1, count: Int(last - least) + 1)
+            for (position, id) in ids.enumerated() { dense[Int(id - least)] = Int32(position) }
+        } else {
+            for (position, id) in ids.enumerated() { sparse[id] = Int32(position) }
+        }
+    }
+
+    subscript(id: Int64) -> Int? {
+        if dense.isEmpty { return sparse[id].map { Int($0) } }
+        guard id >= first, id - first < Int64(dense.count) else { return nil }
+        let position = dense[Int(id - first)]
+        return position < 0 ? nil : Int(position)
+    }
+}
+
+extension Leaf {
+    func holds(event: RequestEvent, value: (Dimension) -> MetadataValue?) -> Bool {
+        switch self {
+        case .dimension(let dimension, let test):
+            guard let value = value(dimension) else { return false }
+            return test.holds(value.values)
+        case .number(let field, let comparison, let bound):
+            guard let number = field.nanos(of: event) else { return false }
+            return comparison.holds(number, bound)
+        case .numberExists(let field):
+            return field.nanos(of: event) != nil
+        }
+    }
+}
+
+extension NumericField {
+    /// In thousand-millionths of the field's unit; nil where the event has none.
+    func nanos(of event: RequestEvent) -> Int128? {
+        switch self {
+        case .latency: event.latencyMicroseconds.map { Int128($0) * 1_000_000 }
+        case .cost: event.cost.map { Int128($0.amount) }
+        case .inputTokens: Int128(event.inputTokens) * 1_000_000_000
+        case .outputTokens: Int128(event.outputTokens) * 1_000_000_000
+        case .totalTokens: (Int128(event.inputTokens) + Int128(event.outputTokens)) * 1_000_000_000
+        case .status: event.status == 0 ? nil : Int128(event.status) * 1_000_000_000
+        }
+    }
+}
+
+extension RequestEvent {
+    func microseconds(of kind: SketchKind) -> UInt64? {
+        switch kind {
+        case .latency: latencyMicroseconds
+        case .firstToken: firstTokenMicroseconds
+        case .overhead: overheadMicroseconds
+        }
+    }
+}

@@ -1,0 +1,112 @@
+// Which stretch of the range is read from where: question, retention -> disjoint stretches that cover it exactly.
+//
+// Within each bucket of the answer the longest whole days, then hours, then minutes are taken from rollups; what is
+// cut finer than a minute, from events. Where a grain is no longer kept the next finer one stands in, then the events;
+// where nothing is kept the question is refused. Past the watermark there are no events, so the end may be moved out
+// to a whole day without a change of the answer.
+
+import Events
+import Rollups
+
+/// One stretch and its source; `grain` nil: events.
+struct Stretch: Sendable, Equatable {
+    var grain: Grain?
+    var from: Int64
+    var to: Int64
+}
+
+/// The earliest instants from which each source is whole; nil: all that ever came.
+struct Retention: Sendable {
+    var events: EventTime?
+    var minute: EventTime?
+    var hour: EventTime?
+    var day: EventTime?
+
+    func holds(_ grain: Grain?, at microseconds: Int64) -> Bool {
+        let boundary =
+            switch grain {
+            case nil: events
+            case .minute: minute
+            case .hour: hour
+            case .day: day
+            }
+        return (boundary?.microseconds ?? .min) <= microseconds
+    }
+}
+
+enum Planner {
+    /// The end of the range as far as there are events: a whole day where the watermark lies before it.
+    static func end(of question: Question, watermark: EventTime?) -> EventTime {
+        guard let watermark, watermark < question.to else { return question.to }
+        let day = Grain.day.microseconds
+        let (quotient, remainder) = question.to.microseconds.quotientAndRemainder(dividingBy: day)
+        return EventTime(microseconds: (remainder > 0 ? quotient + 1 : quotient) * day)
+    }
+
+    /// `onlyEvents`: the question needs what rollups do not hold.
+    static func plan(
+        from: EventTime, to: EventTime, grid: BucketGrid, onlyEvents: Bool, retention: Retention
+    ) throws(QueryError) -> [Stretch] {
+        var out: [Stretch] = []
+        func add(_ stretch: Stretch) {
+            if let last = out.last, last.grain == stretch.grain, last.to == stretch.from {
+                out[out.count - 1].to = stretch.to
+            } else {
+                out.append(stretch)
+            }
+        }
+        if onlyEvents {
+            guard retention.holds(nil, at: from.microseconds) else {
+                throw pastRetention(from.microseconds, retention, onlyEvents: true)
+            }
+            return [Stretch(grain: nil, from: from.microseconds, to: to.microseconds)]
+        }
+        for (index, start) in grid.starts.enumerated() {
+            var at = max(start, from.microseconds)
+            let end = min(index + 1 < grid.starts.count ? grid.starts[index + 1] : .max, to.microseconds)
+            while at < end {
+                let stretch = longest(at: at, end: end, retention: retention)
+                guard stretch.grain != nil || retention.holds(nil, at: at) else {
+                    throw pastRetention(at, retention, onlyEvents: false)
+                }
+                add(stretch)
+                at = stretch.to
+            }
+        }
+        return out
+    }
+
+    private static func longest(at: Int64, end: Int64, retention: Retention) -> Stretch {
+        for grain in [Grain.day, .hour, .minute] {
+            let unit = grain.microseconds
+            guard at % unit == 0, end - at >= unit, retention.holds(grain, at: at) else { continue }
+            var stop = at + (end - at) / unit * unit
+            if let coarser = Grain(rawValue: grain.rawValue + 1) { stop = min(stop, next(coarser, after: at)) }
+            return Stretch(grain: grain, from: at, to: stop)
+        }
+        let step = Grain.allCases.first { retention.holds($0, at: at) } ?? .day
+        return Stretch(grain: nil, from: at, to: min(end, next(step, after: at)))
+    }
+
+    private static func next(_ grain: Grain, after at: Int64) -> Int64 {
+        grain.start(of: grain.bucket(of: EventTime(microseconds: at))).microseconds + grain.microseconds
+    }
+
+    private static func pastRetention(_ at: Int64, _ retention: Retention, onlyEvents: Bool) -> QueryError {
+        let kept: [(String, EventTime?)] =
+            onlyEvents
+            ? [("events", retention.events)]
+            : [
+                ("days", retention.day), ("hours", retention.hour), ("minutes", retention.minute),
+                ("events", retention.events),
+            ]
+        let sentence = kept.compactMap { name, time in time.map { "\(name) from \(RFC3339.precise($0))" } }
+        return QueryError(
+            .pastRetention,
+            "From \(RFC3339.precise(EventTime(microseconds: at))) on nothing is kept that answers this. Kept are: "
+                + sentence.joined(separator: ", ") + ".",
+            hint: onlyEvents
+                ? "Begin at the boundary, or leave out what only events can answer."
+                : "Begin at a boundary that is kept, or at a whole hour or day (UTC).")
+    }
+}

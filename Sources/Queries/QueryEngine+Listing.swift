@@ -1,0 +1,207 @@
+// The smaller questions: events one by one, and which metadata keys and values there are.
+
+package import Events
+package import JSONText
+package import RollupStore
+import Rollups
+
+/// Where a listing of events goes on: after this event, towards the past.
+package struct EventCursor: Sendable, Equatable {
+    package var time: EventTime
+    package var id: EventID
+
+    package init(time: EventTime, id: EventID) {
+        self.time = time
+        self.id = id
+    }
+
+    /// As `text` wrote it; nil for anything else.
+    package init?(text: String) {
+        let parts = text.split(separator: "_", maxSplits: 1)
+        guard parts.count == 2, let time = Int64(parts[0]), let id = EventID(text: parts[1]) else { return nil }
+        self.init(time: EventTime(microseconds: time), id: id)
+    }
+
+    package var text: String { "\(time.microseconds)_\(id)" }
+}
+
+package struct EventPage: Sendable {
+    /// Newest first.
+    package var events: [JSONValue]
+    /// nil at the end.
+    package var next: EventCursor?
+    /// Events before this instant are no longer kept; nil: all are.
+    package var retainedFrom: EventTime?
+}
+
+package struct KeySummary: Sendable {
+    package var key: String
+    package var distinct: Int
+    package var requests: Int64
+    /// To the precision of the rollups that were read.
+    package var firstSeen: EventTime
+    package var lastSeen: EventTime
+}
+
+extension QueryEngine {
+    package func events(
+        matching condition: Condition?, from: EventTime, to: EventTime, after cursor: EventCursor?, limit: Int,
+        workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = []
+    ) throws(QueryError) -> EventPage {
+        try storeErrorsNamed {
+            let catalog = try catalog(workspace, snapshot)
+            let verdicts = catalog.decide(condition, eventKeys: nonDimensionKeys)
+            let positions = PositionIndex(catalog.ids)
+            let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
+            var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
+            var last: EventCursor?
+            guard !selected.isEmpty else { return page }
+            try snapshot.scanEvents(
+                from: from, to: to, before: cursor.map { ($0.time, $0.id) },
+                series: selected.count == catalog.count ? .all : .only(selected)
+            ) { stored in
+                guard let series = positions[stored.series], verdicts[series] != .fails,
+                    condition?.holds(stored, series: series, catalog) ?? true
+                else { return true }
+                guard page.events.count < limit else {
+                    page.next = last
+                    return false
+                }
+                page.events.append(stored.json(metadata: catalog.pairs(ofSeries: series)))
+                last = EventCursor(time: stored.event.time, id: stored.event.id)
+                return true
+            }
+            return page
+        }
+    }
+
+    /// nil where there is none, or another workspace has it.
+    package func event(
+        id: EventID, workspace: String, snapshot: any RollupSnapshot
+    ) throws(QueryError) -> JSONValue? {
+        try storeErrorsNamed {
+            guard let stored = try snapshot.event(id: id) else { return nil }
+            let catalog = try catalog(workspace, snapshot)
+            guard let series = PositionIndex(catalog.ids)[stored.series] else { return nil }
+            return stored.json(metadata: catalog.pairs(ofSeries: series))
+        }
+    }
+
+    /// The dimension keys with events in the range, most frequent first.
+    package func metadataKeys(
+        from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot
+    ) throws(QueryError) -> [KeySummary] {
+        try storeErrorsNamed {
+            let catalog = try catalog(workspace, snapshot)
+            let activity = try activity(catalog, from: from, to: to, snapshot)
+            var summaries: [Int32: KeySummary] = [:]
+            var values: [Int32: Set<String>] = [:]
+            for (set, seen) in activity {
+                for (key, value) in catalog.sets[set] {
+                    var summary =
+                        summaries[key]
+                        ?? KeySummary(
+                            key: catalog.keys[Int(key)], distinct: 0, requests: 0, firstSeen: seen.first,
+                            lastSeen: seen.last)
+                    summary.requests += seen.requests
+                    summary.firstSeen = min(summary.firstSeen, seen.first)
+                    summary.lastSeen = max(summary.lastSeen, seen.last)
+                    summaries[key] = summary
+                    values[key, default: []].formUnion(value.values)
+                }
+            }
+            for (key, found) in values { summaries[key]?.distinct = found.count }
+            return summaries.values.sorted { a, b in
+                a.requests != b.requests
+                    ? a.requests > b.requests : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
+            }
+        }
+    }
+
+    /// The values of a dimension key, most frequent first; each element of a list for itself.
+    package func metadataValues(
+        of key: String, prefix: String, limit: Int, from: EventTime, to: EventTime, workspace: String,
+        snapshot: any RollupSnapshot
+    ) throws(QueryError) -> [(value: String, requests: Int64)] {
+        try storeErrorsNamed {
+            let catalog = try catalog(workspace, snapshot)
+            var counts: [String: Int64] = [:]
+            for (set, seen) in try activity(catalog, from: from, to: to, snapshot) {
+                for (number, value) in catalog.sets[set] where catalog.keys[Int(number)] == key {
+                    for text in Set(value.values) where text.utf8.starts(with: prefix.utf8) {
+                        counts[text, default: 0] += seen.requests
+                    }
+                }
+            }
+            let sorted = counts.sorted { a, b in
+                a.value != b.value ? a.value > b.value : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
+            }
+            return sorted.prefix(limit).map { ($0.key, $0.value) }
+        }
+    }
+
+    private struct Activity {
+        var requests: Int64
+        var first: EventTime
+        var last: EventTime
+    }
+
+    /// For each metadata set with events in the range: how many, when.
+    private func activity(
+        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot
+    ) throws -> [Int: Activity] {
+        let question = Question(from: from, to: to)
+        let end = Planner.end(of: question, watermark: try snapshot.watermark)
+        let grid = BucketGrid(from: from, to: end, granularity: .total, zone: .utc)
+        let stretches = try Planner.plan(
+            from: from, to: end, grid: grid, onlyEvents: false, retention: try Retention(snapshot))
+        let positions = PositionIndex(catalog.ids)
+        var out: [Int: Activity] = [:]
+        func add(_ series: Int64, _ requests: Int64, _ time: EventTime) {
+            guard requests != 0, let position = positions[series] else { return }
+            let set = Int(catalog.setOfSeries[position])
+            var seen = out[set] ?? Activity(requests: 0, first: time, last: time)
+            seen.requests += requests
+            seen.first = min(seen.first, time)
+            seen.last = max(seen.last, time)
+            out[set] = seen
+        }
+        for stretch in stretches {
+            guard let grain = stretch.grain else {
+                try snapshot.scanEvents(
+                    from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
+                    series: .all
+                ) {
+                    add($0.series, 1, $0.event.time)
+                    return true
+                }
+                continue
+            }
+            try snapshot.scanRollups(
+                grain: grain, from: Int32(clamping: stretch.from / grain.microseconds),
+                to: Int32(clamping: stretch.to / grain.microseconds), series: .all, withBins: false
+            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket)) }
+        }
+        return out
+    }
+}
+
+extension SeriesCatalog {
+    func pairs(ofSeries series: Int) -> [(key: String, value: MetadataValue)] {
+        sets[Int(setOfSeries[series])].map { (keys[Int($0.key)], $0.value) }
+    }
+}
+
+extension Condition {
+    /// On one event whole: its series, its numbers, its pairs.
+    fileprivate func holds(_ stored: StoredEvent, series: Int, _ catalog: SeriesCatalog) -> Bool {
+        let extra = metadataPairs(stored.extra) ?? []
+        return holds { leaf in
+            leaf.holds(event: stored.event) { dimension in
+                if let value = catalog.value(of: dimension, series: series) { return value }
+                guard case .metadata(let key) = dimension else { return nil }
+                return extra.first { $0.key == key }?.value
+            }
+        }
+    }
+}

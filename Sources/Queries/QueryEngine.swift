@@ -1,0 +1,135 @@
+// The entry: question, snapshot of the store -> Answer.
+
+import Events
+package import RollupStore
+import Rollups
+import Synchronization
+
+package final class QueryEngine: Sendable {
+    /// By workspace. Kept between questions: building one from nothing is most of the work of a small question.
+    private let catalogs = Mutex<[String: SeriesCatalog]>([:])
+
+    package init() {}
+
+    /// `nonDimensionKeys`: metadata keys of which (some) values stand with the events only. A question that names one
+    /// of them is answered from events.
+    package func answer(
+        _ question: Question, workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = []
+    ) throws(QueryError) -> Answer {
+        try storeErrorsNamed { try evaluate(question, workspace, snapshot, nonDimensionKeys) }
+    }
+
+    func storeErrorsNamed<Result>(_ body: () throws -> Result) throws(QueryError) -> Result {
+        do {
+            return try body()
+        } catch {
+            throw QueryError(reading: error)
+        }
+    }
+
+    private func evaluate(
+        _ question: Question, _ workspace: String, _ snapshot: any RollupSnapshot, _ nonDimensionKeys: Set<String>
+    ) throws -> Answer {
+        let watermark = try snapshot.watermark
+        let shape = CellShape(measures: question.measures + question.orderMeasure)
+        let grid: BucketGrid
+        let stretches: [Stretch]
+        let onEvents = question.reasonForEvents(nonDimensionKeys)
+        let end = Planner.end(of: question, watermark: watermark)
+        grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
+        stretches = try Planner.plan(
+            from: question.from, to: end, grid: grid, onlyEvents: onEvents != nil,
+            retention: try Retention(snapshot))
+        let catalog = try catalog(workspace, snapshot)
+        var evaluation = Evaluation(
+            question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : nonDimensionKeys, grid: grid,
+            shape: shape)
+        if !evaluation.selected.isEmpty {
+            let selection = evaluation.selection
+            for stretch in stretches where !evaluation.isTooLarge {
+                try Self.scan(stretch, selection, snapshot, &evaluation)
+            }
+        }
+        guard !evaluation.isTooLarge else {
+            throw QueryError(
+                .tooLarge,
+                "The answer has more than \(QueryLimits.cells) pairs of bucket and group.",
+                hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
+        }
+        let plan = QueryPlan(stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents)
+        return Answer(evaluation, plan: plan, watermark: watermark)
+    }
+
+    private static func scan(
+        _ stretch: Stretch, _ selection: SeriesSelection, _ snapshot: any RollupSnapshot, _ evaluation: inout Evaluation
+    ) throws {
+        guard let grain = stretch.grain else {
+            try snapshot.scanEvents(
+                from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
+                series: selection
+            ) { event in
+                evaluation.add(event)
+                return !evaluation.isTooLarge
+            }
+            return
+        }
+        try snapshot.scanRollups(
+            grain: grain, from: Int32(clamping: stretch.from / grain.microseconds),
+            to: Int32(clamping: stretch.to / grain.microseconds), series: selection,
+            withBins: !evaluation.shape.sketches.isEmpty
+        ) { evaluation.add($0, grain: grain) }
+    }
+
+    func catalog(_ workspace: String, _ snapshot: any RollupSnapshot) throws -> SeriesCatalog {
+        let series = try snapshot.series(workspace: workspace)
+        return catalogs.withLock { catalogs in
+            catalogs[workspace, default: SeriesCatalog()].update(series)
+            return catalogs[workspace] ?? SeriesCatalog()
+        }
+    }
+}
+
+extension QueryError {
+    /// What came out of reading the store, by whatever layer.
+    package init(reading error: any Error) {
+        switch error {
+        case let error as QueryError: self = error
+        case let error as RollupStoreError:
+            self.init(.storeUnavailable, "\(error.tried): \(error.reason)", hint: error.next)
+        default: self.init(.storeUnavailable, "The store could not be read: \(error)")
+        }
+    }
+}
+
+extension Retention {
+    init(_ snapshot: any RollupSnapshot) throws {
+        try self.init(
+            events: snapshot.retained(nil), minute: snapshot.retained(.minute), hour: snapshot.retained(.hour),
+            day: snapshot.retained(.day))
+    }
+}
+
+extension Question {
+    fileprivate var orderMeasure: [Measure] {
+        if case .measure(let measure)? = orderBy { [measure] } else { [] }
+    }
+
+    /// Why rollups cannot answer; nil where they can.
+    fileprivate func reasonForEvents(_ nonDimensionKeys: Set<String>) -> String? {
+        var keys = groupBy.map(\.dimension)
+        for measure in measures + orderMeasure {
+            if case .distinct(let key) = measure { keys.append(.metadata(key)) }
+        }
+        for leaf in condition?.leaves ?? [] {
+            switch leaf {
+            case .number(let field, _, _), .numberExists(let field):
+                return "\(field.rawValue) is compared, which only events hold"
+            case .dimension(let dimension, _): keys.append(dimension)
+            }
+        }
+        for case .metadata(let key) in keys where nonDimensionKeys.contains(key) {
+            return "metadata.\(key) is no dimension: only events hold it"
+        }
+        return nil
+    }
+}

@@ -1,0 +1,95 @@
+// Why a question was not answered, in words for who asked: QueryError -> the API's error object.
+
+package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// Closed set; the API's `error.code`.
+    package enum Code: String, Sendable {
+        /// The filter does not parse.
+        case invalidFilter = "invalid_filter"
+        /// A part of the question is not understood or out of its range.
+        case invalidQuestion = "invalid_question"
+        /// The range reaches back further than what is kept.
+        case pastRetention = "past_retention"
+        /// The answer would not fit the limits of `QueryLimits`.
+        case tooLarge = "too_large"
+        case storeUnavailable = "store_unavailable"
+    }
+    package var code: Code
+    package var message: String
+    /// Where in the filter, in Unicode code points from 0.
+    package var position: Int?
+    package var hint: String?
+
+    package init(_ code: Code, _ message: String, position: Int? = nil, hint: String? = nil) {
+        self.code = code
+        self.message = message
+        self.position = position
+        self.hint = hint
+    }
+
+    /// The HTTP status of the answer.
+    package var status: Int {
+        switch code {
+        case .invalidFilter: 400
+        case .invalidQuestion, .pastRetention, .tooLarge: 422
+        case .storeUnavailable: 503
+        }
+    }
+
+    package var description: String {
+        message + (position.map { " (at \($0))" } ?? "") + (hint.map { ". \($0)" } ?? "")
+    }
+}
+
+/// Every limit on a question, in one table. A test reaches each; beyond any of them the question is refused by name.
+///
+/// | limit | unit | value | why |
+/// | --- | --- | --- | --- |
+/// | `filterSize` | bytes | 16,384 | parsing time |
+/// | `filterDepth` | levels | 64 | the stack |
+/// | `listLength` | values of one `in` | 1,000 | matching time |
+/// | `groups` | names | 4 | rows of the answer |
+/// | `measures` | names | 32 | width of the answer |
+/// | `limit` | groups | 10,000 | rows of the answer |
+/// | `buckets` | of the whole range | 100,000 | rows of the answer |
+/// | `cells` | (bucket, group) with events | 2,000,000 | memory of one question, without percentiles about 250 MB |
+package enum QueryLimits {
+    package static let filterSize = 16_384
+    package static let filterDepth = 64
+    package static let listLength = 1_000
+    package static let groups = 4
+    package static let measures = 32
+    package static let limit = 10_000
+    package static let defaultLimit = 100
+    package static let buckets = 100_000
+    package static let cells = 2_000_000
+}
+
+/// "did you mean": the nearest of some names, where it is near enough to be a slip of the hand.
+func nearest(to name: String, among names: [String]) -> String? {
+    let wanted = Array(name.lowercased().utf8)
+    var best: (distance: Int, name: String)?
+    for candidate in names {
+        let distance = editDistance(wanted, Array(candidate.utf8))
+        if distance <= max(1, min(3, wanted.count / 3)), distance < best?.distance ?? .max {
+            best = (distance, candidate)
+        }
+    }
+    return best?.name
+}
+
+/// Levenshtein, with a swap of neighbours counted once.
+private func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
+    if a.count > 64 || b.count > 64 { return .max }
+    var before = [Int](repeating: 0, count: b.count + 1)
+    var above = Array(0...b.count)
+    for i in a.indices {
+        var row = [i + 1]
+        for j in b.indices {
+            var cost = min(above[j] + (a[i] == b[j] ? 0 : 1), above[j + 1] + 1, row[j] + 1)
+            if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] { cost = min(cost, before[j - 1] + 1) }
+            row.append(cost)
+        }
+        (before, above) = (above, row)
+    }
+    return above[b.count]
+}

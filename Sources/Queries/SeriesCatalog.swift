@@ -1,0 +1,166 @@
+// All series of a workspace as columns of small numbers: StoredSeries -> what filters and groups are decided on.
+//
+// Each metadata set is parsed once and each text stored once, however many questions follow. A filter is decided once
+// for each distinct set and each distinct value; a series then only looks the results up.
+
+import Events
+import RollupStore
+import Rollups
+
+struct SeriesCatalog: Sendable {
+    /// Distinct texts of one dimension, and for each series the number of its text.
+    struct Column: Sendable {
+        private(set) var values: [String] = []
+        private(set) var ofSeries: [Int32] = []
+        private var numbers: [String: Int32] = [:]
+
+        mutating func append(_ value: String) {
+            if let number = numbers[value] {
+                ofSeries.append(number)
+                return
+            }
+            let number = Int32(values.count)
+            numbers[value] = number
+            values.append(value)
+            ofSeries.append(number)
+        }
+    }
+
+    /// The ids, ascending; everything else is by position in this list.
+    private(set) var ids: [Int64] = []
+    private(set) var isError: [Bool] = []
+    private(set) var columns: [Dimension: Column] = [:]
+    /// Distinct sets, each as pairs of key number and value.
+    private(set) var sets: [[(key: Int32, value: MetadataValue)]] = []
+    private(set) var setOfSeries: [Int32] = []
+    private(set) var keys: [String] = []
+    private var keyNumbers: [String: Int32] = [:]
+    private var setNumbers: [[UInt8]: Int32] = [:]
+
+    init() {
+        for (_, dimension) in Dimension.named { columns[dimension] = Column() }
+    }
+
+    var count: Int { ids.count }
+
+    /// Takes in what the store has added. Series are only ever added, at the end; anything else starts afresh.
+    mutating func update(_ series: [StoredSeries]) {
+        if let last = ids.last, series.count < ids.count || series[ids.count - 1].id != last {
+            // An older snapshot: the same beginning, which the rest does not disturb.
+            guard let end = series.last else { return }
+            if series.count < ids.count, ids[series.count - 1] == end.id { return }
+            self = SeriesCatalog()
+        }
+        for added in series[ids.count...] { append(added) }
+    }
+
+    private mutating func append(_ series: StoredSeries) {
+        let key = series.key
+        ids.append(series.id)
+        isError.append(key.outcome.isError)
+        columns[.provider]?.append(key.provider)
+        columns[.operation]?.append(key.operation)
+        columns[.model]?.append(key.model)
+        columns[.apiKey]?.append(key.apiKey)
+        columns[.outcome]?.append(key.outcome.name)
+        columns[.statusClass]?.append(key.statusClass == 0 ? "" : "\(key.statusClass)xx")
+        if let number = setNumbers[key.set] {
+            setOfSeries.append(number)
+            return
+        }
+        let number = Int32(sets.count)
+        setNumbers[key.set] = number
+        sets.append((metadataPairs(key.set) ?? []).map { (self.number(ofKey: $0.key), $0.value) })
+        setOfSeries.append(number)
+    }
+
+    private mutating func number(ofKey key: String) -> Int32 {
+        if let number = keyNumbers[key] { return number }
+        let number = Int32(keys.count)
+        keyNumbers[key] = number
+        keys.append(key)
+        return number
+    }
+
+    /// For each distinct value of the dimension (each set, for a metadata key) what it is; nil where missing.
+    /// The second list says which of them each series has.
+    func values(of dimension: Dimension) -> (distinct: [MetadataValue?], ofSeries: [Int32]) {
+        if case .metadata(let key) = dimension {
+            guard let number = keyNumbers[key] else {
+                return ([nil], [Int32](repeating: 0, count: count))
+            }
+            return (sets.map { set in set.first { $0.key == number }?.value }, setOfSeries)
+        }
+        let column = columns[dimension] ?? Column()
+        return (column.values.map { $0.isEmpty ? nil : .text($0) }, column.ofSeries)
+    }
+
+    func value(of dimension: Dimension, series: Int) -> MetadataValue? {
+        if case .metadata(let key) = dimension {
+            guard let number = keyNumbers[key] else { return nil }
+            return sets[Int(setOfSeries[series])].first { $0.key == number }?.value
+        }
+        guard let column = columns[dimension] else { return nil }
+        let text = column.values[Int(column.ofSeries[series])]
+        return text.isEmpty ? nil : .text(text)
+    }
+
+    /// What a condition says of each series.
+    func decide(_ condition: Condition?, eventKeys: Set<String>) -> [Verdict] {
+        guard let condition else { return [Verdict](repeating: .holds, count: count) }
+        switch condition {
+        case .leaf(.number), .leaf(.numberExists):
+            return [Verdict](repeating: .dependsOnEvent, count: count)
+        case .leaf(.dimension(.metadata(let key), _)) where eventKeys.contains(key):
+            return [Verdict](repeating: .dependsOnEvent, count: count)
+        case .leaf(.dimension(let dimension, let test)):
+            let (distinct, ofSeries) = values(of: dimension)
+            let wanted = Self.prepared(test)
+            let verdicts = distinct.map { value -> Verdict in
+                guard let value else { return .fails }
+                return wanted(value.values) ? .holds : .fails
+            }
+            return ofSeries.map { verdicts[Int($0)] }
+        case .not(let inner):
+            return decide(inner, eventKeys: eventKeys).map(\.negated)
+        case .all(let parts):
+            var out = [Verdict](repeating: .holds, count: count)
+            for part in parts {
+                let decided = decide(part, eventKeys: eventKeys)
+                for index in out.indices { out[index] = min(out[index], decided[index]) }
+            }
+            return out
+        case .any(let parts):
+            var out = [Verdict](repeating: .fails, count: count)
+            for part in parts {
+                let decided = decide(part, eventKeys: eventKeys)
+                for index in out.indices { out[index] = max(out[index], decided[index]) }
+            }
+            return out
+        }
+    }
+
+    /// A long list is looked up, not walked.
+    private static func prepared(_ test: Test) -> ([String]) -> Bool {
+        guard case .anyOf(let list) = test, list.count > 8 else { return test.holds }
+        let wanted = Set(list)
+        return { values in values.contains { wanted.contains($0) } }
+    }
+}
+
+/// What is known of a condition for all events of a series. Ordered so that `and` is the least and `or` the greatest.
+enum Verdict: UInt8, Comparable, Sendable {
+    case fails = 0
+    case dependsOnEvent = 1
+    case holds = 2
+
+    var negated: Verdict {
+        switch self {
+        case .fails: .holds
+        case .dependsOnEvent: .dependsOnEvent
+        case .holds: .fails
+        }
+    }
+
+    static func < (a: Verdict, b: Verdict) -> Bool { a.rawValue < b.rawValue }
+}

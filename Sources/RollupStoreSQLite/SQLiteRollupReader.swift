@@ -1,0 +1,360 @@
+// The embedded store -> consistent reads, for any number of threads.
+//
+// A read is one transaction on a connection from a small pool: it sees one commit, and the writer never waits for it.
+
+import EventCodec
+import Events
+import RecordLog
+package import RollupStore
+import Rollups
+import Synchronization
+import Threading
+
+/// @unchecked: `idle` and `opened` are touched with `lock` held; a connection is one read's alone until given back.
+package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
+    private let path: String
+    private let limit: Int
+    private let lock = ConditionLock()
+    private var idle: [Connection] = []
+    private var opened = 0
+    private let series = SeriesMemory()
+
+    init(path: String, connections: Int) {
+        self.path = path
+        limit = max(1, connections)
+    }
+
+    /// A read must not start another one from inside: with all connections taken, both would wait for good.
+    package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
+        let connection = try take()
+        var isSound = false
+        defer { giveBack(connection, isSound) }
+        try connection.statement("BEGIN").run()
+        do {
+            // The first look fixes what the whole read sees.
+            let generation = try connection.number("SELECT id FROM generations WHERE state = 'live'")
+            let snapshot = Snapshot(connection: connection, generation: generation ?? 1, memory: series)
+            let answer = try body(snapshot)
+            try connection.statement("COMMIT").run()
+            isSound = true
+            return answer
+        } catch {
+            if connection.isInTransaction { try connection.statement("ROLLBACK").run() }
+            isSound = true
+            throw error
+        }
+    }
+
+    private func take() throws(RollupStoreError) -> Connection {
+        let waiting: Connection? = lock.withLock {
+            while idle.isEmpty && opened >= limit { lock.wait() }
+            if let connection = idle.popLast() { return connection }
+            opened += 1
+            return nil
+        }
+        if let waiting { return waiting }
+        do {
+            let connection = try Connection(path: path, access: .read)
+            try connection.execute(
+                """
+                PRAGMA cache_size = -\(SQLiteRollupStore.Limits.readerCacheSize / 1024);
+                PRAGMA mmap_size = \(SQLiteRollupStore.Limits.readerMapSize);
+                """)
+            return connection
+        } catch {
+            lock.withLock {
+                opened -= 1
+                lock.wakeAll()
+            }
+            throw error
+        }
+    }
+
+    private func giveBack(_ connection: Connection, _ isSound: Bool) {
+        lock.withLock {
+            if isSound { idle.append(connection) } else { opened -= 1 }
+            lock.wakeAll()
+        }
+    }
+}
+
+/// Every series that any read has loaded. Series never change and ids only rise, so more is never wrong: a read of an
+/// older state finds no rows for those it is too old for.
+private final class SeriesMemory: Sendable {
+    struct State {
+        var last: Int64 = 0
+        var byWorkspace: [String: [StoredSeries]] = [:]
+        /// One copy of each text and set, however many series share it.
+        var texts: Set<String> = []
+        var sets: [Int64: [UInt8]] = [:]
+
+        mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
+    }
+    private let state = Mutex(State())
+
+    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+        try state.withLock { state in
+            let statement = try connection.statement(
+                """
+                SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
+                    s.status_class, m.pairs
+                FROM series s JOIN metadata_sets m ON m.id = s.set_id WHERE s.id > ?1 ORDER BY s.id
+                """)
+            statement.bind(1, state.last)
+            defer { statement.reset() }
+            while try statement.step() {
+                let number = statement.integer(0)
+                let setNumber = statement.integer(1)
+                let set = state.sets[setNumber] ?? Array(statement.bytes(9))
+                state.sets[setNumber] = set
+                let key = SeriesKey(
+                    workspace: state.shared(statement.text(2)), apiKey: state.shared(statement.text(3)),
+                    provider: state.shared(statement.text(4)), operation: state.shared(statement.text(5)),
+                    model: state.shared(statement.text(6)),
+                    outcome: try Snapshot.known(Outcome(rawValue: UInt8(truncatingIfNeeded: statement.integer(7)))),
+                    statusClass: UInt8(truncatingIfNeeded: statement.integer(8)), set: set)
+                state.byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                state.last = number
+            }
+            return state.byWorkspace[workspace] ?? []
+        }
+    }
+}
+
+private struct Snapshot: RollupSnapshot {
+    let connection: Connection
+    let generation: Int64
+    let memory: SeriesMemory
+
+    var watermark: EventTime? {
+        get throws {
+            let statement = try connection.statement("SELECT max(max_time_us) FROM offsets WHERE generation = ?1")
+            statement.bind(1, generation)
+            defer { statement.reset() }
+            guard try statement.step() else { return nil }
+            return statement.optionalInteger(0).map { EventTime(microseconds: $0) }
+        }
+    }
+
+    func series(workspace: String) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, connection)
+    }
+
+    func retained(_ grain: Grain?) throws -> EventTime? {
+        let statement = try connection.statement("SELECT from_us FROM retained WHERE what = ?1")
+        statement.bind(1, Int64(grain?.rawValue ?? 3))
+        defer { statement.reset() }
+        return try statement.step() ? EventTime(microseconds: statement.integer(0)) : nil
+    }
+
+    func ledger() throws -> [PartitionLedger] {
+        let statement = try connection.statement(
+            """
+            SELECT topic, partition, start_offset, next_offset, applied, duplicates, manifests, dead_letters, skipped,
+                lost
+            FROM offsets WHERE generation = ?1 ORDER BY topic, partition
+            """)
+        statement.bind(1, generation)
+        defer { statement.reset() }
+        var rows: [PartitionLedger] = []
+        while try statement.step() {
+            rows.append(
+                PartitionLedger(
+                    partition: TopicPartition(
+                        topic: statement.text(0), partition: Int32(truncatingIfNeeded: statement.integer(1))),
+                    start: Offset(statement.integer(2)), next: Offset(statement.integer(3)),
+                    applied: statement.integer(4), duplicates: statement.integer(5),
+                    manifests: statement.integer(6), deadLetters: statement.integer(7),
+                    skipped: statement.integer(8), lost: statement.integer(9)))
+        }
+        return rows
+    }
+
+    // MARK: Rollups
+
+    /// Rows that are stepped over before looking up the next wanted one: a look-up costs about as much as so many.
+    private static let patience = 12
+
+    func scanRollups(
+        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        let columns =
+            "bucket, series, requests, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_nano_usd, "
+            + "request_bytes, response_bytes, latency_count, latency_sum_us, first_token_count, first_token_sum_us, "
+            + "overhead_count, overhead_sum_us" + (withBins ? ", bins" : "")
+        let rows = try connection.statement(
+            "SELECT \(columns) FROM rollups WHERE generation = ?1 AND grain = ?2 AND (bucket, series) >= (?3, ?4) "
+                + "AND bucket < ?5 ORDER BY bucket, series")
+        defer { rows.reset() }
+        func look(at bucket: Int64, _ series: Int64) {
+            rows.reset()
+            rows.bind(1, generation)
+            rows.bind(2, Int64(grain.rawValue))
+            rows.bind(3, bucket)
+            rows.bind(4, series)
+            rows.bind(5, Int64(to))
+        }
+        func answer() throws {
+            var bins: [SketchBin] = []
+            if withBins {
+                guard let decoded = BinBlob.decode(rows.bytes(16)) else {
+                    throw Self.unreadable("the bins of a rollup")
+                }
+                bins = decoded
+            }
+            body(
+                StoredRollup(
+                    bucket: Int32(truncatingIfNeeded: rows.integer(0)), series: rows.integer(1),
+                    measures: Measures(rows, from: 2), bins: bins))
+        }
+
+        switch series {
+        case .all:
+            look(at: Int64(from), .min)
+            while try rows.step() { try answer() }
+        case .only(let wanted):
+            // Rows and wanted ids both rise within a bucket: step along the rows while the next wanted one is near,
+            // look it up when it is far. The cost is that of the cheaper of a scan and one look-up for each.
+            guard let first = wanted.first else { return }
+            look(at: Int64(from), first)
+            var bucket = Int64.min
+            var position = 0
+            var passed = 0
+            while try rows.step() {
+                if rows.integer(0) != bucket {
+                    bucket = rows.integer(0)
+                    position = 0
+                }
+                let found = rows.integer(1)
+                position = Self.firstIndex(in: wanted, from: position, notBelow: found)
+                if position < wanted.count && wanted[position] == found {
+                    try answer()
+                    position += 1
+                    passed = 0
+                    continue
+                }
+                passed += 1
+                if position == wanted.count {
+                    look(at: bucket + 1, first)
+                    passed = 0
+                } else if passed >= Self.patience {
+                    look(at: bucket, wanted[position])
+                    passed = 0
+                }
+            }
+        }
+    }
+
+    /// By doubling steps, then by halves: near ones are found at once.
+    private static func firstIndex(in sorted: [Int64], from start: Int, notBelow value: Int64) -> Int {
+        var low = start
+        var step = 1
+        while low + step <= sorted.count && sorted[low + step - 1] < value {
+            low += step
+            step *= 2
+        }
+        var high = min(low + step, sorted.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if sorted[middle] < value { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    // MARK: Events
+
+    private static let eventColumns =
+        """
+        time_us, id, series, status, proxy, request_model, response_model, error_type, finish_reason, streamed,
+        trace_id, span_id, parent_span_id, input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source,
+        cost_nano_usd, price_version, request_bytes, response_bytes, latency_us, first_token_us, upstream_us,
+        overhead_us, metadata_status, metadata_sources, metadata_conflicts, metadata_raw, metadata_rejected,
+        metadata_extra
+        """
+
+    func scanEvents(
+        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws {
+        var condition = "time_us >= ?1 AND time_us < ?2"
+        var end = to.microseconds
+        if let before {
+            condition += " AND (time_us, id) < (?3, ?4)"
+            let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
+            if !overflows { end = min(end, next) }
+        }
+        if case .only(let wanted) = series {
+            if wanted.isEmpty { return }
+            condition += " AND is_selected(series)"
+            try connection.select(wanted)
+        }
+        let rows = try connection.statement(
+            "SELECT \(Self.eventColumns) FROM events WHERE \(condition) ORDER BY time_us DESC, id DESC")
+        rows.bind(1, from.microseconds)
+        rows.bind(2, end)
+        if let before {
+            rows.bind(3, before.time.microseconds)
+            rows.bindBlob(4, copying: before.id.bytes)
+        }
+        defer { rows.reset() }
+        while try rows.step() {
+            if try !body(Self.event(rows)) { return }
+        }
+    }
+
+    func event(id: EventID) throws -> StoredEvent? {
+        let rows = try connection.statement("SELECT \(Self.eventColumns) FROM events WHERE id = ?1")
+        rows.bindBlob(1, copying: id.bytes)
+        defer { rows.reset() }
+        return try rows.step() ? Self.event(rows) : nil
+    }
+
+    private static func event(_ row: Statement) throws -> StoredEvent {
+        let idBytes = row.bytes(1)
+        guard idBytes.count == 16 else { throw unreadable("the id of an event") }
+        let id = EventID(
+            high: UInt64(bigEndian: idBytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
+            low: UInt64(bigEndian: idBytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
+        var event = RequestEvent(id: id, time: EventTime(microseconds: row.integer(0)))
+        event.status = UInt16(truncatingIfNeeded: row.integer(3))
+        event.proxy = row.text(4)
+        event.requestModel = row.text(5)
+        event.responseModel = row.text(6)
+        event.errorType = row.text(7)
+        event.finishReason = row.text(8)
+        event.streamed = row.integer(9) != 0
+        event.traceID = row.text(10)
+        event.spanID = row.text(11)
+        event.parentSpanID = row.text(12)
+        event.inputTokens = UInt64(bitPattern: row.integer(13))
+        event.outputTokens = UInt64(bitPattern: row.integer(14))
+        event.cachedTokens = UInt64(bitPattern: row.integer(15))
+        event.reasoningTokens = UInt64(bitPattern: row.integer(16))
+        event.usageSource = try known(UsageSource(rawValue: UInt8(truncatingIfNeeded: row.integer(17))))
+        event.cost = row.optionalInteger(18).map { NanoUSD($0) }
+        event.priceVersion = row.text(19)
+        event.requestBytes = UInt64(bitPattern: row.integer(20))
+        event.responseBytes = UInt64(bitPattern: row.integer(21))
+        event.latencyMicroseconds = row.optionalInteger(22).map { UInt64(bitPattern: $0) }
+        event.firstTokenMicroseconds = row.optionalInteger(23).map { UInt64(bitPattern: $0) }
+        event.upstreamMicroseconds = row.optionalInteger(24).map { UInt64(bitPattern: $0) }
+        event.overheadMicroseconds = row.optionalInteger(25).map { UInt64(bitPattern: $0) }
+        event.metadataStatus = try known(MetadataStatus(rawValue: UInt8(truncatingIfNeeded: row.integer(26))))
+        event.metadataSources = MetadataSources(rawValue: UInt8(truncatingIfNeeded: row.integer(27)))
+        event.metadataConflicts = UInt32(truncatingIfNeeded: row.integer(28))
+        event.metadataRaw = Array(row.bytes(29))
+        event.metadataRejected = Array(row.bytes(30))
+        return StoredEvent(series: row.integer(2), event: event, extra: Array(row.bytes(31)))
+    }
+
+    static func known<Value>(_ value: Value?) throws(RollupStoreError) -> Value {
+        guard let value else { throw unreadable("a code in a row") }
+        return value
+    }
+
+    private static func unreadable(_ what: String) -> RollupStoreError {
+        RollupStoreError(
+            code: .corrupt, tried: "read \(what)", reason: "it does not parse",
+            next: "Run PRAGMA integrity_check on the store, and restore it or rebuild it from the log.")
+    }
+}

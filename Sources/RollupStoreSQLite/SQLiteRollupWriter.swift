@@ -1,0 +1,412 @@
+// SealedBatch -> one transaction on the embedded store.
+//
+// Order within it: the compare-and-set of the offsets first, so that a stale writer stops before it has written
+// anything; then series, events (which tell the duplicates), rollups less the duplicates' share, manifests, dead
+// letters, and the ledger's counts. Whatever fails, all of it is rolled back.
+
+import EventCodec
+package import Events
+import Glibc
+package import RecordLog
+package import RollupStore
+import Rollups
+
+package final class SQLiteRollupWriter: RollupWriter {
+    /// nil once closed.
+    private var connection: Connection?
+    private let lock: FileLock
+    private var numbers = SeriesNumbers()
+    private let generation: Int64 = 1
+    /// When a dead letter was filed; for people, nothing is decided by it.
+    private let now: () -> EventTime
+    /// The id of the event that is being inserted: bound once, rewritten in place.
+    private let idBytes = UnsafeMutableRawBufferPointer.allocate(byteCount: 16, alignment: 8)
+
+    init(_ connection: Connection, _ lock: FileLock, now: @escaping () -> EventTime = SQLiteRollupWriter.systemTime) {
+        self.connection = connection
+        self.lock = lock
+        self.now = now
+    }
+
+    deinit {
+        connection = nil
+        idBytes.deallocate()
+    }
+
+    package func close() {
+        connection = nil
+        lock.release()
+    }
+
+    package func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition] {
+        try transaction { connection throws(RollupStoreError) in
+            let statement = try connection.statement(
+                """
+                INSERT INTO offsets (generation, topic, partition, start_offset, next_offset, epoch)
+                VALUES (?1, ?2, ?3, 0, 0, 1)
+                ON CONFLICT DO UPDATE SET epoch = epoch + 1 RETURNING next_offset, epoch
+                """)
+            var positions: [PartitionPosition] = []
+            for partition in partitions {
+                statement.bind(1, generation)
+                statement.bind(2, copying: partition.topic)
+                statement.bind(3, Int64(partition.partition))
+                defer { statement.reset() }
+                guard try statement.step() else { continue }
+                let next = Offset(statement.integer(0))
+                positions.append(PartitionPosition(partition: partition, next: next, epoch: statement.integer(1)))
+                // The row's write is done only when the statement has run to its end.
+                while try statement.step() {}
+            }
+            return positions
+        }
+    }
+
+    package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
+        do {
+            let result = try transaction { connection throws(RollupStoreError) in try write(batch, connection) }
+            numbers.committed()
+            return result
+        } catch {
+            numbers.rolledBack()
+            throw error
+        }
+    }
+
+    private func transaction<Result>(
+        _ body: (Connection) throws(RollupStoreError) -> Result
+    ) throws(RollupStoreError) -> Result {
+        guard let connection else {
+            throw RollupStoreError(
+                code: .configuration, tried: "write the store", reason: "the writer is closed",
+                next: "Open another one.")
+        }
+        try connection.statement("BEGIN IMMEDIATE").run()
+        do {
+            let result = try body(connection)
+            try connection.statement("COMMIT").run()
+            return result
+        } catch {
+            // SQLite has rolled back by itself after some errors; after the others this cannot fail in a way that
+            // matters: the next BEGIN would say so.
+            if connection.isInTransaction { try connection.statement("ROLLBACK").run() }
+            throw error
+        }
+    }
+
+    private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
+        for range in batch.ranges { try moveOffset(range, connection) }
+        let series = try numbers.resolve(batch.series, connection)
+        var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
+        let duplicates = try insertEvents(batch, series, &tallies, connection)
+        if duplicates.isEmpty {
+            try addRollups(batch.delta, series, connection)
+        } else {
+            var delta = batch.delta
+            for index in duplicates {
+                delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
+            }
+            try addRollups(delta, series, connection)
+        }
+        try putManifests(batch.manifests, connection)
+        try putDeadLetters(batch.deadLetters, connection)
+        for (range, tally) in zip(batch.ranges, tallies) { try count(range, tally, connection) }
+        return ApplyResult(
+            applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
+    }
+
+    // MARK: Offsets
+
+    private struct Tally {
+        var applied: Int64 = 0
+        var duplicates: Int64 = 0
+        var latest: Int64?
+    }
+
+    /// The compare-and-set: exactly one row, or nothing of the batch happens.
+    private func moveOffset(_ range: PartitionRange, _ connection: Connection) throws(RollupStoreError) {
+        let statement = try connection.statement(
+            """
+            UPDATE offsets SET next_offset = ?6
+            WHERE generation = ?1 AND topic = ?2 AND partition = ?3 AND next_offset = ?4 AND epoch = ?5
+            """)
+        statement.bind(1, generation)
+        statement.bind(2, copying: range.partition.topic)
+        statement.bind(3, Int64(range.partition.partition))
+        statement.bind(4, range.first.value)
+        statement.bind(5, range.epoch)
+        statement.bind(6, range.next.value)
+        try statement.run()
+        guard connection.changes == 1 else {
+            let name = "\(range.partition.topic)/\(range.partition.partition)"
+            throw RollupStoreError(
+                code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(name)",
+                reason: "the store no longer stands at that offset under epoch \(range.epoch)",
+                next: "Another consumer has taken the partition over: let it run, or stop it and start this one again.")
+        }
+    }
+
+    private func count(_ range: PartitionRange, _ tally: Tally, _ connection: Connection) throws(RollupStoreError) {
+        let statement = try connection.statement(
+            """
+            UPDATE offsets SET applied = applied + ?4, duplicates = duplicates + ?5, manifests = manifests + ?6,
+                dead_letters = dead_letters + ?7, skipped = skipped + ?8, lost = lost + ?9,
+                max_time_us = max(coalesce(max_time_us, ?10), coalesce(?10, max_time_us))
+            WHERE generation = ?1 AND topic = ?2 AND partition = ?3
+            """)
+        statement.bind(1, generation)
+        statement.bind(2, copying: range.partition.topic)
+        statement.bind(3, Int64(range.partition.partition))
+        statement.bind(4, tally.applied)
+        statement.bind(5, tally.duplicates)
+        statement.bind(6, range.manifests)
+        statement.bind(7, range.deadLetters)
+        statement.bind(8, range.skipped)
+        statement.bind(9, range.lost)
+        statement.bind(10, tally.latest)
+        try statement.run()
+    }
+
+    // MARK: Events
+
+    private static let insertEvent =
+        """
+        INSERT INTO events (time_us, id, series, status, proxy, request_model, response_model, error_type,
+            finish_reason, streamed, trace_id, span_id, parent_span_id, input_tokens, output_tokens, cached_tokens,
+            reasoning_tokens, usage_source, cost_nano_usd, price_version, request_bytes, response_bytes, latency_us,
+            first_token_us, upstream_us, overhead_us, metadata_status, metadata_sources, metadata_conflicts,
+            metadata_raw, metadata_rejected, metadata_extra)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)
+        ON CONFLICT DO NOTHING
+        """
+
+    /// The indices of the events that the store already had, or that came before in the batch.
+    private func insertEvents(
+        _ batch: SealedBatch, _ series: [Int64], _ tallies: inout [Tally], _ connection: Connection
+    ) throws(RollupStoreError) -> [Int] {
+        let statement = try connection.statement(Self.insertEvent)
+        statement.bindBlob(2, UnsafeRawBufferPointer(idBytes))
+        var duplicates: [Int] = []
+        try batch.bytes.withUnsafeBufferPointer { bytes throws(RollupStoreError) in
+            try batch.extras.withUnsafeBufferPointer { extras throws(RollupStoreError) in
+                let bytes = UnsafeRawBufferPointer(bytes)
+                let extras = UnsafeRawBufferPointer(extras)
+                for index in batch.events.indices {
+                    let event = batch.events[index]
+                    bind(event, bytes, extras, series[Int(event.series)], to: statement)
+                    try statement.run()
+                    let range = Int(event.range)
+                    if connection.changes == 1 {
+                        tallies[range].applied += 1
+                        let time = event.fields.time.microseconds
+                        tallies[range].latest = max(tallies[range].latest ?? time, time)
+                    } else {
+                        tallies[range].duplicates += 1
+                        duplicates.append(index)
+                    }
+                }
+            }
+        }
+        return duplicates
+    }
+
+    private func bind(
+        _ event: NormalizedEvent, _ bytes: UnsafeRawBufferPointer, _ extras: UnsafeRawBufferPointer, _ series: Int64,
+        to statement: Statement
+    ) {
+        func text(_ range: ByteRange) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[range.range]) }
+        let fields = event.fields
+        idBytes.storeBytes(of: fields.id.high.bigEndian, toByteOffset: 0, as: UInt64.self)
+        idBytes.storeBytes(of: fields.id.low.bigEndian, toByteOffset: 8, as: UInt64.self)
+        statement.bind(1, fields.time.microseconds)
+        statement.bind(3, series)
+        statement.bind(4, Int64(fields.status))
+        statement.bindText(5, text(fields.proxy))
+        statement.bindText(6, text(fields.requestModel))
+        statement.bindText(7, text(fields.responseModel))
+        statement.bindText(8, text(fields.errorType))
+        statement.bindText(9, text(fields.finishReason))
+        statement.bind(10, fields.streamed ? 1 : 0)
+        statement.bindText(11, text(fields.traceID))
+        statement.bindText(12, text(fields.spanID))
+        statement.bindText(13, text(fields.parentSpanID))
+        statement.bind(14, Int64(bitPattern: fields.inputTokens))
+        statement.bind(15, Int64(bitPattern: fields.outputTokens))
+        statement.bind(16, Int64(bitPattern: fields.cachedTokens))
+        statement.bind(17, Int64(bitPattern: fields.reasoningTokens))
+        statement.bind(18, Int64(fields.usageSource.rawValue))
+        statement.bind(19, fields.cost?.amount)
+        statement.bindText(20, text(fields.priceVersion))
+        statement.bind(21, Int64(bitPattern: fields.requestBytes))
+        statement.bind(22, Int64(bitPattern: fields.responseBytes))
+        statement.bind(23, fields.latencyMicroseconds.map { Int64(bitPattern: $0) })
+        statement.bind(24, fields.firstTokenMicroseconds.map { Int64(bitPattern: $0) })
+        statement.bind(25, fields.upstreamMicroseconds.map { Int64(bitPattern: $0) })
+        statement.bind(26, fields.overheadMicroseconds.map { Int64(bitPattern: $0) })
+        statement.bind(27, Int64(event.metadataStatus.rawValue))
+        statement.bind(28, Int64(fields.metadataSources.rawValue))
+        statement.bind(29, Int64(fields.metadataConflicts))
+        statement.bindText(30, text(fields.metadataRaw))
+        statement.bindBlob(31, text(fields.metadataRejected))
+        statement.bindText(32, UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
+    }
+
+    // MARK: Rollups
+
+    private static let measureColumns = [
+        "requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano_usd",
+        "request_bytes", "response_bytes", "latency_count", "latency_sum_us", "first_token_count",
+        "first_token_sum_us", "overhead_count", "overhead_sum_us",
+    ]
+
+    private static let addRollup =
+        "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, "
+        + "?19) ON CONFLICT DO UPDATE SET "
+        + measureColumns.map { "\($0) = \($0) + excluded.\($0)" }.joined(separator: ", ")
+        + ", bins = merge_bins(bins, excluded.bins)"
+
+    private func addRollups(
+        _ delta: RollupDelta, _ series: [Int64], _ connection: Connection
+    ) throws(RollupStoreError) {
+        let add = try connection.statement(Self.addRollup)
+        // In the order of the table, so that each of its pages is looked up once.
+        var order: [(key: UInt64, series: Int64, row: Int)] = []
+        order.reserveCapacity(delta.rows.count)
+        var longest = 0
+        for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
+            let key = UInt64(row.grain.rawValue) << 32 | UInt64(UInt32(bitPattern: row.bucket ^ .min))
+            order.append((key, series[Int(row.series)], index))
+            longest = max(longest, row.bins.count)
+        }
+        order.sort { $0.key != $1.key ? $0.key < $1.key : $0.series < $1.series }
+
+        let bins = UnsafeMutableRawBufferPointer.allocate(byteCount: BinBlob.capacity(longest) + 1, alignment: 1)
+        defer { bins.deallocate() }
+        for (_, series, index) in order {
+            let row = delta.rows[index]
+            add.bind(1, generation)
+            add.bind(2, Int64(row.grain.rawValue))
+            add.bind(3, Int64(row.bucket))
+            add.bind(4, series)
+            Self.bind(row.measures, to: add)
+            let count = BinBlob.encode(row.bins, into: bins)
+            add.bindWholeBlob(19, UnsafeRawBufferPointer(rebasing: bins[..<count]))
+            if try !add.runUnlessConstrained() {
+                try addWrapping(row.measures, to: (row.grain, row.bucket, series), add, connection)
+            }
+        }
+    }
+
+    private static func bind(_ measures: Measures, to statement: Statement) {
+        statement.bind(5, measures.requests)
+        statement.bind(6, measures.inputTokens)
+        statement.bind(7, measures.outputTokens)
+        statement.bind(8, measures.cachedTokens)
+        statement.bind(9, measures.reasoningTokens)
+        statement.bind(10, measures.costNanoUSD)
+        statement.bind(11, measures.requestBytes)
+        statement.bind(12, measures.responseBytes)
+        statement.bind(13, measures.latencyCount)
+        statement.bind(14, measures.latencySum)
+        statement.bind(15, measures.firstTokenCount)
+        statement.bind(16, measures.firstTokenSum)
+        statement.bind(17, measures.overheadCount)
+        statement.bind(18, measures.overheadSum)
+    }
+
+    /// A sum beyond 63 bits, which SQL would turn into a real number and the strict table refuses: only a hostile
+    /// count does that. It wraps, as everywhere (`Measures`), and the partition goes on. `add` still holds the row.
+    private func addWrapping(
+        _ added: Measures, to place: (grain: Grain, bucket: Int32, series: Int64), _ add: Statement,
+        _ connection: Connection
+    ) throws(RollupStoreError) {
+        let stored = try connection.statement(
+            "SELECT \(Self.measureColumns.joined(separator: ", ")) FROM rollups "
+                + "WHERE generation = ?1 AND grain = ?2 AND bucket = ?3 AND series = ?4")
+        let replace = try connection.statement(
+            "UPDATE rollups SET "
+                + Self.measureColumns.enumerated().map { "\($1) = ?\($0 + 5)" }.joined(separator: ", ")
+                + " WHERE generation = ?1 AND grain = ?2 AND bucket = ?3 AND series = ?4")
+        for statement in [stored, replace] {
+            statement.bind(1, generation)
+            statement.bind(2, Int64(place.grain.rawValue))
+            statement.bind(3, Int64(place.bucket))
+            statement.bind(4, place.series)
+        }
+        var sum = added
+        if try stored.step() { sum += Measures(stored, from: 0) }
+        stored.reset()
+        // First the bins, by adding a row of zeros; then the sums.
+        Self.bind(Measures(), to: add)
+        try add.run()
+        Self.bind(sum, to: replace)
+        try replace.run()
+    }
+
+    // MARK: Manifests and dead letters
+
+    private func putManifests(_ manifests: [Manifest], _ connection: Connection) throws(RollupStoreError) {
+        // A minute's counts only rise, and a manifest may come twice: the greater one is the later one.
+        let statement = try connection.statement(
+            """
+            INSERT INTO manifests (proxy, minute_us, accepted, recorded, dropped) VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT DO UPDATE SET accepted = max(accepted, excluded.accepted),
+                recorded = max(recorded, excluded.recorded), dropped = max(dropped, excluded.dropped)
+            """)
+        for manifest in manifests {
+            statement.bind(1, copying: manifest.proxy)
+            statement.bind(2, manifest.minute.microseconds)
+            statement.bind(3, Int64(clamping: manifest.accepted))
+            statement.bind(4, Int64(clamping: manifest.recorded))
+            statement.bind(5, Int64(clamping: manifest.dropped))
+            try statement.run()
+        }
+    }
+
+    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(RollupStoreError) {
+        let statement = try connection.statement(
+            """
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING
+            """)
+        for letter in letters {
+            statement.bind(1, copying: letter.source.topic)
+            statement.bind(2, Int64(letter.source.partition))
+            statement.bind(3, letter.offset.value)
+            statement.bind(4, now().microseconds)
+            statement.bind(5, copying: letter.code.rawValue)
+            statement.bind(6, copying: letter.reason)
+            statement.bindBlob(7, copying: letter.key)
+            statement.bindBlob(8, copying: letter.value)
+            try statement.run()
+        }
+    }
+
+    package static func systemTime() -> EventTime {
+        var instant = timespec()
+        clock_gettime(CLOCK_REALTIME, &instant)
+        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
+    }
+}
+
+extension Measures {
+    /// The measures as they stand in a row, from this column on.
+    init(_ row: Statement, from first: Int32) {
+        self.init()
+        requests = row.integer(first)
+        inputTokens = row.integer(first + 1)
+        outputTokens = row.integer(first + 2)
+        cachedTokens = row.integer(first + 3)
+        reasoningTokens = row.integer(first + 4)
+        costNanoUSD = row.integer(first + 5)
+        requestBytes = row.integer(first + 6)
+        responseBytes = row.integer(first + 7)
+        latencyCount = row.integer(first + 8)
+        latencySum = row.integer(first + 9)
+        firstTokenCount = row.integer(first + 10)
+        firstTokenSum = row.integer(first + 11)
+        overheadCount = row.integer(first + 12)
+        overheadSum = row.integer(first + 13)
+    }
+}

@@ -1,0 +1,128 @@
+// Small dense numbers for values met again and again: the hash tables of the fold.
+
+/// Open addressing over positions 0, 1, 2 …; the values themselves lie with the caller.
+struct HashIndex {
+    private var slots = [Int32](repeating: -1, count: 256)
+    private var hashes: [UInt64] = []
+
+    var count: Int { hashes.count }
+
+    func firstProbe(_ hash: UInt64) -> Int { Int(truncatingIfNeeded: hash) & (slots.count - 1) }
+
+    /// The next position that may hold a value of this hash, from `probe` on; nil where there is none, and then
+    /// `probe` is where it belongs.
+    @inline(__always)
+    func next(_ hash: UInt64, _ probe: inout Int) -> Int? {
+        while true {
+            let position = slots[probe]
+            if position < 0 { return nil }
+            if hashes[Int(position)] == hash { return Int(position) }
+            advance(&probe)
+        }
+    }
+
+    @inline(__always)
+    func advance(_ probe: inout Int) { probe = (probe + 1) & (slots.count - 1) }
+
+    /// Gives the next position to a new value; `probe` as `next` left it.
+    mutating func insert(_ hash: UInt64, _ probe: Int) -> Int {
+        let position = hashes.count
+        hashes.append(hash)
+        slots[probe] = Int32(position)
+        if hashes.count * 2 > slots.count { grow() }
+        return position
+    }
+
+    mutating func removeAll() {
+        hashes.removeAll(keepingCapacity: true)
+        for index in slots.indices { slots[index] = -1 }
+    }
+
+    private mutating func grow() {
+        slots = [Int32](repeating: -1, count: slots.count * 2)
+        for (position, hash) in hashes.enumerated() {
+            var probe = firstProbe(hash)
+            while slots[probe] >= 0 { advance(&probe) }
+            slots[probe] = Int32(position)
+        }
+    }
+}
+
+/// The hash: 8 bytes a step, folded by a full multiplication. Seeded anew in each process, so that nobody can send
+/// text that all falls together; numbers never depend on it.
+struct Hash {
+    private static let seed = UInt64.random(in: 0...UInt64.max)
+    private(set) var state = Hash.seed
+
+    @inline(__always)
+    mutating func combine(_ word: UInt64) {
+        let (high, low) = (state ^ word).multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15)
+        state = (high ^ low) &+ 0xD6E8_FEB8_6659_FD93
+    }
+
+    @inline(__always)
+    mutating func combine(_ bytes: UnsafeRawBufferPointer) {
+        var at = 0
+        while bytes.count - at >= 8 {
+            combine(bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+            at += 8
+        }
+        var tail: UInt64 = 0
+        while at < bytes.count {
+            tail = tail << 8 | UInt64(bytes[at])
+            at += 1
+        }
+        combine(tail)
+        combine(UInt64(bytes.count))
+    }
+}
+
+/// Byte strings by number. The numbers hold until `removeAll`.
+struct ByteInterner {
+    private var index = HashIndex()
+    private var arena: [UInt8] = []
+    private var ends: [Int] = [0]
+
+    var count: Int { index.count }
+    var size: Int { arena.count }
+
+    mutating func intern(_ bytes: UnsafeRawBufferPointer) -> Int32 {
+        var hash = Hash()
+        hash.combine(bytes)
+        var probe = index.firstProbe(hash.state)
+        while let position = index.next(hash.state, &probe) {
+            if holds(position, bytes) { return Int32(position) }
+            index.advance(&probe)
+        }
+        arena.append(contentsOf: bytes)
+        ends.append(arena.count)
+        return Int32(index.insert(hash.state, probe))
+    }
+
+    subscript(number: Int32) -> ArraySlice<UInt8> { arena[ends[Int(number)]..<ends[Int(number) + 1]] }
+
+    mutating func removeAll() {
+        index.removeAll()
+        arena.removeAll(keepingCapacity: true)
+        ends.removeLast(ends.count - 1)
+    }
+
+    @inline(__always)
+    private func holds(_ position: Int, _ bytes: UnsafeRawBufferPointer) -> Bool {
+        let start = ends[position]
+        guard ends[position + 1] - start == bytes.count else { return false }
+        return arena.withUnsafeBytes { arena in
+            var at = 0
+            while bytes.count - at >= 8 {
+                let ours = arena.loadUnaligned(fromByteOffset: start + at, as: UInt64.self)
+                if ours != bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self) { return false }
+                at += 8
+            }
+            while at < bytes.count {
+                if arena[start + at] != bytes[at] { return false }
+                at += 1
+            }
+            return true
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// A blocking client that sends bytes as given: what a test of HTTP needs and a library would not do.
+
+import Glibc
+
+final class RawClient {
+    private let descriptor: Int32
+    private var received: [UInt8] = []
+
+    init(port: UInt16) throws {
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var timeout = timeval(tv_sec: 10, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
+        let status = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        struct NotConnected: Error {}
+        if status != 0 { throw NotConnected() }
+    }
+
+    deinit { close(descriptor) }
+
+    func send(_ text: String) {
+        var bytes = Array(text.utf8)[...]
+        while !bytes.isEmpty {
+            let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            if count <= 0 { return }
+            bytes = bytes.dropFirst(count)
+        }
+    }
+
+    /// Leaves at once, with a reset where bytes are unread.
+    func leave() { shutdown(descriptor, Int32(SHUT_RDWR)) }
+
+    private func receive() -> Bool {
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        let count = recv(descriptor, &buffer, buffer.count, 0)
+        if count <= 0 { return false }
+        received += buffer[..<count]
+        return true
+    }
+
+    /// Waits until what came contains the text; false when the connection ended or 10 s passed.
+    func waitFor(_ text: String) -> Bool {
+        while !String(decoding: received, as: UTF8.self).contains(text) { if !receive() { return false } }
+        return true
+    }
+
+    /// Everything until the server closes.
+    func rest() -> String {
+        while receive() {}
+        defer { received = [] }
+        return String(decoding: received, as: UTF8.self)
+    }
+
+    /// One answer with a content-length: its head and body.
+    func answer() -> (head: String, body: String)? {
+        while true {
+            if let start = headEnd {
+                let head = String(decoding: received[..<(start - 4)], as: UTF8.self)
+                let line = head.lowercased().split(separator: "\r\n").first { $0.hasPrefix("content-length:") }
+                let length = line.flatMap { Int($0.dropFirst(15).drop { $0 == " " }) } ?? 0
+                if received.count >= start + length {
+                    let body = String(decoding: received[start..<start + length], as: UTF8.self)
+                    received.removeFirst(start + length)
+                    return (head, body)
+                }
+            }
+            if !receive() { return nil }
+        }
+    }
+
+    private var headEnd: Int? {
+        guard received.count >= 4 else { return nil }
+        return (4...received.count).first { received[($0 - 4)..<$0].elementsEqual([13, 10, 13, 10]) }
+    }
+}
