@@ -33,7 +33,6 @@ final class ChildProcess {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_addopen(&actions, 1, outputPath, O_WRONLY | O_CREAT | O_APPEND, 0o644)
         posix_spawn_file_actions_addopen(&actions, 2, errorPath, O_WRONLY | O_CREAT | O_APPEND, 0o644)
-        posix_spawn_file_actions_addchdir_np(&actions, directory)
         // The children's children go with them: a group of their own.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -41,11 +40,12 @@ final class ChildProcess {
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP))
         var variables = Self.ownEnvironment()
         variables.merge(environment) { _, new in new }
-        let argumentList = arguments.map { strdup($0) } + [nil]
+        // `env` changes the directory, then becomes the program: the pid is the program's.
+        let argumentList = (["env", "-C", directory] + arguments).map { strdup($0) } + [nil]
         let variableList = variables.map { strdup("\($0)=\($1)") } + [nil]
         defer { for text in argumentList + variableList { free(text) } }
         var made: pid_t = 0
-        let result = posix_spawnp(&made, arguments[0], &actions, &attributes, argumentList, variableList)
+        let result = posix_spawnp(&made, "env", &actions, &attributes, argumentList, variableList)
         guard result == 0 else {
             throw ChildError("\(arguments.joined(separator: " ")): \(String(cString: strerror(result)))")
         }
@@ -93,18 +93,23 @@ final class ChildProcess {
     var output: String { readText(outputPath) }
     var errors: String { readText(errorPath) }
 
+    func forgetOutput() {
+        unlink(outputPath)
+        unlink(errorPath)
+    }
+
     private static func decoded(_ raw: Int32) -> Int32 {
         raw & 0x7F == 0 ? raw >> 8 & 0xFF : 128 + raw & 0x7F
     }
 
     private static func ownEnvironment() -> [String: String] {
         var variables: [String: String] = [:]
-        var entry = environ
-        while let text = entry?.pointee.map({ String(cString: $0) }) {
-            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        var next: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> = environ
+        while let entry = next.pointee {
+            let parts = String(cString: entry).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             // A developer's own settings must not decide a test.
             if parts.count == 2, !parts[0].hasPrefix("MILLRACE_") { variables[String(parts[0])] = String(parts[1]) }
-            entry = entry.map { $0 + 1 }
+            next += 1
         }
         return variables
     }
@@ -116,7 +121,8 @@ func run(
 ) throws -> (status: Int32, output: String, errors: String) {
     let name = arguments[0].split(separator: "/").last.map(String.init) ?? "child"
     let child = try ChildProcess(
-        arguments, name: name, directory: directory, environment: environment, outputTo: directory)
+        arguments, name: "millrace-\(name)", directory: directory, environment: environment, outputTo: "/tmp")
+    defer { child.forgetOutput() }
     let status = try child.wait(seconds: seconds)
     return (status, child.output, child.errors)
 }
@@ -159,7 +165,7 @@ final class WorkDirectory {
         path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    deinit { nftw(path, { name, _, _, _ in name.map { remove($0) } ?? 0 }, 16, FTW_DEPTH | FTW_PHYS) }
+    deinit { _ = try? run(["rm", "-rf", "--", path], directory: "/") }
 
     /// The files below that hold the text, in any place, sparse and binary ones too.
     func files(containing text: String) throws -> [String] {

@@ -1,5 +1,6 @@
 // The roles apart, each its own process, on a real Apache Kafka.
 
+import Simulation
 import Testing
 
 extension PipelineTests {

@@ -15,11 +15,9 @@ enum Place {
     /// Beside the test program, or `MILLRACE_TEST_BINARY`.
     static let binary: String = {
         if let path = variable("MILLRACE_TEST_BINARY") { return path }
-        var buffer = [UInt8](repeating: 0, count: 4_096)
-        let count = buffer.withUnsafeMutableBytes { bytes in
-            readlink("/proc/self/exe", bytes.baseAddress?.assumingMemoryBound(to: CChar.self), bytes.count)
-        }
-        let executable = String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self)
+        var buffer = [CChar](repeating: 0, count: 4_096)
+        let count = readlink("/proc/self/exe", &buffer, buffer.count)
+        let executable = String(decoding: buffer.prefix(max(count, 0)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
         let beside = executable.split(separator: "/").dropLast().joined(separator: "/")
         let path = "/\(beside)/millrace"
         return access(path, X_OK) == 0 ? path : "\(repository)/.build/debug/millrace"
@@ -35,7 +33,10 @@ enum Place {
 
     static func sample(_ name: String) -> String { "\(repository)/Tests/Support/samples/\(name)" }
 
-    static func variable(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
+    static func variable(_ name: String) -> String? {
+        guard let text = getenv(name) else { return nil }
+        return String(cString: text)
+    }
 }
 
 /// A stub provider and one installation of Millrace. Everything of it lies in one directory and ends with it.
