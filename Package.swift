@@ -127,7 +127,9 @@ let package = Package(
                 "Rollups",
                 "RollupStore", "RollupStoreSQLite", "Telemetry",
             ]),
-        tests("Simulation", ["Events", "EventCodec", "JSONText", "RecordLog", "Simulation", "Telemetry"]),
+        tests(
+            "Simulation",
+            ["Events", "EventCodec", "HTTPTransport", "JSONText", "RecordLog", "Simulation", "Telemetry", "Threading"]),
         tests("Configuration", ["CommandLine", "Configuration", "Normalizer", "Schemas"]),
         tests(
             "Proxy",
@@ -135,6 +137,6 @@ let package = Package(
                 "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
                 "Telemetry", "Threading",
             ]),
-        tests("Pipeline", ["JSONText"]),
+        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
     ]
 )
