@@ -1,5 +1,6 @@
 // A plain server over `HTTPService`: one loop for the sockets, a few threads for the answers.
 
+import CLibevent
 import Glibc
 import HTTPMessages
 import Synchronization

@@ -4,6 +4,7 @@
 // reads the same bytes and keeps the framing. Both must agree.
 
 import CHTTPParser
+import CLibevent
 import Glibc
 import HTTPMessages
 

@@ -1,5 +1,6 @@
 // Bytes waiting to be written to one socket, contiguous, reused between messages.
 
+import CLibevent
 import Glibc
 
 /// Grows as needed: whoever fills it stops at its own high watermark. Owned by one event loop.

@@ -1,5 +1,6 @@
 // Names to addresses: `getaddrinfo` on a thread of its own, answers kept for a short time.
 
+import CLibevent
 import Glibc
 import Synchronization
 import Threading

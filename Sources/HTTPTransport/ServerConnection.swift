@@ -1,5 +1,6 @@
 // One client's connection: requests in, one at a time, answers out.
 
+import CLibevent
 import Glibc
 package import HTTPMessages
 

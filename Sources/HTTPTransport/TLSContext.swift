@@ -1,5 +1,6 @@
 // TLS for both sides: OpenSSL contexts, made once and shared by every connection of their kind.
 
+import CLibevent
 import COpenSSL
 import Glibc
 

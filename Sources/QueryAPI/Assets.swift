@@ -30,7 +30,7 @@ struct Asset: Sendable {
         stroke-linecap="round"/></svg>
         """
 
-    static let openAPI = Asset("application/json", Schemas.openAPI)
+    static let openAPI = Asset("application/json", Schemas.openapi)
 
     private static let files: [String: Asset] = [
         "/": Asset("text/html; charset=utf-8", PackageResources.index_html),

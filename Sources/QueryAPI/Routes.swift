@@ -1,0 +1,314 @@
+// Each route under /v1: parameters or a JSON body -> a question to the engine -> JSON.
+
+import Events
+import HTTPTransport
+import JSONText
+import Queries
+import RollupStore
+import Telemetry
+
+extension QueryService {
+    func query(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
+        let started = ContinuousClock.now
+        let input = request.method == "POST" ? try Self.input(ofBody: request.body) : try Self.input(ofQuery: request)
+        let question: Question
+        do {
+            question = try Question(input, now: now(), zoneFile: zoneFile)
+        } catch {
+            throw APIError(error)
+        }
+        let answer = try read { (snapshot) throws(QueryError) in
+            try engine.answer(
+                question, workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys)
+        }
+        metrics.questions.add()
+        metrics.rowsRead.add(answer.plan.rowsRead)
+        let elapsed = (ContinuousClock.now - started).components
+        metrics.questionDuration.record(
+            microseconds: UInt64(elapsed.seconds) * 1_000_000 + UInt64(elapsed.attoseconds / 1_000_000_000_000))
+        return HTTPResponse(status: 200, headers: [("content-type", "application/json")], body: answer.json.bytes)
+    }
+
+    func events(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
+        var parameters = try Parameters(request)
+        let limit = try parameters.integer("limit", 1...1000) ?? 50
+        let from = try parameters.instant("from") ?? EventTime(microseconds: 0)
+        // Clocks of proxies may run ahead of this one: without an end everything is shown.
+        let to = try parameters.instant("to") ?? EventTime(microseconds: 253_402_300_800_000_000)
+        let filter = parameters.take("where") ?? ""
+        var cursor: EventCursor?
+        if let text = parameters.take("cursor") {
+            cursor = EventCursor(text: text)
+            if cursor == nil {
+                throw APIError(
+                    422, "invalid_question", "The cursor is not one that was given out.",
+                    hint: "Send next_cursor of the page before, as it came.")
+            }
+        }
+        try parameters.finish()
+        let condition: Condition?
+        do {
+            condition = try ConditionParser.parse(filter)
+        } catch {
+            throw APIError(error)
+        }
+        let page = try read { (snapshot) throws(QueryError) in
+            try engine.events(
+                matching: condition, from: from, to: to, after: cursor, limit: limit, workspace: workspace,
+                snapshot: snapshot, nonDimensionKeys: nonDimensionKeys)
+        }
+        let body: JSONValue = [
+            "data": .array(page.events),
+            "next_cursor": page.next.map { .string($0.text) } ?? .null,
+            "retained_from": page.retainedFrom.map { .string(RFC3339.precise($0)) } ?? .null,
+        ]
+        return .json(200, body.text)
+    }
+
+    func event(_ text: String, workspace: String) throws(APIError) -> HTTPResponse {
+        guard let id = EventID(text: text) else {
+            throw APIError(404, "not_found", "\"\(text)\" is not an event's id.", hint: "Ids are UUIDs.")
+        }
+        let event = try read { (snapshot) throws(QueryError) in
+            try engine.event(id: id, workspace: workspace, snapshot: snapshot)
+        }
+        guard let event else {
+            throw APIError(
+                404, "not_found", "There is no event \(id).", hint: "It may be older than what is kept of events.")
+        }
+        return .json(200, event.text)
+    }
+
+    func metadataKeys(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
+        var parameters = try Parameters(request)
+        let range = try parameters.range(now: now())
+        try parameters.finish()
+        let keys = try read { (snapshot) throws(QueryError) in
+            try engine.metadataKeys(from: range.from, to: range.to, workspace: workspace, snapshot: snapshot)
+        }
+        let rows = keys.map { key -> JSONValue in
+            [
+                "key": .string(key.key), "class": "dimension", "since": nil,
+                "reason": "no rule says otherwise", "distinct": JSONValue(key.distinct),
+                "requests": JSONValue(key.requests), "first_seen": .string(RFC3339.precise(key.firstSeen)),
+                "last_seen": .string(RFC3339.precise(key.lastSeen)),
+            ]
+        }
+        return .json(200, (["data": .array(rows)] as JSONValue).text)
+    }
+
+    func metadataValues(_ request: HTTPRequest, key: String, workspace: String) throws(APIError) -> HTTPResponse {
+        var parameters = try Parameters(request)
+        let range = try parameters.range(now: now())
+        let limit = try parameters.integer("limit", 1...1000) ?? 100
+        let prefix = parameters.take("prefix") ?? ""
+        try parameters.finish()
+        guard let key = Parameters.decoded(key[...], plusIsBlank: false) else {
+            throw APIError(400, "invalid_url", "The key in the path is not percent-encoded UTF-8.")
+        }
+        let values = try read { (snapshot) throws(QueryError) in
+            try engine.metadataValues(
+                of: key, prefix: prefix, limit: limit, from: range.from, to: range.to, workspace: workspace,
+                snapshot: snapshot)
+        }
+        let rows = values.map { value -> JSONValue in
+            ["value": .string(value.value), "requests": JSONValue(value.requests)]
+        }
+        return .json(200, (["data": .array(rows)] as JSONValue).text)
+    }
+
+    /// One consistent state of the store for the whole of `body`.
+    private func read<Result>(
+        _ body: (any RollupSnapshot) throws(QueryError) -> Result
+    ) throws(APIError) -> Result {
+        do {
+            return try reader.read { snapshot in try body(snapshot) }
+        } catch {
+            throw APIError(QueryError(reading: error))
+        }
+    }
+}
+
+// Reading a question.
+extension QueryService {
+    private static let names = [
+        "from", "to", "granularity", "timezone", "where", "group_by", "measures", "order_by", "limit",
+    ]
+
+    static func input(ofBody body: [UInt8]) throws(APIError) -> QuestionInput {
+        guard body.count <= bodyLimit else {
+            throw APIError(413, "too_large", "The body has \(body.count) bytes; at most \(bodyLimit) are read.")
+        }
+        let tree: JSONValue
+        do {
+            tree = try JSONValue.parse(body, depth: 8)
+        } catch {
+            var refusal = APIError(
+                400, "invalid_json", "The body is not JSON: \(error).",
+                hint: "For example: {\"measures\": [\"requests\"], \"group_by\": [\"metadata.env\"]}")
+            refusal.position = error.position
+            throw refusal
+        }
+        guard let members = tree.members else {
+            throw APIError(400, "invalid_json", "The body is JSON, but not an object.")
+        }
+        var input = QuestionInput()
+        var faults: [String] = []
+        for member in members where !member.value.isNull {
+            func text(_ path: WritableKeyPath<QuestionInput, String?>) {
+                if let text = member.value.string {
+                    input[keyPath: path] = text
+                } else {
+                    faults.append("\(member.key) is not a string.")
+                }
+            }
+            func list(_ path: WritableKeyPath<QuestionInput, [String]>) {
+                if let text = member.value.string {
+                    input[keyPath: path] = [text]
+                } else if let list = member.value.array, list.allSatisfy({ $0.string != nil }) {
+                    input[keyPath: path] = list.compactMap(\.string)
+                } else {
+                    faults.append("\(member.key) is not a list of strings.")
+                }
+            }
+            switch member.key {
+            case "from": text(\.from)
+            case "to": text(\.to)
+            case "granularity": text(\.granularity)
+            case "timezone": text(\.timezone)
+            case "where": text(\.filter)
+            case "order_by": text(\.orderBy)
+            case "group_by": list(\.groupBy)
+            case "measures": list(\.measures)
+            case "limit":
+                if let limit = member.value.integer {
+                    input.limit = Int(limit)
+                } else {
+                    faults.append("limit is not an integer.")
+                }
+            default: faults.append("\"\(member.key)\" is not a part of a question.")
+            }
+        }
+        guard faults.isEmpty else {
+            throw APIError(
+                422, "invalid_question", faults.joined(separator: " "), hint: "Parts: \(names.joined(separator: ", ")).")
+        }
+        return input
+    }
+
+    static func input(ofQuery request: HTTPRequest) throws(APIError) -> QuestionInput {
+        var parameters = try Parameters(request)
+        var input = QuestionInput()
+        input.from = parameters.take("from")
+        input.to = parameters.take("to")
+        input.granularity = parameters.take("granularity")
+        input.timezone = parameters.take("timezone")
+        input.filter = parameters.take("where")
+        input.orderBy = parameters.take("order_by")
+        input.groupBy = parameters.list("group_by")
+        input.measures = parameters.list("measures")
+        // Out of range is said with everything else that is wrong with the question.
+        input.limit = try parameters.integer("limit", .min ... .max)
+        try parameters.finish()
+        return input
+    }
+}
+
+/// The parameters of a URL's query; each is taken once, and what is left over is refused.
+struct Parameters {
+    private var values: [String: String] = [:]
+    private var known: [String] = []
+
+    init(_ request: HTTPRequest) throws(APIError) {
+        for part in request.query.split(separator: "&") {
+            let pieces = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard let name = Self.decoded(pieces[0]), let value = Self.decoded(pieces.count == 2 ? pieces[1] : "") else {
+                throw APIError(400, "invalid_url", "The URL's query is not percent-encoded UTF-8.")
+            }
+            guard values.updateValue(value, forKey: name) == nil else {
+                throw APIError(422, "invalid_question", "The parameter \"\(name)\" comes twice.")
+            }
+        }
+    }
+
+    mutating func take(_ name: String) -> String? {
+        known.append(name)
+        let value = values.removeValue(forKey: name)
+        return value == "" ? nil : value
+    }
+
+    /// Commas part the names, but not within quotes.
+    mutating func list(_ name: String) -> [String] {
+        var out: [String] = []
+        var item = ""
+        var isQuoted = false
+        for character in take(name) ?? "" {
+            if character == "\"" { isQuoted.toggle() }
+            if character == ",", !isQuoted {
+                out.append(item)
+                item = ""
+            } else {
+                item.append(character)
+            }
+        }
+        out.append(item)
+        return out.filter { !$0.isEmpty }
+    }
+
+    mutating func integer(_ name: String, _ range: ClosedRange<Int>) throws(APIError) -> Int? {
+        guard let text = take(name) else { return nil }
+        guard let value = Int(text), range.contains(value) else {
+            let allowed = range.upperBound == .max ? "an integer" : "between \(range.lowerBound) and \(range.upperBound)"
+            throw APIError(422, "invalid_question", "\(name) \"\(text)\" is not \(allowed).")
+        }
+        return value
+    }
+
+    mutating func instant(_ name: String) throws(APIError) -> EventTime? {
+        guard let text = take(name) else { return nil }
+        guard let time = RFC3339.parse(text) else {
+            throw APIError(
+                422, "invalid_question", "\(name) \"\(text)\" is not an RFC 3339 time.",
+                hint: "For example 2026-11-01T00:00:00Z; in a URL a plus sign is written %2B.")
+        }
+        return time
+    }
+
+    /// Left out: the last day.
+    mutating func range(now: EventTime) throws(APIError) -> (from: EventTime, to: EventTime) {
+        let to = try instant("to") ?? now
+        let from = try instant("from") ?? EventTime(microseconds: to.microseconds - 86_400_000_000)
+        guard from < to else {
+            throw APIError(
+                422, "invalid_question",
+                "from (\(RFC3339.precise(from))) is not before to (\(RFC3339.precise(to))).")
+        }
+        return (from, to)
+    }
+
+    func finish() throws(APIError) {
+        guard let name = values.keys.min() else { return }
+        throw APIError(
+            422, "invalid_question", "The parameter \"\(name)\" is not known here.",
+            hint: "Known: \(known.joined(separator: ", ")).")
+    }
+
+    /// nil for a percent sign without two digits, and for what is not UTF-8.
+    static func decoded(_ text: Substring, plusIsBlank: Bool = true) -> String? {
+        var out: [UInt8] = []
+        var bytes = Array(text.utf8)[...]
+        while let byte = bytes.popFirst() {
+            switch byte {
+            case UInt8(ascii: "%"):
+                guard bytes.count >= 2,
+                    let value = UInt8(String(decoding: bytes.prefix(2), as: UTF8.self), radix: 16)
+                else { return nil }
+                out.append(value)
+                bytes = bytes.dropFirst(2)
+            case UInt8(ascii: "+") where plusIsBlank: out.append(UInt8(ascii: " "))
+            default: out.append(byte)
+            }
+        }
+        return String(validating: out, as: UTF8.self)
+    }
+}
