@@ -137,6 +137,6 @@ let package = Package(
                 "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
                 "Telemetry", "Threading",
             ]),
-        tests("Pipeline", ["JSONText", "Simulation"]),
+        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
     ]
 )
