@@ -3,6 +3,8 @@
 // Times after the file's last transition follow its footer, a POSIX TZ text such as `CET-1CEST,M3.5.0,M10.5.0/3`.
 // A file that is damaged in any way yields nil: there is no half-read zone.
 
+import Events
+
 package struct TimeZoneRules: Sendable {
     package let name: String
     /// Ascending: from this second on, this offset (seconds east of UTC).

@@ -1,1 +1,5 @@
-print("millrace")
+// The executable: everything is in Assembly, whose code runs on no actor.
+
+import Assembly
+
+Millrace.main()

@@ -1,0 +1,128 @@
+// Every command of the program, declared once: parsing, help and (from the same text) manual pages.
+
+import CommandLine
+import Configuration
+
+extension Program {
+    static let millrace = Program(
+        name: "millrace", version: Version.text, summary: "records what every LLM request cost, and answers questions about it",
+        commands: [
+            Command(
+                "up", "run everything in one process on embedded defaults",
+                discussion: [
+                    "Proxy, journal, consumer, SQLite store, API and page in one process. Without --config nobody is "
+                        + "asked for a key (auth.mode: open). Data is kept in ./millrace-data."
+                ],
+                options: [Option("demo", nil, "add a mock provider and a trickle of sample traffic")],
+                examples: [
+                    Example("millrace up --demo", "look at it, without network and without keys"),
+                    Example("millrace up --api.listen 127.0.0.1:9000", "run it for real, the page on another port"),
+                ]),
+            Command(
+                "proxy", "run the proxy: record each request, ship it to the log",
+                examples: [Example("millrace proxy --config millrace.yaml", "run the role by a file")]),
+            Command(
+                "consumer", "run the consumer: log to rollups",
+                examples: [Example("millrace consumer --config millrace.yaml", "run the role by a file")]),
+            Command(
+                "api", "run the API and the page",
+                examples: [Example("millrace api --config millrace.yaml", "run the role by a file")]),
+            Command(
+                "query", "ask from the terminal",
+                discussion: [
+                    "Asks a running API where --api is given, else reads the store of the configuration itself. Without "
+                        + "--from it asks about the last 24 hours."
+                ],
+                arguments: [Argument("WHERE", "condition, such as \"metadata.env = 'prod'\"", isRequired: false)],
+                options: [
+                    Option("from", "TIME", "first instant, RFC 3339", standard: "24 hours before --to"),
+                    Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
+                    Option("granularity", "G", "total, minute, hour, day or auto", standard: "total"),
+                    Option("timezone", "ZONE", "where days and hours begin", standard: "UTC"),
+                    Option("group-by", "NAME", "such as metadata.env or model, comma-separated", isRepeatable: true),
+                    Option(
+                        "measure", "NAME", "such as cost_usd or latency_ms.p99, comma-separated",
+                        standard: "requests,error_rate,cost_usd,latency_ms.p95", isRepeatable: true),
+                    Option("order-by", "NAME", "a measure or group, - before it for descending"),
+                    Option("limit", "N", "groups shown", standard: "100"),
+                    Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option("json", nil, "the API's answer as it is"),
+                    Option("csv", nil, "comma-separated values"),
+                ],
+                examples: [
+                    Example(
+                        "millrace query \"metadata.env = 'prod'\" --group-by model --measure requests,cost_usd",
+                        "cost of production by model"),
+                    Example(
+                        "millrace query --api http://127.0.0.1:8788 --granularity hour --json",
+                        "ask a running API, hour by hour"),
+                ]),
+            Command(
+                "topics", "Kafka topics",
+                subcommands: [
+                    Command(
+                        "ensure", "create the topics that are missing",
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example(
+                                "millrace topics ensure --log.kind kafka --log.kafka.partitions 12",
+                                "create both topics, the events' with 12 partitions")
+                        ])
+                ]),
+            Command(
+                "migrate", "bring the store's tables up to this program",
+                options: [Option("json", nil, "answer as JSON")],
+                examples: [Example("millrace migrate --config millrace.yaml", "before the first start")]),
+            Command(
+                "config", "configuration",
+                subcommands: [
+                    Command(
+                        "check", "say ok, or name every mistake",
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace config check --config millrace.yaml", "check a file")]),
+                    Command(
+                        "print", "every key with its value and source, secrets masked",
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace config print > millrace.yaml", "begin a file of your own")]),
+                    Command(
+                        "schema", "the JSON Schema of the configuration file",
+                        examples: [
+                            Example("millrace config schema > configuration.schema.json", "for an editor")
+                        ], takesConfiguration: false),
+                ]),
+            Command(
+                "mock-provider", "an OpenAI-compatible upstream for tries and tests",
+                options: [
+                    Option("listen", "HOST:PORT", "where to answer", standard: "127.0.0.1:8786"),
+                    Option("latency-ms", "N", "wait before each answer", standard: "0"),
+                    Option("error-rate", "F", "share of requests answered with an error, 0 to 1", standard: "0"),
+                    Option("chunk-interval-ms", "N", "wait between the parts of a streamed answer", standard: "0"),
+                ],
+                examples: [
+                    Example("millrace mock-provider --listen 127.0.0.1:8786 --latency-ms 200", "a slow provider")
+                ], takesConfiguration: false),
+            Command(
+                "loadgen", "synthetic events straight into the log",
+                options: [
+                    Option("events", "N", "how many"),
+                    Option("rate", "R", "events a second", standard: "as fast as the log takes them"),
+                    Option("seed", "S", "same seed, same events", standard: "1"),
+                    Option("from", "TIME", "first event's time, RFC 3339", standard: "now"),
+                    Option("to", "TIME", "end of the events' times, RFC 3339", standard: "now"),
+                    Option("profile", "NAME", "services or uniform", standard: "services"),
+                    Option("ground-truth", "FILE", "write what was sent as JSON lines"),
+                    Option("from-file", "FILE", "send these events, JSON lines, instead"),
+                ],
+                examples: [
+                    Example("millrace loadgen --events 10000 --seed 7", "into the embedded journal, beside a running up"),
+                    Example(
+                        "millrace loadgen --events 1000000 --rate 5000 --log.kind kafka --ground-truth sent.jsonl",
+                        "into Kafka, keeping what was sent"),
+                ]),
+        ],
+        settings: ConfigurationKey.names)
+}
+
+enum Version {
+    static let text = "0.1.0"
+}

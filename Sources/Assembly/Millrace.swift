@@ -1,0 +1,119 @@
+// The program: words → a command → exit status. Every error that reaches this file becomes a sentence and a status.
+
+import CommandLine
+import Configuration
+import Glibc
+
+package enum Millrace {
+    /// Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
+    package static func main() -> Never {
+        // Before any thread: each one inherits this, and only the one that waits for signals sees them.
+        Signals.block()
+        exit(run(Array(Swift.CommandLine.arguments.dropFirst())))
+    }
+
+    private static func run(_ words: [String]) -> Int32 {
+        do {
+            switch try Program.millrace.parse(words) {
+            case .show(let text):
+                try Terminal.write(text)
+                return 0
+            case .run(let invocation): return try run(invocation)
+            }
+        } catch let error as UsageError {
+            Terminal.complain(error.description)
+            return 2
+        } catch let error as ConfigurationError {
+            let count = error.problems.count
+            let head = count == 1 ? "The configuration has a mistake" : "The configuration has \(count) mistakes"
+            Terminal.complain("\(head):\n" + error.problems.map { "  \($0)" }.joined(separator: "\n"))
+            return 2
+        } catch {
+            Terminal.complain("\(error)")
+            return Failure.status(of: error)
+        }
+    }
+
+    private static func run(_ invocation: Invocation) throws -> Int32 {
+        switch invocation.path.joined(separator: " ") {
+        case "up": return try UpCommand.run(invocation)
+        case "proxy": return try RoleCommands.proxy(invocation)
+        case "consumer": return try RoleCommands.consumer(invocation)
+        case "api": return try RoleCommands.api(invocation)
+        case "query": return try QueryCommand.run(invocation)
+        case "topics ensure": return try StoreAndTopicCommands.ensureTopics(invocation)
+        case "migrate": return try StoreAndTopicCommands.migrate(invocation)
+        case "config check": return try ConfigurationCommands.check(invocation)
+        case "config print": return try ConfigurationCommands.print(invocation)
+        case "config schema": return try ConfigurationCommands.schema()
+        case "mock-provider": return try SimulationCommands.mockProvider(invocation)
+        case "loadgen": return try SimulationCommands.loadGenerator(invocation)
+        default: throw UsageError("no such command", hint: "see millrace --help")
+        }
+    }
+}
+
+/// A failure of a command itself, in a sentence; status 1 unless the configuration is to blame.
+struct Failure: Error, CustomStringConvertible {
+    var description: String
+    var status: Int32 = 1
+
+    init(_ description: String, status: Int32 = 1) {
+        self.description = description
+        self.status = status
+    }
+}
+
+enum Terminal {
+    /// To standard output, whole.
+    static func write(_ text: String) throws {
+        var text = text
+        let failed = text.withUTF8 { bytes -> Int32 in
+            var rest = UnsafeRawBufferPointer(bytes)
+            while !rest.isEmpty {
+                let count = Glibc.write(1, rest.baseAddress, rest.count)
+                if count < 0 {
+                    if errno == EINTR { continue }
+                    return errno
+                }
+                rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+            }
+            return 0
+        }
+        // Whoever reads has seen enough (`millrace query | head`): nothing is wrong.
+        if failed != 0, failed != EPIPE {
+            throw Failure("Standard output cannot be written: \(String(cString: strerror(failed))).")
+        }
+    }
+
+    /// To standard error. Nowhere is left to say so where that fails.
+    static func complain(_ text: String) {
+        var line = "millrace: \(text)\n"
+        line.withUTF8 { _ = Glibc.write(2, $0.baseAddress, $0.count) }
+    }
+
+    static var isInteractive: Bool { isatty(1) == 1 }
+}
+
+/// The environment as a dictionary.
+func processEnvironment() -> [String: String] {
+    var out: [String: String] = [:]
+    guard var next = environ else { return out }
+    while let entry = next.pointee {
+        let text = String(cString: entry)
+        if let equals = text.firstIndex(of: "=") {
+            out[String(text[..<equals])] = String(text[text.index(after: equals)...])
+        }
+        next += 1
+    }
+    return out
+}
+
+extension Invocation {
+    /// The configuration that this command runs under. `standards` replace defaults.
+    func configuration(standards: [String: SettingValue] = [:]) throws(ConfigurationError) -> MillraceConfiguration {
+        try MillraceConfiguration(
+            ConfigurationSources(
+                file: text("config"), environment: processEnvironment(), flags: settings, standards: standards))
+    }
+}

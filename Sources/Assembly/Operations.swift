@@ -1,0 +1,66 @@
+// /livez, /readyz and /metrics: what a role says about itself.
+
+import Configuration
+import HTTPTransport
+import JSONText
+import Telemetry
+
+/// What may be wrong with a role. A problem that is not `isNeeded` leaves it ready and stands in the answer.
+struct HealthCheck: Sendable {
+    var name: String
+    var isNeeded: Bool
+    /// nil while all is well.
+    var problem: @Sendable () -> String?
+}
+
+struct Operations: Sendable {
+    let metrics: MetricsRegistry
+    let checks: [HealthCheck]
+
+    /// nil for any other path.
+    func answer(_ request: HTTPRequest) -> HTTPResponse? {
+        guard ["/livez", "/readyz", "/metrics"].contains(request.path) else { return nil }
+        guard request.method == "GET" || request.method == "HEAD" else {
+            var response = HTTPResponse.text(405, "GET only\n")
+            response.headers.append(("allow", "GET, HEAD"))
+            return response
+        }
+        switch request.path {
+        case "/livez": return .text(200, "ok\n")
+        case "/readyz": return readiness()
+        default:
+            var response = HTTPResponse.text(200, metrics.render())
+            response.headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+            return response
+        }
+    }
+
+    /// Ready, and what does not work or works less well, a sentence each.
+    func state() -> (isReady: Bool, degraded: [String]) {
+        var isReady = true
+        var degraded: [String] = []
+        for check in checks {
+            guard let problem = check.problem() else { continue }
+            if check.isNeeded { isReady = false }
+            degraded.append("\(check.name): \(problem)")
+        }
+        return (isReady, degraded)
+    }
+
+    private func readiness() -> HTTPResponse {
+        let (isReady, degraded) = state()
+        let body: JSONValue = ["ready": .boolean(isReady), "degraded": .array(degraded.map { .string($0) })]
+        return .json(isReady ? 200 : 503, body.text)
+    }
+
+    /// A listener for these three paths alone.
+    func serve(on address: ListenAddress, _ running: Running) throws(HTTPTransportError) {
+        let server = try HTTPServer(
+            listen: address.description, name: "ops", workers: 1, bodyLimit: 1 << 16, log: running.log
+        ) { [self] request in
+            answer(request) ?? .text(404, "Only /livez, /readyz and /metrics are answered here.\n")
+        }
+        running.onStop { server.stop() }
+        running.log(.opsListening(address: ListenAddress(host: address.host, port: server.port).description))
+    }
+}

@@ -1,0 +1,109 @@
+// The configuration's sections → the options of the modules they are for, and what must hold before a role starts.
+
+import CaptureProxy
+import Configuration
+import Glibc
+import HTTPTransport
+import JSONText
+import Journal
+import RecordLog
+import RecordLogKafka
+import RollupStoreSQLite
+import Schemas
+
+enum Preparation {
+    /// The workspace of every event and question in open mode.
+    static let openWorkspace = "default"
+
+    /// What the files that a configuration names hold.
+    struct Inputs {
+        var prices: PriceTable
+    }
+
+    /// Reads them, and checks what only a library or another module knows. Throws with every mistake at once.
+    static func read(_ configuration: MillraceConfiguration) throws(ConfigurationError) -> Inputs {
+        var problems: [String] = []
+        func attempt<Value>(_ key: String, _ body: () throws -> Value) -> Value? {
+            do {
+                return try body()
+            } catch {
+                problems.append("\(key): \(error)")
+                return nil
+            }
+        }
+        let prices = attempt("prices.file") { try prices(configuration.pricesFile) }
+        _ = attempt("log.kafka.properties") { try configuration.log.kafka.options.validate() }
+        _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
+        _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
+        if case .sqlite = configuration.store {} else { problems.append(unknownStore(configuration.store).description) }
+        guard problems.isEmpty, let prices else { throw ConfigurationError(problems: problems) }
+        return Inputs(prices: prices)
+    }
+
+    private static func prices(_ path: String?) throws -> PriceTable {
+        guard let path else { return try PriceTable(json: Schemas.prices) }
+        return try PriceTable(json: try tree(path).bytes)
+    }
+
+    /// A YAML or JSON file (JSON is YAML) as a tree.
+    private static func tree(_ path: String) throws -> JSONValue {
+        switch readFile(path) {
+        case .failure(let problem): throw Failure("\(path): \(problem.reason)", status: 2)
+        case .success(let bytes):
+            do throws(YAMLError) {
+                return try YAMLNode.parse(bytes).json
+            } catch {
+                throw Failure("\(path): \(error)", status: 2)
+            }
+        }
+    }
+
+    static func unknownStore(_ store: StoreLocation) -> Failure {
+        Failure("store.url: this version keeps its tables in SQLite only; allowed: sqlite:PATH", status: 2)
+    }
+
+    /// Makes the file and its directory where there are none.
+    static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> SQLiteRollupStore {
+        guard case .sqlite(let path) = configuration.store else { throw unknownStore(configuration.store) }
+        return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
+    }
+
+    static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {
+        guard let tls else { return nil }
+        return try TLSContext.server(certificate: tls.certificate, key: tls.key)
+    }
+
+    /// One event loop a core.
+    static var cores: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+}
+
+extension MillraceConfiguration.Journal {
+    var options: JournalOptions {
+        let mode: JournalOptions.Fsync =
+            switch fsync {
+            case .never: .never
+            case .interval: .interval
+            case .always: .always
+            }
+        return JournalOptions(
+            fsync: mode, segmentSize: segmentSizeBytes, maxSize: maxSizeBytes, retentionSeconds: retentionSeconds)
+    }
+}
+
+extension MillraceConfiguration.Kafka {
+    var options: KafkaOptions {
+        KafkaOptions(
+            bootstrapServers: bootstrapServers, topic: topic, partitions: partitions,
+            replicationFactor: replicationFactor, group: group,
+            properties: Dictionary(properties.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 }))
+    }
+}
+
+extension MillraceConfiguration.Proxy {
+    var upstreams: [Provider] {
+        providers.map { name, url in
+            Provider(
+                name: name, origin: UpstreamOrigin(isTLS: url.isTLS, host: url.host, port: url.port), basePath: url.path)
+        }
+    }
+}

@@ -1,0 +1,140 @@
+// The wiring: configuration → services. Each `start…` starts one part and says how it is stopped; what is started
+// later is stopped earlier.
+//
+// In `up` the order is: journal, shipper, consumer, proxy, API. So a stop closes the API, lets the proxy finish its
+// exchanges, lets the consumer apply what it holds, flushes the shipper, and marks the journal's end last.
+
+import CaptureProxy
+import Configuration
+import HTTPTransport
+import Journal
+import QueryAPI
+import RecordLog
+import RecordLogKafka
+import RollupStore
+import RollupStoreSQLite
+import Shipping
+import Telemetry
+import Threading
+
+final class Roles {
+    private let configuration: MillraceConfiguration
+    private let running: Running
+    private let inputs: Preparation.Inputs
+    private let journalMetrics = JournalMetrics()
+    private let kafkaMetrics = KafkaMetrics()
+    private var journal: Journal?
+    private var store: SQLiteRollupStore?
+    private var checks: [HealthCheck] = []
+    private var hasKafkaMetrics = false
+    private var hasSaidOpen = false
+
+    /// What is flushed to the broker at a stop; the rest is shipped by the next start.
+    private static let flushMilliseconds = 5_000
+    /// Threads that answer questions, each with a connection to the store.
+    private static let queriesAtOnce = 4
+
+    init(_ configuration: MillraceConfiguration, _ running: Running) throws {
+        self.configuration = configuration
+        self.running = running
+        inputs = try Preparation.read(configuration)
+    }
+
+    var operations: Operations { Operations(metrics: running.metrics, checks: checks) }
+
+    /// The journal, and with Kafka as the log the shipper that empties it.
+    func startJournal() throws {
+        let journal = try Journal(
+            directory: configuration.journal.directory, options: configuration.journal.options, log: running.log,
+            metrics: journalMetrics)
+        running.metrics.register(journalMetrics.all)
+        journal.start()
+        running.onStop { journal.stop() }
+        checks.append(HealthCheck(name: "journal", isNeeded: true) { journal.degraded })
+        self.journal = journal
+        guard configuration.log.kind == .kafka else { return }
+        let (options, log, metrics) = (configuration.log.kafka.options, running.log, kafkaMetrics)
+        let shippingMetrics = ShippingMetrics()
+        running.metrics.register(shippingMetrics.all)
+        registerKafkaMetrics()
+        let shipper = Shipper(
+            journalDirectory: configuration.journal.directory, log: log, metrics: shippingMetrics,
+            journalMetrics: journalMetrics
+        ) { () throws(RecordLogError) in try KafkaProducer(options, log: log, metrics: metrics) }
+        try shipper.start()
+        running.onStop { shipper.stop(flushMilliseconds: Self.flushMilliseconds) }
+        checks.append(HealthCheck(name: "log", isNeeded: false) { shipper.degraded })
+    }
+
+    /// Opens a journal lane for each of its loops; `startJournal` comes before. Answers the address in use.
+    func startProxy() throws -> ListenAddress {
+        guard let journal else { throw Failure("The proxy was started before its journal.") }
+        try requireOpen("proxy.listen")
+        let address = configuration.proxy.listen
+        let metrics = ProxyMetrics()
+        let identity = ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: "")
+        let service = try ProxyService(
+            options: ProxyOptions(
+                listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+                strictMetadata: configuration.proxy.strictMetadata,
+                metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
+                tls: try Preparation.serverTLS(configuration.proxy.tls), identify: { _ in identity },
+                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always),
+            journal: journal, log: running.log, metrics: metrics)
+        running.metrics.register(metrics.all)
+        running.onStop { service.stop() }
+        return ListenAddress(host: address.host, port: service.port)
+    }
+
+    /// The API and the page. `proxy` is shown on the page where it runs in this process. Answers the address in use.
+    func startAPI(proxy: ListenAddress?) throws -> ListenAddress {
+        try requireOpen("api.listen")
+        let address = configuration.api.listen
+        let store = try openStore()
+        let metrics = APIMetrics()
+        running.metrics.register(metrics.all)
+        let operations = operations
+        let respond = QueryService.responder(
+            reader: store.reader, authenticate: { _ in .allowed(workspace: Preparation.openWorkspace) },
+            metrics: metrics, registry: running.metrics, log: running.log,
+            readiness: {
+                let (isReady, degraded) = operations.state()
+                return Readiness(isReady: isReady, degraded: degraded)
+            },
+            proxyURL: proxy.map { "http://\($0)" } ?? "")
+        let server = try HTTPServer(
+            listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
+            tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)
+        running.onStop { server.stop() }
+        let bound = ListenAddress(host: address.host, port: server.port)
+        running.log(.apiStarted(address: bound.description))
+        return bound
+    }
+
+    // MARK: Shared by parts of one process
+
+    private func openStore() throws -> SQLiteRollupStore {
+        if let store { return store }
+        let opened = try Preparation.openStore(configuration, readers: Self.queriesAtOnce)
+        store = opened
+        return opened
+    }
+
+    private func registerKafkaMetrics() {
+        if hasKafkaMetrics { return }
+        hasKafkaMetrics = true
+        running.metrics.register(kafkaMetrics.all)
+    }
+
+    /// Keys come with the command that makes them; until then a listener that asks for one would answer nobody.
+    private func requireOpen(_ listener: String) throws {
+        guard configuration.auth == .open else {
+            throw ConfigurationError(problems: [
+                "auth.mode: 'keys': this version has no API keys yet, so \(listener) could let nobody in; allowed: open"
+            ])
+        }
+        if hasSaidOpen { return }
+        hasSaidOpen = true
+        running.log(.authOpen())
+    }
+}

@@ -1,0 +1,44 @@
+// SIGTERM, SIGINT, SIGHUP → one stop, on a thread of its own that waits for them.
+
+import Glibc
+import Telemetry
+import Threading
+
+enum Signals {
+    /// How long a stop may take before the process ends anyway; an orchestrator kills after 30.
+    private static let stopLimitSeconds = 18
+
+    /// Call before the first thread is started.
+    static func block() {
+        var stops = stopSignals()
+        pthread_sigmask(SIG_BLOCK, &stops, nil)
+        // A peer that has gone shows as EPIPE where it was written to.
+        signal(SIGPIPE, SIG_IGN)
+    }
+
+    private static func stopSignals() -> sigset_t {
+        var set = sigset_t()
+        sigemptyset(&set)
+        for number in [SIGTERM, SIGINT, SIGHUP] { sigaddset(&set, number) }
+        return set
+    }
+
+    /// The thread is never joined: it ends with the process.
+    static func watch(_ stop: StopSignal, _ log: Log) {
+        _ = ServiceThread("signals") {
+            var set = stopSignals()
+            var number: Int32 = 0
+            while sigwait(&set, &number) != 0 {}
+            log(.stopping(signal: number == SIGINT ? "SIGINT" : number == SIGHUP ? "SIGHUP" : "SIGTERM"))
+            stop.stop()
+            var limit = timespec(tv_sec: stopLimitSeconds, tv_nsec: 0)
+            var info = siginfo_t()
+            while sigtimedwait(&set, &info, &limit) == -1 {
+                if errno == EINTR { continue }
+                log(.stopOverdue(seconds: stopLimitSeconds))
+                break
+            }
+            _exit(1)
+        }
+    }
+}
