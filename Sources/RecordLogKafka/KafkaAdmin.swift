@@ -1,6 +1,7 @@
 // Topics: what exists, and making what does not. Opens a client for each call; not for a hot path.
 
 import CRDKafka
+import Glibc
 package import RecordLog
 package import Telemetry
 
@@ -15,7 +16,7 @@ package struct TopicReport: Sendable, Equatable {
 }
 
 package enum KafkaAdmin {
-    /// Creates those of the log's topic and the dead-letter topic (one partition is enough for it, it gets as many)
+    /// Creates those of the log's topic and the dead-letter topic (which gets as many partitions)
     /// that do not exist. With three replicas or more, `min.insync.replicas` is one less than the replicas, so that
     /// one broker may be away. Existing topics are never changed. Safe to call from several processes at once.
     package static func ensureTopics(
@@ -34,26 +35,42 @@ package enum KafkaAdmin {
     private static func ensure(
         _ topic: String, _ options: KafkaOptions, _ handle: KafkaHandle, timeoutMilliseconds: Int32, log: Log
     ) throws(RecordLogError) -> TopicReport {
-        switch try describeTopic(topic, handle, timeoutMilliseconds: timeoutMilliseconds) {
-        case .missing:
-            let isOurs = try createTopic(topic, options, handle, timeoutMilliseconds: timeoutMilliseconds)
-            guard isOurs else {
-                return TopicReport(topic: topic, outcome: .existed, partitions: options.partitions)
+        var outcome = TopicReport.Outcome.existed
+        let deadline = ContinuousClock.now.advanced(by: .milliseconds(Int(timeoutMilliseconds)))
+        while true {
+            if case .exists(let partitions, _) = try describeTopic(
+                topic, handle, timeoutMilliseconds: timeoutMilliseconds)
+            {
+                return report(topic, outcome, partitions: partitions, options, log: log)
             }
-            log(
-                .kafkaTopicCreated(
-                    topic, partitions: options.partitions, replicationFactor: options.replicationFactor))
-            return TopicReport(topic: topic, outcome: .created, partitions: options.partitions)
-        case .exists(let partitions, _):
-            var report = TopicReport(topic: topic, outcome: .existed, partitions: partitions)
-            if partitions < options.partitions {
-                log(.kafkaTopicDiffers(topic, partitions: partitions, wanted: options.partitions))
-                report.warning =
-                    "\(topic) has \(partitions) partitions, fewer than the configured \(options.partitions); "
-                    + "it is used as it is, since adding partitions moves keys"
+            // A topic just created, by us or another, is not known to every broker at once.
+            guard ContinuousClock.now < deadline else {
+                throw RecordLogError(
+                    code: .unreachable, tried: "to create the topic \(topic)",
+                    reason: "the brokers took it and do not show it", next: "Look at the brokers' logs; try again.")
             }
-            return report
+            if outcome == .created {
+                usleep(50_000)
+            } else if try createTopic(topic, options, handle, timeoutMilliseconds: timeoutMilliseconds) {
+                outcome = .created
+                log(
+                    .kafkaTopicCreated(
+                        topic, partitions: options.partitions, replicationFactor: options.replicationFactor))
+            }
         }
+    }
+
+    private static func report(
+        _ topic: String, _ outcome: TopicReport.Outcome, partitions: Int, _ options: KafkaOptions, log: Log
+    ) -> TopicReport {
+        var report = TopicReport(topic: topic, outcome: outcome, partitions: partitions)
+        if partitions < options.partitions {
+            log(.kafkaTopicDiffers(topic, partitions: partitions, wanted: options.partitions))
+            report.warning =
+                "\(topic) has \(partitions) partitions, fewer than the configured \(options.partitions); "
+                + "it is used as it is, since adding partitions moves keys"
+        }
+        return report
     }
 
     /// Partitions of the log's topic, nil where it does not exist. Throws where no broker answers in time: the

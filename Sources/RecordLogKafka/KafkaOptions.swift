@@ -60,6 +60,8 @@ enum KafkaClientKind {
             ("socket.timeout.ms", "10000"), ("reconnect.backoff.max.ms", "2000"),
             // A topic that is recreated or gets partitions is seen within this time.
             ("topic.metadata.refresh.interval.ms", "10000"),
+            // A broker that creates topics on first use would make ours with its own number of partitions.
+            ("allow.auto.create.topics", "false"),
         ]
         switch self {
         case .admin: return shared
@@ -77,7 +79,7 @@ enum KafkaClientKind {
                 ("group.id", options.group.isEmpty ? "millrace-unnamed-reader" : options.group),
                 ("enable.auto.commit", "false"), ("enable.auto.offset.store", "false"),
                 ("auto.offset.reset", "error"), ("enable.partition.eof", "true"), ("check.crcs", "true"),
-                ("allow.auto.create.topics", "false"), ("isolation.level", "read_committed"),
+                ("isolation.level", "read_committed"),
                 // At least a second of records at full rate: librdkafka 2.0.2 pauses for one when it meets the bound.
                 ("queued.min.messages", "1000000"), ("queued.max.messages.kbytes", "131072"),
                 ("fetch.wait.max.ms", "50"), ("fetch.min.bytes", "65536"), ("max.partition.fetch.bytes", "4194304"),
@@ -124,6 +126,7 @@ private let reservedProperties: [String: String] = [
     "auto.offset.reset": "Reading starts at the store's offset, and a loss is declared, never skipped.",
     "enable.partition.eof": "The reader needs to know where a partition ends.",
     "check.crcs": "Checksums are always verified.",
+    "allow.auto.create.topics": "Topics are created with the configured partitions.",
     "log.queue": "The client's lines go to the log of the role.",
 ]
 

@@ -139,11 +139,12 @@ final class KafkaScout: @unchecked Sendable {
                         0, "the topic \(options.topic) does not exist: create it with `millrace topics ensure`"
                     )
                 }
-                try createTopic(options.topic, options, handle, timeoutMilliseconds: Self.callTimeoutMilliseconds)
-                log(
-                    .kafkaTopicCreated(
-                        options.topic, partitions: options.partitions, replicationFactor: options.replicationFactor))
-                lookSoon()
+                if try createTopic(options.topic, options, handle, timeoutMilliseconds: Self.callTimeoutMilliseconds) {
+                    log(
+                        .kafkaTopicCreated(
+                            options.topic, partitions: options.partitions,
+                            replicationFactor: options.replicationFactor))
+                }
                 return (0, "the topic \(options.topic) does not exist yet: it is being created")
             }
         } catch {

@@ -58,7 +58,7 @@ struct PartitionCursor {
     /// `low` is the log's first offset as the last fetch told it; negative: not known.
     mutating func received(_ offset: Int64, low: @autoclosure () -> Int64) -> Verdict {
         guard phase == .reading, offset >= next else { return .skip }
-        if offset == next || isSparse && !hasBrokenBatch {
+        if offset == next {
             next = offset + 1
             return .take
         }
@@ -67,6 +67,10 @@ struct PartitionCursor {
             let from = next
             next = min(low, offset)
             return .lost(from: from, to: next)
+        }
+        if isSparse, !hasBrokenBatch {
+            next = offset + 1
+            return .take
         }
         if let questioned, questioned == (next, offset) {
             self.questioned = nil

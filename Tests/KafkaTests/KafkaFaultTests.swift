@@ -15,7 +15,7 @@ final class LineRecorder: Sendable {
 
 @Suite(.serialized, .enabled(if: isKafkaWanted), .timeLimit(.minutes(5)))
 struct KafkaFaultTests {
-    @Test func aBrokerKilledWhileProducingAndReadingLosesNothing() throws {
+    @Test(.enabled(if: isCrashingKafkaWanted)) func aBrokerKilledWhileProducingAndReadingLosesNothing() throws {
         let server = try KafkaServer()
         defer { #expect(throws: Never.self) { try server.remove() } }
         let options = try server.topic()
@@ -69,7 +69,7 @@ struct KafkaFaultTests {
         #expect(error?.code == .unreachable)
     }
 
-    @Test func oneOfThreeBrokersMayDie() throws {
+    @Test(.enabled(if: isCrashingKafkaWanted)) func oneOfThreeBrokersMayDie() throws {
         let server = try KafkaServer(nodes: 3)
         defer { #expect(throws: Never.self) { try server.remove() } }
         let options = try server.topic(partitions: 3, replicationFactor: 3)

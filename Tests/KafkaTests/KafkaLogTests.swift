@@ -33,7 +33,8 @@ struct KafkaLogTests {
     }
 
     @Test func everyRecordComesBackOnceAndCopiesMeetOnOnePartition() throws {
-        let options = try KafkaServer.shared.get().topic()
+        let server = try KafkaServer.shared.get()
+        let options = try server.topic()
         let metrics = KafkaMetrics()
         let producer = try KafkaProducer(options, log: quiet, metrics: metrics)
         defer { producer.close() }
@@ -63,6 +64,10 @@ struct KafkaLogTests {
         #expect(reader.lag.map(\.records) == [7, 7, 7])
         #expect(metrics.fetched.value == 101_000)
         reader.close()
+        for partition in Int32(0)..<3 {
+            let count = reading.records.count { $0.partition == partition }
+            #expect(try server.committed(options, partition: partition) == Int64(count - 7))
+        }
     }
 
     @Test func readingStartsAtTheGivenOffsets() throws {
@@ -183,6 +188,27 @@ struct KafkaLogTests {
         try reader.read(into: &reading) { $0.records.count >= 50 }
         #expect(reading.discovered == [0, 1])
         #expect(reading.gaps.isEmpty)
+    }
+
+    @Test func aProducerWaitsForATopicThatComesLaterAndNeverMakesIt() throws {
+        let options = try KafkaServer.shared.get().options("produced-later", partitions: 2)
+        let producer = try KafkaProducer(options, log: quiet, metrics: KafkaMetrics())
+        defer { producer.close() }
+        let sent = key(1).withUnsafeBytes { producer.send(tag: 1, kind: .event, key: $0, value: $0) }
+        #expect(sent)
+        var reports: [Delivery] = []
+        func poll(until deadline: ContinuousClock.Instant) throws {
+            while reports.isEmpty, ContinuousClock.now < deadline {
+                try producer.poll(timeoutMilliseconds: 50) { reports.append($1) }
+            }
+        }
+        try poll(until: .now.advanced(by: .seconds(2)))
+        #expect(reports.isEmpty)
+        #expect(try KafkaAdmin.describe(options, log: quiet, metrics: KafkaMetrics()) == nil)
+        _ = try KafkaAdmin.ensureTopics(options, deadLetterTopic: nil, log: quiet, metrics: KafkaMetrics())
+        try poll(until: .now.advanced(by: .seconds(25)))
+        #expect(reports == [.acknowledged])
+        #expect(try KafkaAdmin.describe(options, log: quiet, metrics: KafkaMetrics()) == 2)
     }
 
     @Test func aReaderMayCreateTheTopicItself() throws {

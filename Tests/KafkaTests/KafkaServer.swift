@@ -1,6 +1,7 @@
 // A real Apache Kafka for these tests, started and stopped by a script: `start --dir DIR` prints the bootstrap servers,
 // `stop --dir DIR [--kill]` ends them. MILLRACE_TEST_KAFKA names the script; without it the one beside the repository
-// is taken. MILLRACE_TEST_SKIP=kafka skips what needs it; a server that is merely missing fails.
+// is taken, and where there is none, the stand-in of Tests/Support. MILLRACE_TEST_SKIP=kafka skips what needs it, kafka-crash
+// what the stand-in cannot do; a server that is merely missing fails.
 
 import CRDKafka
 import Foundation
@@ -10,8 +11,10 @@ import Synchronization
 import Telemetry
 import Testing
 
-let isKafkaWanted = !(ProcessInfo.processInfo.environment["MILLRACE_TEST_SKIP"] ?? "").split(separator: ",")
-    .contains("kafka")
+private let skipped = (ProcessInfo.processInfo.environment["MILLRACE_TEST_SKIP"] ?? "").split(separator: ",")
+let isKafkaWanted = !skipped.contains("kafka")
+/// Needs a broker whose acknowledged records outlive a kill, and three of them: Apache Kafka, not its stand-in.
+let isCrashingKafkaWanted = isKafkaWanted && !skipped.contains("kafka-crash")
 
 struct Failure: Error, CustomStringConvertible {
     var description: String
@@ -22,13 +25,17 @@ final class KafkaServer: Sendable {
     let directory: String
     let bootstrapServers: String
 
-    /// One server for all tests that do not hurt it, killed when the process ends.
-    static let shared = Result { try KafkaServer() }
+    /// One server for all tests that do not hurt it, killed when the process ends. Like Kafka's default, it would create
+    /// topics on first use, which no client of ours may bring about.
+    static let shared = Result { try KafkaServer(properties: ["auto.create.topics.enable=true"]) }
 
-    private static let script: String =
-        ProcessInfo.processInfo.environment["MILLRACE_TEST_KAFKA"]
-        ?? URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../../shared/kafka/kafka")
-        .standardizedFileURL.path
+    private static let script: String = {
+        if let named = ProcessInfo.processInfo.environment["MILLRACE_TEST_KAFKA"] { return named }
+        let here = URL(filePath: #filePath).deletingLastPathComponent()
+        let real = here.appending(path: "../../../shared/kafka/kafka").standardizedFileURL.path
+        if FileManager.default.isExecutableFile(atPath: real) { return real }
+        return here.appending(path: "../Support/noida_kafka.py").standardizedFileURL.path
+    }()
     private static let started = Mutex<[String]>([])
 
     init(nodes: Int = 1, properties: [String] = []) throws {
@@ -145,6 +152,22 @@ final class KafkaServer: Sendable {
         }
     }
 
+    /// What a lag tool sees for the group.
+    func committed(_ options: KafkaOptions, partition: Int32) throws -> Int64 {
+        let configuration = rd_kafka_conf_new()
+        rd_kafka_conf_set(configuration, "bootstrap.servers", bootstrapServers, nil, 0)
+        rd_kafka_conf_set(configuration, "group.id", options.group, nil, 0)
+        guard let client = rd_kafka_new(RD_KAFKA_CONSUMER, configuration, nil, 0) else { throw Failure("no client") }
+        defer { rd_kafka_destroy(client) }
+        guard let list = rd_kafka_topic_partition_list_new(1) else { throw Failure("no list") }
+        defer { rd_kafka_topic_partition_list_destroy(list) }
+        let asked = rd_kafka_topic_partition_list_add(list, options.topic, partition)
+        guard rd_kafka_committed(client, list, 20_000) == RD_KAFKA_RESP_ERR_NO_ERROR else {
+            throw Failure("no answer from the coordinator")
+        }
+        return asked?.pointee.offset ?? -1
+    }
+
     private func answered(_ client: OpaquePointer, _ request: (OpaquePointer?) -> Void) throws {
         let queue = rd_kafka_queue_new(client)
         defer { rd_kafka_queue_destroy(queue) }
@@ -197,7 +220,9 @@ extension KafkaProducer {
                 case .refused(let why): sent.refused[tag] = why
                 }
             }
-            if ContinuousClock.now > deadline { throw Failure("\(reported) reports when time was up") }
+            if ContinuousClock.now > deadline {
+                throw Failure("\(reported) reports when time was up, \(degraded ?? "healthy")")
+            }
         }
         var count = 0
         for number in numbers {
