@@ -6,6 +6,7 @@ import Glibc
 import HTTPTransport
 import JSONText
 import Journal
+import Normalizer
 import RecordLog
 import RecordLogKafka
 import RollupStoreSQLite
@@ -18,6 +19,7 @@ enum Preparation {
     /// What the files that a configuration names hold.
     struct Inputs {
         var prices: PriceTable
+        var rules: Rules
     }
 
     /// Reads them, and checks what only a library or another module knows. Throws with every mistake at once.
@@ -36,8 +38,18 @@ enum Preparation {
         _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
         _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
         if case .sqlite = configuration.store {} else { problems.append(unknownStore(configuration.store).description) }
-        guard problems.isEmpty, let prices else { throw ConfigurationError(problems: problems) }
-        return Inputs(prices: prices)
+        let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
+        guard problems.isEmpty, let prices, let rules else { throw ConfigurationError(problems: problems) }
+        return Inputs(prices: prices, rules: rules)
+    }
+
+    private static func readRules(_ path: String?) throws -> Rules {
+        guard let path else { return .builtIn }
+        let rules = try Rules.decode(try tree(path))
+        if rules.needsHashKey {
+            throw Failure("\(path): keys.hash: this version has no keyed hashing yet; drop those keys instead", status: 2)
+        }
+        return rules
     }
 
     private static func priceTable(_ path: String?) throws -> PriceTable {

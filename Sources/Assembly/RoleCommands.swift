@@ -18,6 +18,7 @@ enum RoleCommands {
         let configuration = try invocation.configuration()
         return try Running(role: "consumer").run { running in
             let roles = try Roles(configuration, running)
+            try roles.startConsumer()
             try roles.operations.serve(on: configuration.consumer.opsListen, running)
         }
     }

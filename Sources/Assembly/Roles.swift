@@ -7,7 +7,9 @@
 import CaptureProxy
 import Configuration
 import HTTPTransport
+import Ingest
 import Journal
+import Normalizer
 import QueryAPI
 import RecordLog
 import RecordLogKafka
@@ -33,6 +35,8 @@ final class Roles {
     private static let flushMilliseconds = 5_000
     /// Threads that answer questions, each with a connection to the store.
     private static let queriesAtOnce = 4
+    /// How often it is looked whether the consumer has ended by itself.
+    private static let watchMilliseconds = 200
 
     init(_ configuration: MillraceConfiguration, _ running: Running) throws {
         self.configuration = configuration
@@ -84,6 +88,46 @@ final class Roles {
         running.metrics.register(metrics.all)
         running.onStop { service.stop() }
         return ListenAddress(host: address.host, port: service.port)
+    }
+
+    /// Log -> store. It ends the process where it cannot go on: another consumer has the partitions, the store is newer.
+    func startConsumer() throws {
+        let writer = try openStore().makeWriter()
+        let metrics = ConsumerMetrics(deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue))
+        running.metrics.register(metrics.all)
+        let log = running.log
+        var options = Consumer.Options()
+        options.maxEvents = configuration.consumer.maxEvents
+        options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
+        let normalizer = Normalizer(rules: inputs.rules)
+        let consumer: Consumer
+        switch configuration.log.kind {
+        case .journal:
+            let reader = JournalLogReader(directory: configuration.journal.directory, log: log, metrics: journalMetrics)
+            consumer = Consumer(
+                reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
+        case .kafka:
+            registerKafkaMetrics()
+            let reader = try KafkaLogReader(
+                configuration.log.kafka.options, createsTopic: true, log: log, metrics: kafkaMetrics)
+            consumer = Consumer(
+                reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
+        }
+        consumer.start()
+        checks.append(HealthCheck(name: "consumer", isNeeded: true) { consumer.degraded })
+        let stopped = StopSignal()
+        let fail = running.fail
+        let watch = ServiceThread("mr-watch") {
+            while !stopped.wait(milliseconds: Self.watchMilliseconds) {
+                guard let failure = consumer.failure else { continue }
+                return fail("consumer", Failure(failure))
+            }
+        }
+        running.onStop {
+            stopped.stop()
+            watch.join()
+            consumer.stop()
+        }
     }
 
     /// The API and the page. `proxy` is shown on the page where it runs in this process. Answers the address in use.

@@ -24,6 +24,7 @@ enum UpCommand {
             }
             let roles = try Roles(configuration, running)
             try roles.startJournal()
+            try roles.startConsumer()
             // The page names the proxy's address, so the proxy is bound first; it is also stopped first.
             let proxy = try roles.startProxy()
             let api = try roles.startAPI(proxy: proxy)

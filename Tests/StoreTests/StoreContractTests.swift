@@ -21,7 +21,8 @@ import Threading
     private func check(_ reader: any RollupReader, holds expected: [Sample]) throws {
         #expect(try Count(reading: reader) == Count(expected))
         let ledger = try reader.read { try $0.ledger() }
-        #expect(ledger.allSatisfy(\.isClosed))
+        let isClosed = ledger.allSatisfy { $0.isClosed }
+        #expect(isClosed)
         let totals = try reader.read { snapshot in try Grain.allCases.map { try requests(snapshot, $0) } }
         #expect(Set(totals).count == 1)
         #expect(ledger.reduce(0) { $0 + $1.applied } == totals[0])
@@ -31,14 +32,21 @@ import Threading
     @Test(arguments: StoreKind.allCases)
     func anEmptyStoreAnswersEmpty(_ kind: StoreKind) throws {
         let store = try kind.make()
-        try store.reader.read { snapshot in
-            #expect(try snapshot.watermark == nil)
-            #expect(try snapshot.ledger().isEmpty)
-            #expect(try snapshot.series(workspace: "default").isEmpty)
-            #expect(try snapshot.retained(nil) == nil)
-            #expect(try snapshot.retained(.hour) == nil)
-            #expect(try snapshot.event(id: EventID(high: 1, low: 2)) == nil)
-            #expect(try events(snapshot).isEmpty)
+        try store.reader.read { (snapshot: any RollupSnapshot) throws -> Void in
+            let answer0 = try snapshot.watermark == nil
+            #expect(answer0)
+            let answer1 = try snapshot.ledger().isEmpty
+            #expect(answer1)
+            let answer2 = try snapshot.series(workspace: "default").isEmpty
+            #expect(answer2)
+            let answer3 = try snapshot.retained(nil) == nil
+            #expect(answer3)
+            let answer4 = try snapshot.retained(.hour) == nil
+            #expect(answer4)
+            let answer5 = try snapshot.event(id: EventID(high: 1, low: 2)) == nil
+            #expect(answer5)
+            let answer6 = try events(snapshot).isEmpty
+            #expect(answer6)
         }
     }
 
