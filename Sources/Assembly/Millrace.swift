@@ -98,7 +98,7 @@ enum Terminal {
 /// The environment as a dictionary.
 func processEnvironment() -> [String: String] {
     var out: [String: String] = [:]
-    guard var next = environ else { return out }
+    var next = environ
     while let entry = next.pointee {
         let text = String(cString: entry)
         if let equals = text.firstIndex(of: "=") {

@@ -31,7 +31,7 @@ enum Preparation {
                 return nil
             }
         }
-        let prices = attempt("prices.file") { try prices(configuration.pricesFile) }
+        let prices = attempt("prices.file") { try priceTable(configuration.pricesFile) }
         _ = attempt("log.kafka.properties") { try configuration.log.kafka.options.validate() }
         _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
         _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
@@ -40,7 +40,7 @@ enum Preparation {
         return Inputs(prices: prices)
     }
 
-    private static func prices(_ path: String?) throws -> PriceTable {
+    private static func priceTable(_ path: String?) throws -> PriceTable {
         guard let path else { return try PriceTable(json: Schemas.prices) }
         return try PriceTable(json: try tree(path).bytes)
     }

@@ -16,8 +16,10 @@ enum UpCommand {
         let isDemo = invocation.flag("demo")
         return try Running(role: "up").run { running in
             if isDemo {
+                var options = MockProviderOptions()
+                options.latencyMilliseconds = 40
                 let provider = try SimulationCommands.startProvider(
-                    on: ListenAddress(host: "127.0.0.1", port: 0), MockProviderOptions(latencyMilliseconds: 40), running)
+                    on: ListenAddress(host: "127.0.0.1", port: 0), options, running)
                 try configuration.useOneProvider(at: provider)
             }
             let roles = try Roles(configuration, running)
@@ -85,7 +87,7 @@ enum DemoLoop {
             var sent = 0
             while !stop.wait(milliseconds: sent < burst ? 10 : pauseMilliseconds) {
                 let request = traffic.next()
-                do {
+                do throws(LoopbackError) {
                     _ = try client.request("POST", request.path, headers: request.headers, body: request.body)
                 } catch {
                     log(.demoRequestFailed(reason: error.description))

@@ -21,6 +21,14 @@ package enum ConditionParser {
         var parser = Descent(tokens: try lexer.tokens(), lexer: lexer)
         return try parser.whole()
     }
+
+    /// Bytes of words and of keys that need no quotes.
+    static func isPlain(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x80...: true
+        default: byte == UInt8(ascii: "_") || byte == UInt8(ascii: ".") || byte == UInt8(ascii: "-")
+        }
+    }
 }
 
 private struct Token {
@@ -74,13 +82,6 @@ private struct Lexer {
         }
     }
 
-    private func isWord(_ byte: UInt8) -> Bool {
-        switch byte {
-        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x80...: true
-        default: byte == UInt8(ascii: "_") || byte == UInt8(ascii: ".") || byte == UInt8(ascii: "-")
-        }
-    }
-
     private mutating func next() throws(QueryError) -> Token {
         while index < bytes.count, bytes[index] == 0x20 || (0x09...0x0D).contains(bytes[index]) { index += 1 }
         let start = index
@@ -101,7 +102,7 @@ private struct Lexer {
             throw error(
                 "A name in double quotes stands after `metadata.` only.", at: start,
                 hint: "Values stand in single quotes: 'abc'.")
-        case _ where isWord(byte):
+        case _ where ConditionParser.isPlain(byte):
             return Token(kind: try word(), start: start)
         default:
             throw error("\"\(String(decoding: [byte], as: UTF8.self))\" is not part of a filter.", at: start)
@@ -123,7 +124,7 @@ private struct Lexer {
     private mutating func number() throws(QueryError) -> String {
         let start = index
         index += 1
-        while index < bytes.count, isWord(bytes[index]) { index += 1 }
+        while index < bytes.count, ConditionParser.isPlain(bytes[index]) { index += 1 }
         let text = String(decoding: bytes[start..<index], as: UTF8.self)
         guard FixedPoint.canonical(text) != nil else {
             throw error(
@@ -136,7 +137,7 @@ private struct Lexer {
 
     private mutating func word() throws(QueryError) -> Token.Kind {
         let start = index
-        while index < bytes.count, isWord(bytes[index]) { index += 1 }
+        while index < bytes.count, ConditionParser.isPlain(bytes[index]) { index += 1 }
         let text = String(decoding: bytes[start..<index], as: UTF8.self)
         guard text.lowercased().hasPrefix("metadata.") else { return .word(text) }
         let rest = text.dropFirst(9)

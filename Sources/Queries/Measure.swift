@@ -88,8 +88,12 @@ extension Dimension {
         self = .metadata(String(key))
     }
 
+    /// Reads back as the same; quoted where the key needs it.
     package var name: String {
-        if case .metadata(let key) = self { return "metadata." + key }
+        if case .metadata(let key) = self {
+            let isPlain = !key.isEmpty && key.utf8.allSatisfy(ConditionParser.isPlain)
+            return "metadata." + (isPlain ? key : "\"\(key.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\""))\"")
+        }
         return Dimension.named.first { $0.dimension == self }?.name ?? ""
     }
 }

@@ -4,23 +4,23 @@
 // of a bin is kind * 65,536 + index + 32,768; keys rise strictly, and a gap is a key less the key before it (the
 // first: the key itself). A typical row costs two bytes a bin.
 
-import Rollups
+package import Rollups
 
-enum BinBlob {
+package enum BinBlob {
     private static let varintSize = 10
 
     /// Bytes that `bins` take at most.
-    static func capacity(_ bins: Int) -> Int { bins * (4 + varintSize) }
+    package static func capacity(_ bins: Int) -> Int { bins * (4 + varintSize) }
 
     /// Writes sorted bins; the number of bytes.
-    static func encode(_ bins: [SketchBin], into out: UnsafeMutableRawBufferPointer) -> Int {
+    package static func encode(_ bins: [SketchBin], into out: UnsafeMutableRawBufferPointer) -> Int {
         var writer = Writer(out)
         for bin in bins { writer.append(key: key(bin), count: UInt64(bitPattern: bin.count)) }
         return writer.count
     }
 
     /// nil where the bytes are none of `encode`.
-    static func decode(_ blob: UnsafeRawBufferPointer) -> [SketchBin]? {
+    package static func decode(_ blob: UnsafeRawBufferPointer) -> [SketchBin]? {
         var reader = Reader(blob)
         var bins: [SketchBin] = []
         bins.reserveCapacity(blob.count / 2)
@@ -34,10 +34,10 @@ enum BinBlob {
 
     /// A merged bin has at most one byte more of count (a carry) and one more of gap (a bin left out before it), and
     /// no bin has less than two bytes to begin with.
-    static func mergedCapacity(_ a: Int, _ b: Int) -> Int { (a + b) * 2 }
+    package static func mergedCapacity(_ a: Int, _ b: Int) -> Int { (a + b) * 2 }
 
     /// Adds counts bin by bin and leaves out those that come to 0; the number of bytes, nil where one does not parse.
-    static func merge(
+    package static func merge(
         _ a: UnsafeRawBufferPointer, _ b: UnsafeRawBufferPointer, into out: UnsafeMutableRawBufferPointer
     ) -> Int? {
         var left = Reader(a)

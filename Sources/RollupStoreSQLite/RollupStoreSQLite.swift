@@ -52,7 +52,9 @@ package struct SQLiteRollupStore: Sendable {
     }
 
     /// The store's one writer. Unavailable while another one, of any process, is open.
-    package func makeWriter() throws(RollupStoreError) -> SQLiteRollupWriter {
+    ///
+    /// - `maxPages`: the file may not grow beyond so many pages; at the limit it is as if the disk were full.
+    package func makeWriter(maxPages: Int? = nil) throws(RollupStoreError) -> SQLiteRollupWriter {
         let lock = try FileLock(path + ".writer-lock", waitMilliseconds: 0)
         let connection = try Connection(path: path, access: .write)
         try connection.execute(
@@ -64,6 +66,7 @@ package struct SQLiteRollupStore: Sendable {
             PRAGMA temp_store = MEMORY;
             PRAGMA secure_delete = OFF;
             """)
+        if let maxPages { try connection.execute("PRAGMA max_page_count = \(maxPages)") }
         try connection.registerMergeBins()
         return SQLiteRollupWriter(connection, lock)
     }

@@ -11,7 +11,7 @@ const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 // What is asked, as the URL has it.
 const state = { range: "1h", from: "", to: "", where: "", by: "model", measure: "requests" };
-let lastRelative = "1h", chart = null, keys = [], timer = 0, running = null, proxyURL = "", keysAt = 0, chartState = "";
+let lastRelative = "1h", chart = null, keys = [], timer = 0, running = null, proxyURL = "", keysAt = 0, chartState = "", hasAnswer = false;
 
 function readURL() {
   const given = new URLSearchParams(location.search);
@@ -34,7 +34,7 @@ const isTime = (text) => !Number.isNaN(Date.parse(text));
 
 // Figures.
 const count = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 function figure(name, value, compact) {
   if (value === null || value === undefined) return "–";
   if (name === "error_rate") return (value * 100).toFixed(value && value < 0.1 ? 2 : 1) + " %";
@@ -99,6 +99,7 @@ async function refresh() {
         mine.signal),
     ]);
     if (mine.signal.aborted) return;
+    hasAnswer = true;
     showProblem(null);
     showFilterError(null);
     showTiles(series.totals);
@@ -133,6 +134,10 @@ function fail(error) {
   $("live").className = "live off";
   $("live").textContent = "not up to date";
   for (const id of ["tiles", "chart-card", "table-card"]) $(id).classList.add("stale");
+  if (!hasAnswer) {
+    $("chart-card").hidden = $("table-card").hidden = true;
+    $("plan").textContent = "No answer yet.";
+  }
 }
 
 function showProblem(text) {
@@ -195,9 +200,11 @@ function showChart(answer, span, unit) {
     points.push([new Date(at), found.get(at) ?? (adds ? 0 : null)]);
     if (unit === "day") { const next = new Date(at); next.setDate(next.getDate() + 1); at = next.getTime(); } else at += step;
   }
+  // The running bucket is not whole yet and would look like a fall.
+  if (state.range !== "custom" && points.slice(0, -1).some((point) => point[1])) points.pop();
   const style = getComputedStyle(document.documentElement), color = (which) => style.getPropertyValue(which).trim();
   const when = (time) => new Date(time).toLocaleString([], unit === "day"
-    ? { dateStyle: "medium" } : { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+    ? { dateStyle: "medium" } : { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const values = points.map((point) => point[1]).filter((value) => value !== null);
   const peak = values.length ? Math.max(...values) : null;
   const peakAt = peak === null ? null : points.find((point) => point[1] === peak)[0];
@@ -214,13 +221,15 @@ function showChart(answer, span, unit) {
     file: points, labels: ["time", measureNames[name]], colors: [color(name === "errors" ? "--bad" : "--accent")],
     gridLineColor: color("--grid"), axisLineColor: color("--line"), dateWindow: [span.from, span.to],
     valueRange: [0, peak ? peak * 1.12 : 1],
-    axes: { y: { axisLabelFormatter: (value) => figure(name, value, true), axisLabelWidth: 66 }, x: { axisLabelWidth: 64 } },
+    axes: { y: { axisLabelFormatter: (value) => figure(name, value, true), axisLabelWidth: 54 }, x: { axisLabelWidth: 64 } },
   };
   if (chart && chartState === unit + name) { chart.updateOptions(options); return; }
   chart?.destroy();
+  // Its legend writes inline styles, which the page's policy refuses; the line above the chart says the same.
+  Dygraph.PLUGINS = Dygraph.PLUGINS.filter((plugin) => plugin !== Dygraph.Plugins.Legend);
   chartState = unit + name;
   chart = new Dygraph($("chart"), points, {
-    ...options, legend: "never", fillGraph: true, fillAlpha: 0.16, strokeWidth: 2, stepPlot: false, drawPoints: false,
+    ...options, fillGraph: true, fillAlpha: 0.16, strokeWidth: 2, stepPlot: false, drawPoints: false,
     connectSeparatedPoints: false, highlightCircleSize: 4, animatedZooms: false, includeZero: true,
     drawIsolatedPoints: true, pointSize: 3,
     highlightCallback: (_, at, rows) => {
@@ -308,7 +317,7 @@ function condition(name, value) {
 
 function showPlan(answer) {
   const plan = answer.plan;
-  const seen = answer.watermark ? new Date(answer.watermark).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" })
+  const seen = answer.watermark ? new Date(answer.watermark).toLocaleString([], { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" })
     : "no event yet";
   const grains = plan.grains.length ? ` (${plan.grains.join(", ")})` : "";
   $("plan").textContent = `${answer.exact ? "Exact" : "Not exact"} · from ${plan.source.replace("+", " and ")}${grains}, `
@@ -325,7 +334,7 @@ async function loadKeys(question) {
   } catch { /* The table works without; the next refresh says what is wrong. */ }
 }
 
-const nameOf = (key) => /^[\w.-]+$/.test(key) ? `metadata.${key}` : `metadata."${key.replaceAll('"', '""')}"`;
+const nameOf = (key) => /^[\w.\u0080-\uffff-]+$/.test(key) ? `metadata.${key}` : `metadata."${key.replaceAll('"', '""')}"`;
 
 function showGroups() {
   const names = [...keys.map(nameOf)];

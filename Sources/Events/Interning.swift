@@ -1,18 +1,21 @@
-// Small dense numbers for values met again and again: the hash tables of the fold.
+// Small dense numbers for values met again and again: hash tables without a String or an allocation per look-up.
 
 /// Open addressing over positions 0, 1, 2 …; the values themselves lie with the caller.
-struct HashIndex {
-    private var slots = [Int32](repeating: -1, count: 256)
-    private var hashes: [UInt64] = []
+package struct HashIndex: Sendable {
+    package private(set) var slots = [Int32](repeating: -1, count: 256)
+    package private(set) var hashes: [UInt64] = []
 
-    var count: Int { hashes.count }
+    package init() {}
 
-    func firstProbe(_ hash: UInt64) -> Int { Int(truncatingIfNeeded: hash) & (slots.count - 1) }
+    package var count: Int { hashes.count }
+
+    @inlinable
+    package func firstProbe(_ hash: UInt64) -> Int { Int(truncatingIfNeeded: hash) & (slots.count - 1) }
 
     /// The next position that may hold a value of this hash, from `probe` on; nil where there is none, and then
     /// `probe` is where it belongs.
-    @inline(__always)
-    func next(_ hash: UInt64, _ probe: inout Int) -> Int? {
+    @inlinable
+    package func next(_ hash: UInt64, _ probe: inout Int) -> Int? {
         while true {
             let position = slots[probe]
             if position < 0 { return nil }
@@ -21,11 +24,11 @@ struct HashIndex {
         }
     }
 
-    @inline(__always)
-    func advance(_ probe: inout Int) { probe = (probe + 1) & (slots.count - 1) }
+    @inlinable
+    package func advance(_ probe: inout Int) { probe = (probe + 1) & (slots.count - 1) }
 
     /// Gives the next position to a new value; `probe` as `next` left it.
-    mutating func insert(_ hash: UInt64, _ probe: Int) -> Int {
+    package mutating func insert(_ hash: UInt64, _ probe: Int) -> Int {
         let position = hashes.count
         hashes.append(hash)
         slots[probe] = Int32(position)
@@ -33,7 +36,7 @@ struct HashIndex {
         return position
     }
 
-    mutating func removeAll() {
+    package mutating func removeAll() {
         hashes.removeAll(keepingCapacity: true)
         for index in slots.indices { slots[index] = -1 }
     }
@@ -50,18 +53,18 @@ struct HashIndex {
 
 /// The hash: 8 bytes a step, folded by a full multiplication. Seeded anew in each process, so that nobody can send
 /// text that all falls together; numbers never depend on it.
-struct Hash {
+package struct Hash: Sendable {
     private static let seed = UInt64.random(in: 0...UInt64.max)
-    private(set) var state = Hash.seed
+    package private(set) var state = Hash.seed
 
-    @inline(__always)
-    mutating func combine(_ word: UInt64) {
+    package init() {}
+
+    package mutating func combine(_ word: UInt64) {
         let (high, low) = (state ^ word).multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15)
         state = (high ^ low) &+ 0xD6E8_FEB8_6659_FD93
     }
 
-    @inline(__always)
-    mutating func combine(_ bytes: UnsafeRawBufferPointer) {
+    package mutating func combine(_ bytes: UnsafeRawBufferPointer) {
         var at = 0
         while bytes.count - at >= 8 {
             combine(bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self))
@@ -78,15 +81,17 @@ struct Hash {
 }
 
 /// Byte strings by number. The numbers hold until `removeAll`.
-struct ByteInterner {
+package struct ByteInterner: Sendable {
     private var index = HashIndex()
     private var arena: [UInt8] = []
     private var ends: [Int] = [0]
 
-    var count: Int { index.count }
-    var size: Int { arena.count }
+    package init() {}
 
-    mutating func intern(_ bytes: UnsafeRawBufferPointer) -> Int32 {
+    package var count: Int { index.count }
+    package var size: Int { arena.count }
+
+    package mutating func intern(_ bytes: UnsafeRawBufferPointer) -> Int32 {
         var hash = Hash()
         hash.combine(bytes)
         var probe = index.firstProbe(hash.state)
@@ -99,9 +104,9 @@ struct ByteInterner {
         return Int32(index.insert(hash.state, probe))
     }
 
-    subscript(number: Int32) -> ArraySlice<UInt8> { arena[ends[Int(number)]..<ends[Int(number) + 1]] }
+    package subscript(number: Int32) -> ArraySlice<UInt8> { arena[ends[Int(number)]..<ends[Int(number) + 1]] }
 
-    mutating func removeAll() {
+    package mutating func removeAll() {
         index.removeAll()
         arena.removeAll(keepingCapacity: true)
         ends.removeLast(ends.count - 1)

@@ -1,0 +1,229 @@
+// Records as fetched -> decoded, normalized, folded -> one SealedBatch. Knows no clock, queue or thread.
+//
+// Every offset between a range's first and next is accounted for exactly once: as an event, a manifest, a dead letter,
+// skipped (the log never had a record there, or a tombstone) or lost (the log said so). An offset below the expected
+// one has been accounted for before and is passed over.
+
+import EventCodec
+package import Events
+package import Normalizer
+package import RecordLog
+import Rollups
+package import RollupStore
+
+/// | limit | value | why | at the limit |
+/// | --- | --- | --- | --- |
+/// | earliest time | 2000-01-01 | before any of this existed: a broken clock | dead letter `time_out_of_range` |
+/// | latest time | 24 h ahead of the consumer's clock | a broken clock; time zones mistaken for UTC stay below it | same |
+/// | record size | `EventLimits.recordSize` | see there | dead letter `too_large` |
+package enum IngestLimits {
+    package static let earliest = EventTime(microseconds: 946_684_800_000_000)
+    package static let aheadMicroseconds: Int64 = 86_400_000_000
+}
+
+package struct BatchBuilder: Sendable {
+    /// What one call took in, for the sealer and the metrics.
+    package struct Taken: Sendable, Equatable {
+        /// Index of the first record that was left for the next batch.
+        package var end: Int
+        package var events = 0
+        package var bytes = 0
+        package var redelivered = 0
+        package var skipped: Int64 = 0
+        package var manifests = 0
+        package var deadLetters = 0
+        package var newestTime: EventTime?
+    }
+
+    private struct Cursor {
+        var partition: TopicPartition
+        var next: Offset
+        var epoch: Int64
+        /// Index into `ranges`, once the batch has something of this partition.
+        var range: Int?
+        var isStopped = false
+    }
+
+    private var normalizer: Normalizer
+    private var folder = BatchFolder()
+    private var cursors: [Cursor] = []
+    private var byPartition: [TopicPartition: Int] = [:]
+
+    private var ranges: [PartitionRange] = []
+    private var bytes: [UInt8] = []
+    private var extras: [UInt8] = []
+    private var events: [NormalizedEvent] = []
+    private var manifests: [Manifest] = []
+    package private(set) var deadLetters: [DeadLetter] = []
+
+    package init(normalizer: Normalizer) { self.normalizer = normalizer }
+
+    package var isEmpty: Bool { ranges.isEmpty }
+
+    /// From here on, by the store. Call with an empty batch where a partition is taken again.
+    package mutating func started(_ positions: [PartitionPosition]) {
+        for position in positions {
+            let cursor = Cursor(partition: position.partition, next: position.next, epoch: position.epoch)
+            if let known = byPartition[position.partition] {
+                cursors[known] = cursor
+            } else {
+                byPartition[position.partition] = cursors.count
+                cursors.append(cursor)
+            }
+        }
+    }
+
+    /// Takes records from `start` on, until the chunk's end or until the batch holds so many events or bytes.
+    package mutating func add(
+        _ chunk: RecordChunk, from start: Int, now: EventTime, maxEvents: Int, maxBytes: Int
+    ) -> Taken {
+        var taken = Taken(end: start)
+        let places = chunk.partitions.map { byPartition[$0] }
+        chunk.bytes.withUnsafeBytes { chunkBytes in
+            while taken.end < chunk.records.count && events.count < maxEvents && bytes.count < maxBytes {
+                let slot = chunk.records[taken.end]
+                taken.end += 1
+                guard let place = places[Int(slot.partition)], !cursors[place].isStopped,
+                    slot.offset >= cursors[place].next
+                else {
+                    taken.redelivered += 1
+                    continue
+                }
+                let range = open(place)
+                let jumped = slot.offset.value - cursors[place].next.value
+                ranges[range].skipped += jumped
+                taken.skipped += jumped
+                take(slot, chunkBytes, range, now, &taken)
+                advance(place, range, to: Offset(slot.offset.value + 1))
+            }
+        }
+        return taken
+    }
+
+    /// The log no longer has these offsets. Answers how many of them are newly declared lost.
+    package mutating func lost(_ partition: TopicPartition, from: Offset, to: Offset) -> Int64 {
+        guard let place = byPartition[partition], !cursors[place].isStopped, to > cursors[place].next else { return 0 }
+        let range = open(place)
+        // What lies between the expected offset and the gap's begin never had a record.
+        let begin = max(from, cursors[place].next)
+        ranges[range].skipped += begin.value - cursors[place].next.value
+        ranges[range].lost += to.value - begin.value
+        advance(place, range, to: to)
+        return to.value - begin.value
+    }
+
+    /// Nothing more of this partition is taken until it is started again.
+    package mutating func stopped(_ partition: TopicPartition) {
+        if let place = byPartition[partition] { cursors[place].isStopped = true }
+    }
+
+    /// All that was taken since the last seal; nil where that is nothing.
+    package mutating func seal() -> SealedBatch? {
+        if ranges.isEmpty { return nil }
+        let (series, delta) = folder.finish()
+        let batch = SealedBatch(
+            ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
+            manifests: manifests, deadLetters: deadLetters)
+        for index in cursors.indices { cursors[index].range = nil }
+        ranges = []
+        // The next batch is likely to be about as large: grown once, not step by step.
+        let (byteCount, extraCount, eventCount) = (bytes.count, extras.count, events.count)
+        bytes = []
+        bytes.reserveCapacity(byteCount)
+        extras = []
+        extras.reserveCapacity(extraCount)
+        events = []
+        events.reserveCapacity(eventCount)
+        manifests = []
+        deadLetters = []
+        return batch
+    }
+
+    private mutating func open(_ place: Int) -> Int {
+        if let range = cursors[place].range { return range }
+        let cursor = cursors[place]
+        ranges.append(
+            PartitionRange(partition: cursor.partition, first: cursor.next, epoch: cursor.epoch, next: cursor.next))
+        cursors[place].range = ranges.count - 1
+        return ranges.count - 1
+    }
+
+    private mutating func advance(_ place: Int, _ range: Int, to next: Offset) {
+        cursors[place].next = next
+        ranges[range].next = next
+    }
+
+    private mutating func take(
+        _ slot: RecordSlot, _ chunk: UnsafeRawBufferPointer, _ range: Int, _ now: EventTime, _ taken: inout Taken
+    ) {
+        let key = UnsafeRawBufferPointer(rebasing: chunk[Int(slot.keyStart)..<Int(slot.keyStart + slot.keyCount)])
+        guard slot.valueCount >= 0 else {
+            ranges[range].skipped += 1
+            taken.skipped += 1
+            return
+        }
+        let value = UnsafeRawBufferPointer(
+            rebasing: chunk[Int(slot.valueStart)..<Int(slot.valueStart + slot.valueCount)])
+        func reject(_ code: DeadLetter.Code, _ reason: String) {
+            ranges[range].deadLetters += 1
+            taken.deadLetters += 1
+            taken.bytes += value.count
+            deadLetters.append(
+                DeadLetter(
+                    source: ranges[range].partition, offset: slot.offset, code: code, reason: reason, key: Array(key),
+                    value: Array(value)))
+        }
+        if slot.isCorrupt { return reject(.corruptFrame, "the frame's checksum does not match its bytes") }
+        if value.count > EventLimits.recordSize {
+            return reject(.tooLarge, "\(value.count) bytes, the limit is \(EventLimits.recordSize)")
+        }
+        switch slot.kind {
+        case nil:
+            reject(.unknownKind, "the header \(RecordHeader.kind) is missing or not one this program knows")
+        case .manifest:
+            do {
+                manifests.append(try EventDecoder.decodeManifest(value))
+                ranges[range].manifests += 1
+                taken.manifests += 1
+                taken.bytes += value.count
+            } catch {
+                reject(.undecodable, error.description)
+            }
+        case .event:
+            do {
+                let fields = try EventDecoder.decode(value, base: bytes.count)
+                guard fields.time >= IngestLimits.earliest,
+                    fields.time.microseconds - IngestLimits.aheadMicroseconds <= now.microseconds
+                else {
+                    return reject(
+                        .timeOutOfRange,
+                        "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now")
+                }
+                take(fields, value, slot.offset, range)
+                taken.events += 1
+                taken.bytes += value.count
+                taken.newestTime = max(taken.newestTime ?? fields.time, fields.time)
+            } catch {
+                reject(.undecodable, error.description)
+            }
+        }
+    }
+
+    private mutating func take(_ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ range: Int) {
+        var fields = decoded
+        bytes.append(contentsOf: value)
+        let (metadata, series) = bytes.withUnsafeBytes { text in
+            let raw = UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])
+            let metadata = normalizer.normalize(raw: raw, status: fields.metadataStatus)
+            return (metadata, folder.add(fields, bytes: text, set: metadata.set))
+        }
+        fields.metadataConflicts &+= metadata.conflicts
+        let extra = ByteRange(start: extras.count, count: metadata.extra.count)
+        extras.append(contentsOf: metadata.extra)
+        ranges[range].events += 1
+        events.append(
+            NormalizedEvent(
+                fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
+                metadataStatus: metadata.status))
+    }
+}

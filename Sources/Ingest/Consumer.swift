@@ -1,0 +1,452 @@
+// The consumer: log -> fetch -> decode, normalize, fold -> apply -> store. Three threads, two bounded queues.
+//
+// The fetch thread alone touches the reader, the apply thread alone the writer. New partitions go down the line like
+// records do, so that a partition is taken from the store only after everything before it is applied; where to go on
+// comes back to the fetch thread by its mailbox. Memory is bounded by the two queues and the batch in each stage's
+// hands: while the store is away, the queues fill and the log is not read.
+//
+// What ends it: `stop`, which applies what is held first; a store that another consumer has taken over, or that is
+// corrupt or newer; a reader that has failed for good. A store that is away ends nothing.
+
+import EventCodec
+package import Events
+import Glibc
+package import Normalizer
+package import RecordLog
+package import RollupStore
+import Synchronization
+package import Telemetry
+import Threading
+
+package final class Consumer: Sendable {
+    package struct Options: Sendable {
+        /// `consumer.batch.max_events`
+        package var maxEvents = 20_000
+        package var maxBytes = 32 << 20
+        /// `consumer.batch.max_wait_ms`
+        package var maxWaitMilliseconds = 200
+        package var lingerMilliseconds = 25
+        /// What one fetch asks for.
+        package var fetchRecords = 4_096
+        package var fetchBytes = 4 << 20
+        /// How long `stop` waits for a store that is away before it leaves what is held to the log.
+        package var stopMilliseconds = 10_000
+        package var now: @Sendable () -> EventTime = Consumer.systemTime
+        /// Must have the records where they are safe when it returns; it is tried again when it throws, and a record
+        /// may then come twice. nil: the dead letters are in the store alone.
+        package var publishDeadLetters: (@Sendable ([DeadLetter]) throws -> Void)?
+
+        package init() {}
+    }
+
+    private enum Fetched: Sendable {
+        case discovered([TopicPartition])
+        case started([PartitionPosition])
+        /// `isLast`: the log had no more at the time.
+        case chunk(RecordChunk, isLast: Bool)
+        case gap(TopicPartition, from: Offset, to: Offset)
+        case truncated(TopicPartition)
+        /// The store is idle: look again whether to seal.
+        case idle
+    }
+
+    private enum Work: Sendable {
+        case acquire([TopicPartition])
+        case apply(SealedBatch, since: ContinuousClock.Instant)
+    }
+
+    /// What the apply thread has for the fetch thread, which alone may talk to the reader.
+    private struct Mailbox {
+        var taken: [PartitionPosition] = []
+        var applied: [TopicPartition: Offset] = [:]
+    }
+
+    private struct Status {
+        var failure: String?
+        var storeProblem: String?
+        var logProblem: String?
+        var truncated: [String: String] = [:]
+        var stopBy: ContinuousClock.Instant?
+        var heldBack = false
+    }
+
+    /// A value that one thread made and one other thread owns from then on.
+    private struct Handed<Value>: @unchecked Sendable { let value: Value }
+
+    private let options: Options
+    private let log: Log
+    private let metrics: ConsumerMetrics
+    private let fetched = BoundedQueue<Fetched>(capacity: 4)
+    private let work = BoundedQueue<Work>(capacity: 2)
+    private let unfinished = Atomic<Int>(0)
+    private let mailbox = Mutex(Mailbox())
+    private let status = Mutex(Status())
+    private let stopping = StopSignal()
+    private let drained = StopSignal()
+    private let parts: Mutex<Handed<(any RecordLogReader, any RollupWriter, Normalizer)>?>
+    private let threads = Mutex<[ServiceThread]>([])
+    private let alive = Atomic<Int>(0)
+
+    /// The consumer owns reader and writer from here on, and closes them when it ends.
+    package init(
+        reader: sending any RecordLogReader, writer: sending any RollupWriter, normalizer: Normalizer,
+        options: Options, log: Log, metrics: ConsumerMetrics
+    ) {
+        self.options = options
+        self.log = log
+        self.metrics = metrics
+        parts = Mutex(Handed(value: (reader, writer, normalizer)))
+    }
+
+    /// Starts the three threads; once.
+    package func start() {
+        guard let parts = parts.withLock({ taken in
+            defer { taken = nil }
+            return taken
+        }) else { return }
+        alive.store(3, ordering: .releasing)
+        threads.withLock {
+            $0 = [
+                ServiceThread("mr-fetch") { [self] in
+                    fetch(from: parts.value.0)
+                    alive.subtract(1, ordering: .acquiringAndReleasing)
+                },
+                ServiceThread("mr-fold") { [self] in
+                    fold(BatchBuilder(normalizer: parts.value.2))
+                    alive.subtract(1, ordering: .acquiringAndReleasing)
+                },
+                ServiceThread("mr-apply") { [self] in
+                    apply(to: parts.value.1)
+                    alive.subtract(1, ordering: .acquiringAndReleasing)
+                },
+            ]
+        }
+    }
+
+    /// Applies what is held, then ends the threads. Takes at most `stopMilliseconds` and the time of one apply and
+    /// one fetch; what is not applied by then the log plays again.
+    package func stop() {
+        let stopBy = ContinuousClock.now.advanced(by: .milliseconds(options.stopMilliseconds))
+        status.withLock { $0.stopBy = $0.stopBy ?? stopBy }
+        stopping.stop()
+        let threads = threads.withLock { threads in
+            defer { threads = [] }
+            return threads
+        }
+        if threads.isEmpty { return }
+        for thread in threads { thread.join() }
+        log(.consumerStopped(heldBack: status.withLock { $0.heldBack }))
+    }
+
+    package var isRunning: Bool { alive.load(ordering: .acquiring) == 3 && failure == nil }
+
+    /// Why the consumer has ended by itself.
+    package var failure: String? { status.withLock { $0.failure } }
+
+    /// What keeps records from the store right now; nil when nothing does.
+    package var degraded: String? {
+        status.withLock { status in
+            let problems = [status.failure, status.storeProblem, status.logProblem].compactMap { $0 }
+            let all = problems + status.truncated.values.sorted()
+            return all.isEmpty ? nil : all.joined(separator: " ")
+        }
+    }
+
+    package static func systemTime() -> EventTime {
+        var instant = timespec()
+        clock_gettime(CLOCK_REALTIME, &instant)
+        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
+    }
+
+    private func fail(_ reason: String) {
+        let isFirst = status.withLock { status in
+            defer { status.failure = status.failure ?? reason }
+            return status.failure == nil
+        }
+        if isFirst { log(.consumerFailed(reason: reason)) }
+        metrics.degraded.set(1)
+        fetched.close()
+        work.close()
+    }
+
+    // MARK: Fetch
+
+    private func fetch(from given: any RecordLogReader) {
+        var reader = given
+        var isWaitingForStart = false
+        do {
+            while !stopping.isStopped && failure == nil {
+                if try open(&reader) { isWaitingForStart = false }
+                let event = try reader.poll(
+                    maxRecords: options.fetchRecords, maxBytes: options.fetchBytes,
+                    timeoutMilliseconds: isWaitingForStart ? 10 : 100)
+                if case .discovered = event { isWaitingForStart = true }
+                guard hand(event) else { break }
+                metrics.lag.set(
+                    reader.lag.map { ($0.partition.topic, $0.partition.partition, $0.records) })
+            }
+        } catch {
+            fail(error.description)
+        }
+        fetched.close()
+        // The last batches are still on their way: the log hears of them too.
+        drained.wait()
+        tell(&reader)
+        reader.close()
+    }
+
+    /// Reads the mailbox: true when partitions were started.
+    private func open(_ reader: inout any RecordLogReader) throws(RecordLogError) -> Bool {
+        tell(&reader)
+        let taken = mailbox.withLock { mailbox in
+            defer { mailbox.taken = [] }
+            return mailbox.taken
+        }
+        if taken.isEmpty { return false }
+        // Down the line first: the fold must know the partitions before their records come.
+        guard fetched.push(.started(taken)) else { return false }
+        try reader.start(taken.map { ($0.partition, $0.next) })
+        log(.consumerStarted(partitions: taken.map { (Self.name($0.partition), $0.next.value) }))
+        return true
+    }
+
+    private func tell(_ reader: inout any RecordLogReader) {
+        let applied = mailbox.withLock { mailbox in
+            defer { mailbox.applied = [:] }
+            return mailbox.applied
+        }
+        for (partition, next) in applied { reader.applied(partition, next: next) }
+    }
+
+    /// False when the consumer is ending.
+    private func hand(_ event: LogEvent) -> Bool {
+        var problem: String?
+        defer { status.withLock { $0.logProblem = problem } }
+        switch event {
+        case .discovered(let partitions):
+            return fetched.push(.discovered(partitions))
+        case .records(let chunk):
+            metrics.records.add(chunk.records.count)
+            return fetched.push(.chunk(chunk, isLast: chunk.records.count < options.fetchRecords / 2))
+        case .gap(let partition, let from, let to):
+            return fetched.push(.gap(partition, from: from, to: to))
+        case .truncated(let partition, let expected, let end):
+            let name = Self.name(partition)
+            log(.consumerPartitionTruncated(partition: name, expected: expected.value, end: end.value))
+            status.withLock {
+                $0.truncated[name] = "\(name) ends at \(end.value), before the store's offset \(expected.value)."
+            }
+            return fetched.push(.truncated(partition))
+        case .idle(let degraded):
+            problem = degraded
+            return true
+        }
+    }
+
+    // MARK: Fold
+
+    private func fold(_ given: BatchBuilder) {
+        var builder = given
+        var sealer = BatchSealer(
+            BatchSealer.Limits(
+                events: options.maxEvents, bytes: options.maxBytes, maxWait: .milliseconds(options.maxWaitMilliseconds),
+                linger: .milliseconds(options.lingerMilliseconds)))
+        var isLast = true
+        while true {
+            let isIdle = unfinished.load(ordering: .acquiring) == 0
+            var wait: Int?
+            switch sealer.decide(
+                at: .now, isIdle: isIdle, isCaughtUp: isLast && fetched.count == 0)
+            {
+            case .seal:
+                guard seal(&builder, &sealer) else { return work.close() }
+                continue
+            case .wait(let left):
+                wait = left.map { Int($0 / .milliseconds(1)) + 1 }
+            }
+            guard let message = fetched.pop(timeoutMilliseconds: wait) else {
+                if fetched.isFinished { break }
+                continue
+            }
+            var goesOn = true
+            switch message {
+            case .idle: break
+            case .discovered(let partitions):
+                goesOn = seal(&builder, &sealer) && push(.acquire(partitions))
+            case .started(let positions):
+                builder.started(positions)
+            case .chunk(let chunk, let last):
+                isLast = last
+                goesOn = fold(chunk, &builder, &sealer)
+            case .gap(let partition, let from, let to):
+                let lost = builder.lost(partition, from: from, to: to)
+                if lost > 0 {
+                    metrics.lost.add(Int(lost))
+                    log(.consumerOffsetsLost(partition: Self.name(partition), from: from.value, to: to.value))
+                    sealer.added(events: 0, bytes: 0, at: .now)
+                }
+            case .truncated(let partition):
+                builder.stopped(partition)
+            }
+            if !goesOn { return work.close() }
+        }
+        if failure == nil { _ = seal(&builder, &sealer) }
+        work.close()
+    }
+
+    /// False when the consumer is ending.
+    private func fold(_ chunk: RecordChunk, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer) -> Bool {
+        let began = ContinuousClock.now
+        defer { metrics.foldTime.record(microseconds: Self.microseconds(since: began)) }
+        var position = 0
+        while position < chunk.records.count {
+            let taken = builder.add(
+                chunk, from: position, now: options.now(), maxEvents: options.maxEvents, maxBytes: options.maxBytes)
+            position = taken.end
+            metrics.redelivered.add(taken.redelivered)
+            metrics.skipped.add(Int(taken.skipped))
+            metrics.manifests.add(taken.manifests)
+            if !builder.isEmpty { sealer.added(events: taken.events, bytes: taken.bytes, at: began) }
+            if sealer.isFull {
+                guard seal(&builder, &sealer) else { return false }
+            }
+        }
+        return true
+    }
+
+    /// False when the consumer is ending.
+    private func seal(_ builder: inout BatchBuilder, _ sealer: inout BatchSealer) -> Bool {
+        let since = sealer.since ?? .now
+        sealer.sealed()
+        guard let batch = builder.seal() else { return true }
+        report(batch.deadLetters)
+        return push(.apply(batch, since: since))
+    }
+
+    private func push(_ next: Work) -> Bool {
+        unfinished.add(1, ordering: .acquiringAndReleasing)
+        return work.push(next)
+    }
+
+    /// A line each for the first few: a flood of poison must not become a flood of lines.
+    private func report(_ letters: [DeadLetter]) {
+        for letter in letters { metrics.countDeadLetter(letter.code.rawValue) }
+        for letter in letters.prefix(10) {
+            log(
+                .consumerDeadLetter(
+                    partition: Self.name(letter.source), offset: letter.offset.value, code: letter.code.rawValue,
+                    reason: letter.reason))
+        }
+        if letters.count > 10 { log(.consumerDeadLettersUntold(count: Int64(letters.count - 10))) }
+    }
+
+    // MARK: Apply
+
+    private func apply(to given: any RollupWriter) {
+        var writer = given
+        while let next = work.pop() {
+            do {
+                switch next {
+                case .acquire(let partitions):
+                    if let taken = try persist({ () throws -> [PartitionPosition] in try writer.acquire(partitions) }) {
+                        mailbox.withLock { $0.taken += taken }
+                    }
+                case .apply(let batch, let since):
+                    try apply(batch, since, &writer)
+                }
+            } catch {
+                fail((error as? RollupStoreError)?.description ?? "\(error)")
+            }
+            if unfinished.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
+                // A full queue holds something to look at already.
+                _ = fetched.tryPush(.idle)
+            }
+            if failure != nil || status.withLock({ $0.heldBack }) { break }
+        }
+        fetched.close()
+        work.close()
+        drained.stop()
+        writer.close()
+    }
+
+    private func apply(
+        _ batch: SealedBatch, _ since: ContinuousClock.Instant, _ writer: inout any RollupWriter
+    ) throws {
+        if let publish = options.publishDeadLetters, !batch.deadLetters.isEmpty {
+            let published: Bool? = try persist {
+                do {
+                    try publish(batch.deadLetters)
+                } catch {
+                    throw RollupStoreError(
+                        code: .unavailable, tried: "publish dead letters", reason: "\(error)",
+                        next: "They are tried again before the offset moves.")
+                }
+                return true
+            }
+            if published == nil { return }
+        }
+        let began = ContinuousClock.now
+        guard let result = try persist({ () throws -> ApplyResult in try writer.apply(batch) }) else { return }
+        metrics.applyTime.record(microseconds: Self.microseconds(since: began))
+        metrics.batchAge.record(microseconds: Self.microseconds(since: since))
+        metrics.batches.add()
+        metrics.applied.add(Int(result.applied))
+        metrics.duplicates.add(Int(result.duplicates))
+        if let latest = batch.events.lazy.map(\.fields.time.microseconds).max(), latest > metrics.latest.value {
+            metrics.latest.set(latest)
+        }
+        mailbox.withLock { mailbox in
+            for range in batch.ranges { mailbox.applied[range.partition] = range.next }
+        }
+    }
+
+    /// Tries until it is done; nil when the consumer is ending and the store is still away.
+    private func persist<Result>(_ body: () throws -> Result) throws -> Result? {
+        var backoff = Backoff()
+        var random = SystemRandomNumberGenerator()
+        var since: ContinuousClock.Instant?
+        defer {
+            if let since {
+                let waited = Self.microseconds(since: since)
+                metrics.degradedMicroseconds.add(Int(waited))
+                metrics.degraded.set(failure == nil ? 0 : 1)
+                status.withLock { $0.storeProblem = nil }
+            }
+        }
+        while true {
+            do {
+                let result = try body()
+                if let since {
+                    let waited = Int64(Self.microseconds(since: since) / 1_000)
+                    log(.consumerStoreAvailable(waitedMilliseconds: waited))
+                }
+                return result
+            } catch let error as RollupStoreError where error.isTransient {
+                metrics.retries.add()
+                metrics.degraded.set(1)
+                if since == nil {
+                    since = .now
+                    log(.consumerStoreUnavailable(reason: error.description))
+                }
+                let stopBy = status.withLock { status in
+                    status.storeProblem = error.description
+                    return status.stopBy
+                }
+                let wait = backoff.failed(random: random.next())
+                if !stopping.wait(milliseconds: wait) { continue }
+                // Ending: go on trying, but no longer than allowed.
+                if let stopBy, ContinuousClock.now >= stopBy {
+                    status.withLock { $0.heldBack = true }
+                    return nil
+                }
+                usleep(10_000)
+            }
+        }
+    }
+
+    private static func name(_ partition: TopicPartition) -> String { "\(partition.topic)/\(partition.partition)" }
+
+    private static func microseconds(since start: ContinuousClock.Instant) -> UInt64 {
+        UInt64(max(0, start.duration(to: .now) / .microseconds(1)))
+    }
+}

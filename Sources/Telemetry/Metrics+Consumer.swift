@@ -1,0 +1,78 @@
+// What the consumer counts.
+
+import Synchronization
+
+/// Values by partition, such as the lag: replaced whole by the one thread that knows them.
+package final class PartitionGauges: Sendable {
+    private let rows = Mutex<[(topic: String, partition: Int32, value: Int64)]>([])
+    package init() {}
+
+    package func set(_ new: [(topic: String, partition: Int32, value: Int64)]) { rows.withLock { $0 = new } }
+
+    package var values: [(labels: [(String, String)], value: Int64)] {
+        rows.withLock { $0 }.map { ([("topic", $0.topic), ("partition", String($0.partition))], $0.value) }
+    }
+}
+
+package struct ConsumerMetrics: Sendable {
+    package let records = Counter()
+    package let applied = Counter()
+    package let duplicates = Counter()
+    package let redelivered = Counter()
+    package let manifests = Counter()
+    package let skipped = Counter()
+    package let lost = Counter()
+    /// One for each code, in the order given.
+    package let deadLetters: [(code: String, counter: Counter)]
+    package let batches = Counter()
+    package let retries = Counter()
+    package let degradedMicroseconds = Counter()
+    package let degraded = Gauge()
+    package let latest = Gauge()
+    package let lag = PartitionGauges()
+    package let foldTime = DurationHistogram()
+    package let applyTime = DurationHistogram()
+    package let batchAge = DurationHistogram()
+
+    package init(deadLetterCodes: [String]) {
+        deadLetters = deadLetterCodes.map { ($0, Counter()) }
+    }
+
+    package func countDeadLetter(_ code: String) {
+        for (known, counter) in deadLetters where known == code { counter.add() }
+    }
+
+    package var all: [Metric] {
+        func counter(_ name: String, _ help: String, _ counter: Counter) -> Metric {
+            Metric("millrace_consumer_\(name)_total", help, .counter { counter.value })
+        }
+        func duration(_ name: String, _ help: String, _ histogram: DurationHistogram) -> Metric {
+            Metric("millrace_consumer_\(name)_seconds", help, .duration(histogram))
+        }
+        let letters = deadLetters.map { code, counter in
+            Metric(
+                "millrace_consumer_dead_letters_total", "Records that could not be applied for their own fault.",
+                labels: [("code", code)], .counter { counter.value })
+        }
+        return [
+            counter("records", "Records read from the log.", records),
+            counter("events_applied", "Events counted into the store.", applied),
+            counter("duplicates", "Copies of events that the store already had.", duplicates),
+            counter("redelivered", "Records that came again at offsets already taken.", redelivered),
+            counter("manifests", "Manifests taken from the log.", manifests),
+            counter("offsets_skipped", "Offsets that the log never had a record for, and tombstones.", skipped),
+            counter("offsets_lost", "Offsets declared lost: the log dropped them before they were read.", lost),
+            counter("batches", "Batches applied.", batches),
+            counter("apply_retries", "Attempts to apply a batch that the store could not take at the time.", retries),
+            counter("degraded_microseconds", "Time during which batches waited for the store.", degradedMicroseconds),
+            Metric("millrace_consumer_degraded", "1 while something keeps records from the store.", .gauge { degraded.value }),
+            Metric(
+                "millrace_consumer_latest_event_microseconds", "Time of the latest event applied, UTC since 1970.",
+                .gauge { latest.value }),
+            Metric("millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
+            duration("fold", "Decoding, normalizing and folding the records of one fetch.", foldTime),
+            duration("apply", "Applying one batch to the store.", applyTime),
+            duration("batch_age", "From a batch's first record to its commit.", batchAge),
+        ] + letters
+    }
+}

@@ -1,0 +1,375 @@
+// What every store promises: one atomic step or nothing, each event once, and reads of one state.
+
+import EventCodec
+import Events
+import RecordLog
+import RollupStore
+import Rollups
+import Synchronization
+import Testing
+import Threading
+
+@Suite struct StoreContractTests {
+    private static let first = TopicPartition(topic: "events", partition: 0)
+    private static let second = TopicPartition(topic: "events", partition: 1)
+
+    private func samples(_ count: Int, seed: UInt64) -> [Sample] {
+        var random = Random(seed: seed)
+        return (0..<count).map { _ in Sample.random(&random) }
+    }
+
+    private func check(_ reader: any RollupReader, holds expected: [Sample]) throws {
+        #expect(try Count(reading: reader) == Count(expected))
+        let ledger = try reader.read { try $0.ledger() }
+        #expect(ledger.allSatisfy(\.isClosed))
+        let totals = try reader.read { snapshot in try Grain.allCases.map { try requests(snapshot, $0) } }
+        #expect(Set(totals).count == 1)
+        #expect(ledger.reduce(0) { $0 + $1.applied } == totals[0])
+        #expect(try reader.read { try events($0).count } == Int(totals[0]))
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func anEmptyStoreAnswersEmpty(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        try store.reader.read { snapshot in
+            #expect(try snapshot.watermark == nil)
+            #expect(try snapshot.ledger().isEmpty)
+            #expect(try snapshot.series(workspace: "default").isEmpty)
+            #expect(try snapshot.retained(nil) == nil)
+            #expect(try snapshot.retained(.hour) == nil)
+            #expect(try snapshot.event(id: EventID(high: 1, low: 2)) == nil)
+            #expect(try events(snapshot).isEmpty)
+        }
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func aBatchIsInTheStoreAsItWasSealed(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        let taken = try writer.acquire([Self.first])
+        #expect(taken == [PartitionPosition(partition: Self.first, next: Offset(0), epoch: 1)])
+        var given = samples(500, seed: 1)
+        given[7].event.metadataRaw = []
+        given[7].event.metadataRejected = [0, 0xFF, 0x7B]
+        given[7].event.metadataStatus = .malformed
+        given[8].event.errorType = "zo\u{308}e 👩‍👩‍👧‍👦 \u{0}'\""
+        var maker = BatchMaker()
+        let result = try writer.apply(
+            try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)]))
+        #expect(result == ApplyResult(applied: 500, duplicates: 0))
+        try check(store.reader, holds: given)
+
+        try store.reader.read { snapshot in
+            #expect(try snapshot.watermark == given.map(\.event.time).max())
+            let newestFirst = given.sorted { ($1.event.time, $1.event.id) < ($0.event.time, $0.event.id) }
+            let stored = try events(snapshot)
+            #expect(stored.map(\.event) == newestFirst.map(\.stored))
+            #expect(stored.map(\.extra) == newestFirst.map { Array($0.extra.utf8) })
+            let found = try #require(try snapshot.event(id: given[7].event.id))
+            #expect(found.event == given[7].stored)
+        }
+        #expect(try writer.acquire([Self.first]) == [.init(partition: Self.first, next: Offset(500), epoch: 2)])
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func theSameOffsetsAreRefusedTheSecondTime(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        let given = samples(50, seed: 2)
+        var maker = BatchMaker()
+        let batch = try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)])
+        _ = try writer.apply(batch)
+        let error = #expect(throws: RollupStoreError.self) { try writer.apply(batch) }
+        #expect(error?.code == .staleEpoch)
+        try check(store.reader, holds: given)
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func aZombiesBatchFailsWhole(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var zombie = try store.writer()
+        _ = try zombie.acquire([Self.first, Self.second])
+        var maker = BatchMaker()
+        let old = samples(20, seed: 3)
+        _ = try zombie.apply(
+            try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: Array(old[..<10]))]))
+        var heir = try store.writer()
+        #expect(
+            try heir.acquire([Self.second]) == [PartitionPosition(partition: Self.second, next: Offset(0), epoch: 2)])
+
+        // The first partition is still the zombie's, the second is not: neither moves.
+        let late = try maker.batch([
+            .init(partition: Self.first, first: 10, epoch: 1, samples: Array(old[10...])),
+            .init(partition: Self.second, first: 0, epoch: 1, samples: samples(10, seed: 4)),
+        ])
+        let error = #expect(throws: RollupStoreError.self) { try zombie.apply(late) }
+        #expect(error?.code == .staleEpoch)
+        #expect(error?.isTransient == false)
+        try check(store.reader, holds: Array(old[..<10]))
+
+        // What the failed batch had made of series is forgotten: the same ones come right afterwards.
+        let new = samples(30, seed: 5)
+        _ = try heir.apply(try maker.batch([.init(partition: Self.second, first: 0, epoch: 2, samples: new)]))
+        _ = try zombie.apply(
+            try maker.batch([.init(partition: Self.first, first: 10, epoch: 1, samples: Array(old[10...]))]))
+        try check(store.reader, holds: old + new)
+        zombie.close()
+        heir.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func aCopyIsCountedOnceWhereverItComes(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first, Self.second])
+        let given = samples(10, seed: 6)
+        var maker = BatchMaker()
+        // In one batch, in one partition and across two.
+        let once = try writer.apply(
+            try maker.batch([
+                .init(partition: Self.first, first: 0, epoch: 1, samples: given + given[2...4]),
+                .init(partition: Self.second, first: 0, epoch: 1, samples: [given[0]]),
+            ]))
+        #expect(once == ApplyResult(applied: 10, duplicates: 4))
+        // In later batches; the second brings nothing new at all.
+        let more = samples(3, seed: 7)
+        let later = try writer.apply(
+            try maker.batch([.init(partition: Self.second, first: 1, epoch: 1, samples: more + given)]))
+        #expect(later == ApplyResult(applied: 3, duplicates: 10))
+        let again = try writer.apply(
+            try maker.batch([.init(partition: Self.first, first: 13, epoch: 1, samples: more)]))
+        #expect(again == ApplyResult(applied: 0, duplicates: 3))
+        try check(store.reader, holds: given + more)
+        let ledger = try store.reader.read { try $0.ledger() }
+        #expect(ledger.map(\.duplicates) == [6, 11])
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases, [11, 12, 13] as [UInt64])
+    func randomBatchesComeToTheBruteForceCount(_ kind: StoreKind, _ seed: UInt64) throws {
+        let store = try kind.make()
+        var random = Random(seed: seed)
+        var maker = BatchMaker()
+        var all: [Sample] = []
+        var next: [Int64] = [0, 0]
+        for _ in 0..<4 {
+            // A new writer each time, as after a crash: nothing it remembers matters.
+            var writer = try store.writer()
+            let taken = try writer.acquire([Self.first, Self.second])
+            #expect(taken.map(\.next.value) == next)
+            for _ in 0..<5 {
+                var parts: [BatchMaker.Part] = []
+                for position in taken where random.next() % 4 != 0 {
+                    let place = Int(position.partition.partition)
+                    var part = BatchMaker.Part(
+                        partition: position.partition, first: next[place], epoch: position.epoch, samples: [],
+                        skipped: Int64(random.next() % 3), lost: Int64(random.next() % 2))
+                    for _ in 0..<random.next() % 120 {
+                        let isCopy = random.next() % 5 == 0 && !all.isEmpty
+                        let sample =
+                            isCopy ? all[Int(random.next() % UInt64(all.count))] : Sample.random(&random)
+                        all.append(sample)
+                        part.samples.append(sample)
+                    }
+                    next[place] += Int64(part.samples.count) + part.skipped + part.lost
+                    parts.append(part)
+                }
+                if !parts.isEmpty { _ = try writer.apply(try maker.batch(parts)) }
+            }
+            writer.close()
+        }
+        try check(store.reader, holds: all)
+        #expect(try store.reader.read { try $0.ledger().map(\.next.value) } == next, "seed \(seed)")
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func everyOffsetIsAccountedForThoughNothingIsCounted(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        var maker = BatchMaker()
+        let letter = DeadLetter(
+            source: Self.first, offset: Offset(5), code: .undecodable, reason: "no protobuf", key: [], value: [1, 0, 2])
+        let manifest = Manifest(
+            proxy: "p", minute: EventTime(microseconds: 60_000_000), accepted: 3, recorded: 2, dropped: 1)
+        _ = try writer.apply(
+            try maker.batch([
+                .init(
+                    partition: Self.first, first: 0, epoch: 1, samples: [], skipped: 2, lost: 3,
+                    manifests: [manifest, manifest], deadLetters: [letter])
+            ]))
+        _ = try writer.apply(try maker.batch([.init(partition: Self.first, first: 8, epoch: 1, samples: [], lost: 1)]))
+        try check(store.reader, holds: [])
+        let expected = PartitionLedger(
+            partition: Self.first, start: Offset(0), next: Offset(9), applied: 0, duplicates: 0, manifests: 2,
+            deadLetters: 1, skipped: 2, lost: 4)
+        #expect(try store.reader.read { try $0.ledger() } == [expected])
+        writer.close()
+    }
+
+    /// A count beyond 63 bits wraps in the sums, takes nothing else with it, and does not stop the partition.
+    @Test(arguments: StoreKind.allCases)
+    func aHostileCountDoesNotStopThePartition(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        var random = Random(seed: 8)
+        var maker = BatchMaker()
+        var one = Sample.random(&random)
+        one.event.inputTokens = .max
+        for offset in 0..<3 {
+            one.event.id = EventID(time: one.event.time, random: (random.next(), random.next()))
+            _ = try writer.apply(
+                try maker.batch([.init(partition: Self.first, first: Int64(offset), epoch: 1, samples: [one])]))
+        }
+        try store.reader.read { snapshot in
+            var rows = 0
+            try snapshot.scanRollups(grain: .day, from: .min, to: .max, series: .all, withBins: true) { row in
+                rows += 1
+                #expect(row.measures.requests == 3)
+                #expect(row.measures.inputTokens == Int64.max &+ Int64.max &+ Int64.max)
+                #expect(row.measures.outputTokens == 3 * Int64(one.event.outputTokens))
+                #expect(row.bins.reduce(0) { $0 + $1.count } == (one.event.streamed ? 9 : 6))
+            }
+            #expect(rows == 1)
+            let stored = try events(snapshot).map(\.event.inputTokens)
+            #expect(stored == [.max, .max, .max])
+        }
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases, [21, 22] as [UInt64])
+    func aScanIsTheSameHoweverItsSeriesAreNamed(_ kind: StoreKind, _ seed: UInt64) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        let given = samples(3_000, seed: seed)
+        var maker = BatchMaker()
+        _ = try writer.apply(try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)]))
+        var random = Random(seed: seed)
+        try store.reader.read { snapshot in
+            let ids = try ["default", "other"].flatMap { try snapshot.series(workspace: $0).map(\.id) }
+            for grain in Grain.allCases {
+                let low = grain.bucket(of: given[0].event.time)
+                for _ in 0..<12 {
+                    let share = 1 + random.next() % 40
+                    let wanted = ids.filter { _ in random.next() % share == 0 }.sorted()
+                    let from = random.next() % 2 == 0 ? Int32.min : low
+                    let to = random.next() % 2 == 0 ? Int32.max : low + Int32(random.next() % 2_000)
+                    var all: [String] = []
+                    var some: [String] = []
+                    try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: false) {
+                        if wanted.contains($0.series) { all.append("\($0.bucket) \($0.series) \($0.measures)") }
+                    }
+                    try snapshot.scanRollups(grain: grain, from: from, to: to, series: .only(wanted), withBins: false) {
+                        some.append("\($0.bucket) \($0.series) \($0.measures)")
+                    }
+                    #expect(all.sorted() == some.sorted(), "seed \(seed)")
+                }
+            }
+        }
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func eventsAreListedNewestFirstPageByPage(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        var given = samples(200, seed: 31)
+        // Many at one instant: the id decides.
+        for index in 50..<120 { given[index].event.time = given[50].event.time }
+        var maker = BatchMaker()
+        _ = try writer.apply(try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)]))
+        try store.reader.read { snapshot in
+            let all = try events(snapshot)
+            let wanted = try snapshot.series(workspace: "other").map(\.id).sorted()
+            for (selection, expected) in [
+                (SeriesSelection.all, all), (.only(wanted), all.filter { wanted.contains($0.series) }), (.only([]), []),
+            ] {
+                var pages: [EventID] = []
+                var last: (time: EventTime, id: EventID)?
+                while true {
+                    var page: [StoredEvent] = []
+                    try snapshot.scanEvents(
+                        from: EventTime(microseconds: 0), to: EventTime(microseconds: .max), before: last,
+                        series: selection
+                    ) {
+                        page.append($0)
+                        return page.count < 7
+                    }
+                    guard let end = page.last else { break }
+                    last = (end.event.time, end.event.id)
+                    pages += page.map(\.event.id)
+                }
+                #expect(pages == expected.map(\.event.id))
+            }
+            let middle = all[100].event.time
+            var inside: [EventID] = []
+            try snapshot.scanEvents(from: middle, to: all[20].event.time, before: nil, series: .all) {
+                inside.append($0.event.id)
+                return true
+            }
+            let expected = all.filter { $0.event.time >= middle && $0.event.time < all[20].event.time }
+            #expect(inside == expected.map(\.event.id))
+        }
+        writer.close()
+    }
+
+    /// Readers look all the time while a writer applies batch after batch: every look is of whole batches.
+    @Test(arguments: StoreKind.allCases)
+    func readersSeeWholeBatchesOnly(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first, Self.second])
+        let reader = store.reader
+        let done = StopSignal()
+        let looks = Atomic<Int>(0)
+        let wrong = Mutex<[String]>([])
+        let looking = (0..<2).map { number in
+            ServiceThread("look-\(number)") {
+                while !done.isStopped {
+                    do {
+                        try reader.read { snapshot in
+                            let totals = try Grain.allCases.map { try requests(snapshot, $0) }
+                            let ledger = try snapshot.ledger()
+                            let listed = try events(snapshot).count
+                            let applied = ledger.reduce(0) { $0 + $1.applied }
+                            let isWhole =
+                                Set(totals + [applied, Int64(listed)]).count == 1 && applied % 100 == 0
+                                && ledger.allSatisfy(\.isClosed)
+                            if !isWhole { wrong.withLock { $0.append("\(totals) \(ledger) \(listed)") } }
+                        }
+                    } catch {
+                        wrong.withLock { $0.append("\(error)") }
+                    }
+                    looks.add(1, ordering: .relaxed)
+                }
+            }
+        }
+        var maker = BatchMaker()
+        var random = Random(seed: 41)
+        var all: [Sample] = []
+        var batches: Int64 = 0
+        while batches < 40 || looks.load(ordering: .relaxed) < 20 {
+            let new = (0..<100).map { _ in Sample.random(&random) }
+            all += new
+            _ = try writer.apply(
+                try maker.batch([
+                    .init(partition: Self.first, first: batches * 50, epoch: 1, samples: Array(new[..<50])),
+                    .init(partition: Self.second, first: batches * 50, epoch: 1, samples: Array(new[50...])),
+                ]))
+            batches += 1
+            if batches > 2_000 { break }
+        }
+        done.stop()
+        for thread in looking { thread.join() }
+        #expect(wrong.withLock { $0 } == [])
+        #expect(looks.load(ordering: .relaxed) >= 20)
+        try check(store.reader, holds: all)
+        writer.close()
+    }
+}
