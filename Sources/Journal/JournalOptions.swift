@@ -60,7 +60,7 @@ package struct JournalError: Error, Sendable, CustomStringConvertible {
     package var description: String { "\(tried): \(reason). \(next)" }
 
     /// From an errno. `tried` names the file.
-    static func system(_ tried: String, errno number: Int32) -> JournalError {
+    package static func system(_ tried: String, errno number: Int32) -> JournalError {
         let reason = String(cString: strerror(number))
         switch number {
         case ENOSPC, EDQUOT:

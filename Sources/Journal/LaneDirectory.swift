@@ -58,6 +58,14 @@ package struct LaneDirectory: Sendable, Hashable {
         }
     }
 
+    /// Sequence of the first record that a segment still holds; nil where there is no segment.
+    package var firstSequence: Int64? {
+        for ordinal in ordinals() {
+            if let (_, base) = openUsed(ordinal) { return base }
+        }
+        return nil
+    }
+
     /// Bytes of all segment files, and when each was last written.
     func files() -> [(ordinal: UInt64, size: Int, writtenSeconds: Int)] {
         ordinals().compactMap { ordinal in
@@ -68,12 +76,12 @@ package struct LaneDirectory: Sendable, Hashable {
     }
 }
 
-/// Holding a lane: a lock that the kernel gives back when the process ends, however it ends.
-final class FileLock: Sendable {
+/// Holding a lane, or the right to ship: a lock that the kernel gives back when the process ends, however it ends.
+package final class FileLock: Sendable {
     private let descriptor: Int32
 
     /// nil where another holder has it, or the file cannot be made (errno).
-    init?(path: String) {
+    package init?(path: String) {
         let file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
         guard file >= 0 else { return nil }
         guard flock(file, LOCK_EX | LOCK_NB) == 0 else {

@@ -63,7 +63,7 @@ func readFile(_ descriptor: Int32, at position: Int, into buffer: UnsafeMutableR
 }
 
 /// All of it, or false with errno.
-func writeFile(_ descriptor: Int32, _ bytes: [UInt8]) -> Bool {
+package func writeFile(_ descriptor: Int32, _ bytes: [UInt8]) -> Bool {
     bytes.withUnsafeBytes { buffer in
         guard let address = buffer.baseAddress else { return true }
         var done = 0

@@ -59,6 +59,12 @@ extension LogLine {
             [("reason", .text(reason))])
     }
 
+    package static func shippingLaneFailed(lane: Int32, reason: String) -> LogLine {
+        LogLine(
+            .error, "shipping_lane_failed", "A journal lane cannot be shipped; it is tried again.",
+            [("lane", .number(Int64(lane))), ("reason", .text(reason))])
+    }
+
     package static func shippingLost(lane: Int32, from: Int64, to: Int64) -> LogLine {
         LogLine(
             .error, "shipping_records_lost", "A segment is gone from the journal: its records cannot be shipped.",
