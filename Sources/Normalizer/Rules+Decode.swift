@@ -78,9 +78,8 @@ private struct RulesDecoder {
         for (name, value) in pairs(values["maps"], "values.maps") { decodeMap(value, name) }
         rules.arrayForms = rules.arrayForms.filter { $0.value != rules.arrayForm }
         for (name, value) in pairs(sections["classes"], "classes") {
-            if let found = named(value, "classes.\(name)", KeyClass.allCases, \.name) {
-                rules.classes[key(name)] = found
-            }
+            guard let found = named(value, "classes.\(name)", KeyClass.allCases, \.name) else { continue }
+            if rules.classes.updateValue(found, forKey: key(name)) ?? found != found { reportTwice("classes.\(name)") }
         }
     }
 

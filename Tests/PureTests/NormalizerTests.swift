@@ -469,8 +469,8 @@ private struct ObviousNormalizer {
 
     /// The name, or that of an object it lies in, is in the list; `*` is any run.
     private func isNamed(_ key: String, in list: JSONValue?) -> Bool {
-        let levels = key.components(separatedBy: ".")
-        let names = levels.indices.map { levels[...$0].joined(separator: ".") }
+        let parts = levels(of: key)
+        let names = parts.indices.map { parts[...$0].joined(separator: ".") }
         return (list?.array ?? []).contains { entry in
             let pattern = entry.string ?? ""
             let parts = pattern.components(separatedBy: "*").map { part in
@@ -481,8 +481,13 @@ private struct ObviousNormalizer {
         }
     }
 
+    /// By scalars: a dot before a joiner is one character with it.
+    private func levels(of key: String) -> [String] {
+        key.unicodeScalars.split(separator: ".", omittingEmptySubsequences: false).map { String($0) }
+    }
+
     private func casedPath(_ part: String) -> String {
-        part.components(separatedBy: ".").map { cased(trimmed($0), tree["keys"]?["case"]?.string ?? "snake") }
+        levels(of: part).map { cased(trimmed($0), tree["keys"]?["case"]?.string ?? "snake") }
             .joined(separator: ".")
     }
 
