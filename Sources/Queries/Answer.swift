@@ -210,7 +210,8 @@ extension MeasureValue {
         case .null: .null
         case .integer(let value): JSONValue(value)
         case .nanos(let value): .number(decimal(value, digits: 9))
-        case .number(let value): value == value.rounded() && abs(value) < 1e15 ? JSONValue(Int64(value)) : JSONValue(value)
+        case .number(let value):
+            value == value.rounded() && abs(value) < 1e15 ? JSONValue(Int64(value)) : JSONValue(value)
         }
     }
 }

@@ -292,9 +292,13 @@ private struct Descent {
         if take(keyword: "exists") {
             condition = .leaf(.dimension(dimension, .exists))
         } else if take(keyword: "in") {
-            condition = .leaf(.dimension(dimension, .anyOf(try list { (parser) throws(QueryError) in
-                try parser.text(for: dimension)
-            })))
+            condition = .leaf(
+                .dimension(
+                    dimension,
+                    .anyOf(
+                        try list { (parser) throws(QueryError) in
+                            try parser.text(for: dimension)
+                        })))
         } else if take(keyword: "like") {
             condition = .leaf(.dimension(dimension, .hasPrefix(try prefix())))
         } else if !negative, take(symbol: "=") {

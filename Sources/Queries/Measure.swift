@@ -92,7 +92,10 @@ extension Dimension {
     package var name: String {
         if case .metadata(let key) = self {
             let isPlain = !key.isEmpty && key.utf8.allSatisfy(ConditionParser.isPlain)
-            return "metadata." + (isPlain ? key : "\"\(key.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\""))\"")
+            return "metadata."
+                + (isPlain
+                    ? key
+                    : "\"\(key.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\""))\"")
         }
         return Dimension.named.first { $0.dimension == self }?.name ?? ""
     }

@@ -103,7 +103,9 @@ package struct Question: Sendable {
             if let found = Granularity(rawValue: name) {
                 granularity = found
             } else {
-                fault("granularity \"\(name)\" is not one of \(allowed.joined(separator: ", ")).", Self.hint(name, allowed))
+                fault(
+                    "granularity \"\(name)\" is not one of \(allowed.joined(separator: ", ")).",
+                    Self.hint(name, allowed))
             }
         }
         var zone = TimeZoneRules.utc

@@ -191,7 +191,8 @@ extension QueryService {
         }
         guard faults.isEmpty else {
             throw APIError(
-                422, "invalid_question", faults.joined(separator: " "), hint: "Parts: \(names.joined(separator: ", ")).")
+                422, "invalid_question", faults.joined(separator: " "), hint: "Parts: \(names.joined(separator: ", "))."
+            )
         }
         return input
     }
@@ -222,7 +223,8 @@ struct Parameters {
     init(_ request: HTTPRequest) throws(APIError) {
         for part in request.query.split(separator: "&") {
             let pieces = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            guard let name = Self.decoded(pieces[0]), let value = Self.decoded(pieces.count == 2 ? pieces[1] : "") else {
+            guard let name = Self.decoded(pieces[0]), let value = Self.decoded(pieces.count == 2 ? pieces[1] : "")
+            else {
                 throw APIError(400, "invalid_url", "The URL's query is not percent-encoded UTF-8.")
             }
             guard values.updateValue(value, forKey: name) == nil else {
@@ -258,7 +260,8 @@ struct Parameters {
     mutating func integer(_ name: String, _ range: ClosedRange<Int>) throws(APIError) -> Int? {
         guard let text = take(name) else { return nil }
         guard let value = Int(text), range.contains(value) else {
-            let allowed = range.upperBound == .max ? "an integer" : "between \(range.lowerBound) and \(range.upperBound)"
+            let allowed =
+                range.upperBound == .max ? "an integer" : "between \(range.lowerBound) and \(range.upperBound)"
             throw APIError(422, "invalid_question", "\(name) \"\(text)\" is not \(allowed).")
         }
         return value

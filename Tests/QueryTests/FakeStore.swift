@@ -61,7 +61,9 @@ struct FakeStore: RollupReader, RollupSnapshot {
         }
         for (key, cell) in cells {
             let bins = cell.bins.compactMap { key, count in
-                SketchKind(rawValue: UInt8(key >> 16)).map { SketchBin(kind: $0, index: Int16(key & 0xFFFF), count: count) }
+                SketchKind(rawValue: UInt8(key >> 16)).map {
+                    SketchBin(kind: $0, index: Int16(key & 0xFFFF), count: count)
+                }
             }
             rows[Grain(rawValue: UInt8(key[0])) ?? .day, default: []]
                 .append(StoredRollup(bucket: Int32(key[1]), series: key[2], measures: cell.measures, bins: bins))

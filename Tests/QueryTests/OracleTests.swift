@@ -46,7 +46,8 @@ private indirect enum Filter {
         case .isIn(let name, let list): return Oracle.values(name, sample).contains { list.contains($0) }
         case .isNotIn(let name, let list): return !Oracle.values(name, sample).contains { list.contains($0) }
         case .exists(let name): return Oracle.value(name, sample) != nil
-        case .like(let name, let prefix): return Oracle.values(name, sample).contains { $0.hasPrefix(prefix) || prefix.isEmpty }
+        case .like(let name, let prefix):
+            return Oracle.values(name, sample).contains { $0.hasPrefix(prefix) || prefix.isEmpty }
         case .compares(let name, let symbol, let bound):
             guard let number = Oracle.number(name, sample.event) else { return false }
             switch symbol {
@@ -170,7 +171,8 @@ private struct Maker {
         "metadata.tags": ["red", "blue", "green"], "metadata.\"any key\"": ["1", "true", "a b"],
         "metadata.missing": ["x"], "metadata.user": ["u1", "u2", "u3", "u4", "u5"],
     ]
-    static let measures = Measure.names + ["distinct.metadata.team", "distinct.metadata.tags", "distinct.metadata.user"]
+    static let measures =
+        Measure.names + ["distinct.metadata.team", "distinct.metadata.tags", "distinct.metadata.user"]
 
     mutating func one<T>(_ list: [T]) -> T { list[Int.random(in: 0..<list.count, using: &random)] }
     mutating func chance(_ percent: Int) -> Bool { Int.random(in: 0..<100, using: &random) < percent }
@@ -316,7 +318,9 @@ private struct Maker {
         let limit = orderIsEstimate ? 10_000 : maker.one([1, 2, 5, 100])
         input.limit = limit
 
-        let question = try Question(input, now: to) { try? Array(Data(contentsOf: URL(filePath: "/usr/share/zoneinfo/\($0)"))) }
+        let question = try Question(input, now: to) {
+            try? Array(Data(contentsOf: URL(filePath: "/usr/share/zoneinfo/\($0)")))
+        }
         let answer = try store.read {
             try engine.answer(question, workspace: "default", snapshot: $0, nonDimensionKeys: ["user"])
         }
@@ -368,7 +372,9 @@ private struct Maker {
         }
         let top = Array(ranked.prefix(limit))
         let labels = Dictionary(
-            uniqueKeysWithValues: matching.map { ($0.event.id, Oracle.bucket($0.event.time, granularity, zone, calendar)) })
+            uniqueKeysWithValues: matching.map {
+                ($0.event.id, Oracle.bucket($0.event.time, granularity, zone, calendar))
+            })
         func split(_ events: [SampleEvent]) -> [String?: [SampleEvent]] {
             Dictionary(grouping: events) { labels[$0.event.id] ?? nil }
         }
