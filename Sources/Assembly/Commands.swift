@@ -5,7 +5,8 @@ import Configuration
 
 extension Program {
     static let millrace = Program(
-        name: "millrace", version: Version.text, summary: "records what every LLM request cost, and answers questions about it",
+        name: "millrace", version: Version.text,
+        summary: "records what every LLM request cost, and answers questions about it",
         commands: [
             Command(
                 "up", "run everything in one process on embedded defaults",
@@ -114,7 +115,8 @@ extension Program {
                     Option("from-file", "FILE", "send these events, JSON lines, instead"),
                 ],
                 examples: [
-                    Example("millrace loadgen --events 10000 --seed 7", "into the embedded journal, beside a running up"),
+                    Example(
+                        "millrace loadgen --events 10000 --seed 7", "into the embedded journal, beside a running up"),
                     Example(
                         "millrace loadgen --events 1000000 --rate 5000 --log.kind kafka --ground-truth sent.jsonl",
                         "into Kafka, keeping what was sent"),

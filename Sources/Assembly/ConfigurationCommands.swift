@@ -12,7 +12,8 @@ enum ConfigurationCommands {
             return 0
         } catch let error as ConfigurationError where invocation.flag("json") {
             let problems = JSONValue.array(error.problems.map { .string($0) })
-            try Terminal.write(JSONValue.object([.init(key: "ok", value: false), .init(key: "problems", value: problems)]).text + "\n")
+            try Terminal.write(
+                JSONValue.object([.init(key: "ok", value: false), .init(key: "problems", value: problems)]).text + "\n")
             return 2
         }
     }

@@ -59,7 +59,8 @@ enum PlainHTTPClient {
             reason = String(cString: strerror(errno))
             close(candidate)
         }
-        throw Failure("\(address) cannot be reached: \(reason). Start 'millrace up' or 'millrace api', or correct --api.")
+        throw Failure(
+            "\(address) cannot be reached: \(reason). Start 'millrace up' or 'millrace api', or correct --api.")
     }
 
     private static func send(_ socket: Int32, _ bytes: [UInt8], _ address: String) throws {

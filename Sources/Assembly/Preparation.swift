@@ -47,7 +47,8 @@ enum Preparation {
         guard let path else { return .builtIn }
         let rules = try Rules.decode(try tree(path))
         if rules.needsHashKey {
-            throw Failure("\(path): keys.hash: this version has no keyed hashing yet; drop those keys instead", status: 2)
+            throw Failure(
+                "\(path): keys.hash: this version has no keyed hashing yet; drop those keys instead", status: 2)
         }
         return rules
     }
@@ -115,7 +116,8 @@ extension MillraceConfiguration.Proxy {
     var upstreams: [Provider] {
         providers.map { name, url in
             Provider(
-                name: name, origin: UpstreamOrigin(isTLS: url.isTLS, host: url.host, port: url.port), basePath: url.path)
+                name: name, origin: UpstreamOrigin(isTLS: url.isTLS, host: url.host, port: url.port), basePath: url.path
+            )
         }
     }
 }

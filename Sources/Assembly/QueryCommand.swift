@@ -26,7 +26,8 @@ enum QueryCommand {
         input.measures = measures.isEmpty ? ["requests", "error_rate", "cost_usd", "latency_ms.p95"] : measures
         input.orderBy = invocation.text("order-by")
         input.limit = try invocation.integer("limit", in: 1...QueryLimits.limit)
-        let answer = try invocation.text("api").map { try ask($0, input) } ?? askStore(input, try invocation.configuration())
+        let answer =
+            try invocation.text("api").map { try ask($0, input) } ?? askStore(input, try invocation.configuration())
         if invocation.flag("json") {
             try Terminal.write(answer.text + "\n")
         } else {
@@ -156,7 +157,8 @@ struct AnswerTable {
         func line(_ cells: [String]) -> String {
             cells.map { cell in
                 guard cell.contains(where: { ",\"\r\n".contains($0) }) else { return cell }
-                return "\"" + cell.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\"") + "\""
+                return "\"" + cell.split(separator: "\"", omittingEmptySubsequences: false).joined(separator: "\"\"")
+                    + "\""
             }.joined(separator: ",") + "\r\n"
         }
         return line(heads) + rows.map { line($0.map { $0.isNull ? "" : Self.shown($0) }) }.joined()

@@ -1,6 +1,5 @@
 // What a process has started, in order → the same, stopped in reverse.
 
-
 import Telemetry
 import Threading
 

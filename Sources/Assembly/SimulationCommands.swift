@@ -214,7 +214,8 @@ private struct LoadSink {
             if !pending.isEmpty {
                 throw Failure(
                     "Kafka did not acknowledge \(pending.count) events within \(Self.patience.components.seconds) s"
-                        + "\(refused.map { ": \($0)" } ?? ""). Run the same command again: copies of one id count once.")
+                        + "\(refused.map { ": \($0)" } ?? ""). Run the same command again: copies of one id count once."
+                )
             }
         }
         if let refused { throw Failure("Kafka refused events: \(refused)") }

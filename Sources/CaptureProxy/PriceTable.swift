@@ -34,7 +34,9 @@ package struct PriceTable: Sendable {
                 let input = entry["input"]?.integer, let output = entry["output"]?.integer, input >= 0, output >= 0
             else {
                 throw PriceTableError(
-                    problem: "models[\(index)] needs 'provider', 'model', and 'input' and 'output' in nano-USD a token, from 0 up")
+                    problem:
+                        "models[\(index)] needs 'provider', 'model', and 'input' and 'output' in nano-USD a token, from 0 up"
+                )
             }
             let cached = entry["cached"]?.integer ?? input
             guard cached >= 0 else { throw PriceTableError(problem: "models[\(index)]: 'cached' is below 0") }
@@ -49,7 +51,9 @@ package struct PriceTable: Sendable {
         guard let price = price(provider, model) else { return nil }
         let cachedTokens = min(cached, input)
         var sum: Int64 = 0
-        for (tokens, rate) in [(input - cachedTokens, price.input), (cachedTokens, price.cached), (output, price.output)] {
+        for (tokens, rate) in [
+            (input - cachedTokens, price.input), (cachedTokens, price.cached), (output, price.output),
+        ] {
             let (part, partOverflows) = Int64(clamping: tokens).multipliedReportingOverflow(by: rate)
             let (total, totalOverflows) = sum.addingReportingOverflow(part)
             if partOverflows || totalOverflows { return nil }

@@ -8,8 +8,8 @@ import EventCodec
 package import Events
 package import Normalizer
 package import RecordLog
-import Rollups
 package import RollupStore
+import Rollups
 
 /// | limit | value | why | at the limit |
 /// | --- | --- | --- | --- |
@@ -209,7 +209,8 @@ package struct BatchBuilder: Sendable {
         }
     }
 
-    private mutating func take(_ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ range: Int) {
+    private mutating func take(_ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ range: Int)
+    {
         var fields = decoded
         bytes.append(contentsOf: value)
         let (metadata, series) = bytes.withUnsafeBytes { text in

@@ -100,10 +100,12 @@ package final class Consumer: Sendable {
 
     /// Starts the three threads; once.
     package func start() {
-        guard let parts = parts.withLock({ taken in
-            defer { taken = nil }
-            return taken
-        }) else { return }
+        guard
+            let parts = parts.withLock({ taken in
+                defer { taken = nil }
+                return taken
+            })
+        else { return }
         alive.store(3, ordering: .releasing)
         threads.withLock {
             $0 = [

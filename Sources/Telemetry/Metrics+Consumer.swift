@@ -65,11 +65,14 @@ package struct ConsumerMetrics: Sendable {
             counter("batches", "Batches applied.", batches),
             counter("apply_retries", "Attempts to apply a batch that the store could not take at the time.", retries),
             counter("degraded_microseconds", "Time during which batches waited for the store.", degradedMicroseconds),
-            Metric("millrace_consumer_degraded", "1 while something keeps records from the store.", .gauge { degraded.value }),
+            Metric(
+                "millrace_consumer_degraded", "1 while something keeps records from the store.",
+                .gauge { degraded.value }),
             Metric(
                 "millrace_consumer_latest_event_microseconds", "Time of the latest event applied, UTC since 1970.",
                 .gauge { latest.value }),
-            Metric("millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
+            Metric(
+                "millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
             duration("fold", "Decoding, normalizing and folding the records of one fetch.", foldTime),
             duration("apply", "Applying one batch to the store.", applyTime),
             duration("batch_age", "From a batch's first record to its commit.", batchAge),

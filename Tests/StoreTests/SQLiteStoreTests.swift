@@ -195,15 +195,18 @@ import Threading
             let sides = (0..<2).map { _ in
                 var bins: [Int: Int64] = [:]
                 for _ in 0..<random.next() % 20 {
-                    let index = random.next() % 8 == 0 ? Int(Int16(truncatingIfNeeded: random.next())) : Int(random.next() % 40)
-                    let count = random.next() % 9 == 0 ? Int64(bitPattern: random.next()) : Int64(1 + random.next() % 300)
+                    let index =
+                        random.next() % 8 == 0 ? Int(Int16(truncatingIfNeeded: random.next())) : Int(random.next() % 40)
+                    let count =
+                        random.next() % 9 == 0 ? Int64(bitPattern: random.next()) : Int64(1 + random.next() % 300)
                     bins[Int(random.next() % 3) << 16 + index + 32_768] = count == 0 ? 1 : count
                 }
                 return bins
             }
             func list(_ bins: [Int: Int64]) -> [SketchBin] {
                 bins.filter { $0.value != 0 }.sorted { $0.key < $1.key }.map {
-                    SketchBin(kind: SketchKind(rawValue: UInt8($0.key >> 16)) ?? .latency,
+                    SketchBin(
+                        kind: SketchKind(rawValue: UInt8($0.key >> 16)) ?? .latency,
                         index: Int16($0.key & 0xFFFF - 32_768), count: $0.value)
                 }
             }
@@ -218,7 +221,9 @@ import Threading
         }
     }
 
-    @Test(arguments: [[0x80], [1], [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1], [0x80, 0x80, 0x0C, 1]])
+    @Test(arguments: [
+        [0x80], [1], [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1], [0x80, 0x80, 0x0C, 1],
+    ])
     func brokenBinsAreNoBins(_ blob: [UInt8]) {
         #expect(blob.withUnsafeBytes { BinBlob.decode($0) } == nil)
         #expect(merged(blob, []) == nil)

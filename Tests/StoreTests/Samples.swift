@@ -58,7 +58,8 @@ struct Sample: Equatable {
         event.overheadMicroseconds = random.next() % 500
         event.metadataStatus = .ok
         event.metadataSources = [.metadataHeader, .bodyUser]
-        let set = "{\"env\":\"\(random.next() % 2 == 0 ? "production" : "größer ✓")\",\"team\":\"t\(random.next() % 3)\"}"
+        let set =
+            "{\"env\":\"\(random.next() % 2 == 0 ? "production" : "größer ✓")\",\"team\":\"t\(random.next() % 3)\"}"
         event.metadataRaw = Array(set.utf8)
         event.metadataConflicts = UInt32(random.next() % 2)
         return Sample(event: event, set: set, extra: "{\"request_id\":\"\(event.id)\"}")
@@ -171,9 +172,10 @@ struct Count: Equatable {
             sums.measures.costNanoUSD += event.cost?.amount ?? 0
             sums.measures.requestBytes += Int64(event.requestBytes)
             sums.measures.responseBytes += Int64(event.responseBytes)
-            func time(_ kind: SketchKind, _ value: UInt64?, _ count: WritableKeyPath<Measures, Int64>,
-                _ sum: WritableKeyPath<Measures, Int64>)
-            {
+            func time(
+                _ kind: SketchKind, _ value: UInt64?, _ count: WritableKeyPath<Measures, Int64>,
+                _ sum: WritableKeyPath<Measures, Int64>
+            ) {
                 guard let value else { return }
                 sums.measures[keyPath: count] += 1
                 sums.measures[keyPath: sum] += Int64(value)
