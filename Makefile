@@ -33,13 +33,8 @@ packages:
 	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing </dev/null; \
 	fi
 
-clients: .venv/legacy/.done .venv/current/.done
-
-.venv/%/.done: Tests/Support/requirements-%.txt
-	@rm -rf .venv/$*
-	@$(PYTHON) -m venv .venv/$*
-	@.venv/$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
-	@touch $@
+clients:
+	@PYTHON=$(PYTHON) Tests/Support/make-venvs
 
 swift:
 	@if [ -z "$(SWIFT)" ]; then \

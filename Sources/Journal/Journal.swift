@@ -212,6 +212,7 @@ package final class Journal: Sendable {
         for lane in lanes {
             lane.close()
             if options.fsync != .never { sync(lane) }
+            lane.lock.release()
         }
     }
 

@@ -35,7 +35,7 @@ package final class JournalLane: @unchecked Sendable {
     let state: LaneState
     let onDurable: (@Sendable (Int64) -> Void)?
     let upkeep: Mutex<Upkeep>
-    private let lock: FileLock
+    let lock: FileLock
     private let metrics: JournalMetrics
     private let wakeSync: (@Sendable () -> Void)?
 

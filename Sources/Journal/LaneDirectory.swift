@@ -93,6 +93,9 @@ package final class FileLock: Sendable {
         descriptor = file
     }
 
+    /// Gives it back before the holder is gone.
+    func release() { flock(descriptor, LOCK_UN) }
+
     deinit { close(descriptor) }
 }
 

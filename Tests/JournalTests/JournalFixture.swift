@@ -126,7 +126,7 @@ func readAll(
     var gaps: [Range<Int64>] = []
     let deadline = ContinuousClock.now.advanced(by: .seconds(seconds))
     while records.count < count, ContinuousClock.now < deadline {
-        switch try reader.poll(maxRecords: 5_000, maxBytes: 1 << 20, timeoutMilliseconds: 300) {
+        switch try reader.poll(maxRecords: 5_000, maxBytes: 1 << 20, timeoutMilliseconds: 30) {
         case .discovered(let partitions): try reader.start(partitions.map { ($0, Offset(next)) })
         case .records(let chunk): records += Read.all(chunk)
         case .gap(_, let from, let to): gaps.append(from.value..<to.value)

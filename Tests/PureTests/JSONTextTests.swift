@@ -97,7 +97,10 @@ import Testing
             do {
                 _ = try JSONValue.parse(text)
                 valid += 1
-                #expect(theirs != nil, "\(String(decoding: text, as: UTF8.self))")
+                // Foundation refuses a number beyond a double's range; the grammar does not.
+                let isHuge = String(decoding: text, as: UTF8.self).split { !"+-.eE0123456789".contains($0) }
+                    .contains { Double($0)?.isInfinite == true }
+                #expect(theirs != nil || isHuge, "\(String(decoding: text, as: UTF8.self))")
             } catch {
                 // Foundation takes a comma before the closing bracket; RFC 8259 does not.
                 let isTrailingComma =
