@@ -31,12 +31,8 @@ package final class ProxyService: @unchecked Sendable {
         let routing = Routing(providers: options.providers)
         var loops: [EventLoop] = []
         var workers: [ProxyWorker] = []
-        var sockets: [ListeningSocket] = []
-        for index in 0..<max(1, options.loops) {
-            // The first socket picks the port where none is given; the others join it.
-            var address = options.listen
-            if let first = sockets.first { address = Self.replacePort(of: address, by: first.port) }
-            sockets.append(try ListeningSocket(address, sharesPort: true))
+        let sockets = try ListeningSocket.group(options.listen, count: max(1, options.loops))
+        for index in sockets.indices {
             let loop = try EventLoop(name: "proxy-\(index)")
             let held = HeldConnections(loop: loop)
             let onDurable: @Sendable (Int64) -> Void = { held.durable(upTo: $0) }

@@ -48,6 +48,19 @@ package struct ListeningSocket: Sendable {
         self.port = withUnsafeBytes(of: &storage) { UInt16($0[2]) << 8 | UInt16($0[3]) }
     }
 
+    /// `count` sockets on one port, one a loop. Throws where any listener has the port already: sharing it with another
+    /// process unasked would send half of the clients there.
+    package static func group(_ address: String, count: Int) throws(HTTPTransportError) -> [ListeningSocket] {
+        let probe = try ListeningSocket(address, sharesPort: false)
+        Glibc.close(probe.descriptor)
+        let colon = address.lastIndex(of: ":") ?? address.endIndex
+        var sockets: [ListeningSocket] = []
+        for _ in 0..<count {
+            sockets.append(try ListeningSocket("\(address[..<colon]):\(probe.port)", sharesPort: true))
+        }
+        return sockets
+    }
+
     private static func split(_ address: String) -> (host: String, port: UInt16)? {
         guard let colon = address.lastIndex(of: ":"), let port = UInt16(address[address.index(after: colon)...]) else {
             return nil

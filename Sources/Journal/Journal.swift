@@ -127,7 +127,7 @@ package final class Journal: Sendable {
             end = path[path.index(after: end)...].firstIndex(of: "/") ?? path.endIndex
             let part = String(path[..<end])
             if mkdir(part, 0o755) != 0 && errno != EEXIST {
-                throw JournalError.system("make the directory \(part)", errno: errno)
+                throw JournalError.system("make the directory \(path), at \(part)", errno: errno)
             }
         }
         var facts = stat()
