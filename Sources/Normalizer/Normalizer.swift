@@ -9,7 +9,8 @@
 //    fewer nested objects, then the one whose first object has the shorter name). So the order of raw pairs never shows.
 // 5. Of more keys than the limit the first in byte order stay. Pairs part by the class of their key.
 //
-// Results are kept by the raw bytes, since services send the same metadata again and again.
+// Nearly all metadata is plain and goes a shorter way to the same answer (`PlainMetadata`). The results of this one are
+// kept by the raw bytes, since services send the same metadata again and again.
 
 package import Events
 import JSONText
@@ -48,9 +49,10 @@ package struct Normalizer: Sendable {
 
     package let rules: Rules
     private let hash: KeyedHash?
+    private var plain = PlainMetadata()
     private var seen = ByteInterner()
     private var results: [NormalizedMetadata] = []
-    /// How often a result was at hand, and how often not.
+    /// Of what was not plain: how often a result was at hand, and how often not.
     package private(set) var hits = 0
     package private(set) var misses = 0
 
@@ -64,6 +66,10 @@ package struct Normalizer: Sendable {
     /// event says; the worse of it and of what is found here stands.
     package mutating func normalize(raw: UnsafeRawBufferPointer, status: MetadataStatus) -> NormalizedMetadata {
         guard !raw.isEmpty else { return result([], status, 0) }
+        if var found = plain.normalize(raw, by: rules) {
+            found.status = max(found.status, status)
+            return found
+        }
         var found: NormalizedMetadata
         if raw.count > Self.rawSizeKept {
             misses += 1

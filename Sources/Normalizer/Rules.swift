@@ -114,6 +114,11 @@ package struct Rules: Sendable, Equatable {
         return anyPrefix(of: key) { hash.contains(Array($0)) }
     }
 
+    /// Of a scalar under this canonical key nothing but blanks at the ends, composition and the limit changes.
+    func takesValuesAsTheyAre(_ key: [UInt8]) -> Bool {
+        !hashes(key) && !lowered.contains(key) && maps[key] == nil && arrayForm(of: key) == .json
+    }
+
     func arrayForm(of key: [UInt8]) -> ArrayForm { arrayForms.isEmpty ? arrayForm : arrayForms[key] ?? arrayForm }
 
     private func anyPrefix(of key: [UInt8], _ test: (ArraySlice<UInt8>) -> Bool) -> Bool {

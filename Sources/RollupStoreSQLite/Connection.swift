@@ -137,7 +137,7 @@ final class Connection {
                 code: .configuration, tried: tried, reason: shown, next: "Make \(path) and its directory writable.")
         case SQLITE_NOTADB:
             return RollupStoreError(
-                code: .corrupt, tried: tried, reason: "\(path) is not a SQLite database",
+                code: .configuration, tried: tried, reason: "\(path) is not a SQLite database",
                 next: "Name another file in store.url, or move this one away.")
         default:
             return RollupStoreError(

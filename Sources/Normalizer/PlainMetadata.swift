@@ -1,0 +1,220 @@
+// The short way through normalization, for the shape that nearly all metadata has: one flat object of printable ASCII
+// without escapes. Raw bytes -> the same answer as the long way, or nil, and then the long way decides.
+//
+// What the rules say of a raw key is worked out once (`Plan`): its canonical key, already quoted, where its pair goes,
+// and its rank in the byte order of keys. A member is then two scans and one look-up, and an object is sorted by ranks.
+// Values are taken as they stand, so a key whose values are mapped, cased, hashed or listed is left to the long way, as
+// is every object where two raw keys meet on one canonical key.
+
+import Events
+import JSONText
+
+struct PlainMetadata: Sendable {
+    private enum Way {
+        case dimension, extra, dropped
+        /// The value needs more than a copy.
+        case long
+    }
+
+    private struct Plan {
+        var key: [UInt8]
+        /// `"key":"`, canonical.
+        var opening: [UInt8]
+        var way: Way
+        var rank: Int32
+    }
+
+    private struct Found {
+        var plan: Int
+        var rank: Int32
+        /// nil for null: no pair, and yet the last of several values of one name.
+        var value: Range<Int>?
+    }
+
+    /// Raw keys whose plans are kept; beyond them planning begins anew with the next object.
+    private static let plansKept = 1_024
+
+    private var names = ByteInterner()
+    private var plans: [Plan] = []
+    private var found: [Found] = []
+
+    /// nil: the long way.
+    mutating func normalize(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> NormalizedMetadata? {
+        found.removeAll(keepingCapacity: true)
+        if plans.count > Self.plansKept {
+            names.removeAll()
+            plans.removeAll(keepingCapacity: true)
+        }
+        guard take(raw, by: rules), found.count <= rules.limits.keys else { return nil }
+        sort()
+        var set: [UInt8] = []
+        var extra: [UInt8] = []
+        set.reserveCapacity(raw.count + 2)
+        for (index, member) in found.enumerated() {
+            if index > 0, found[index - 1].rank == member.rank { return nil }
+            guard let range = member.value else { continue }
+            let value = UnsafeRawBufferPointer(rebasing: raw[range])
+            if plans[member.plan].way == .dimension {
+                Self.append(plans[member.plan], value, to: &set)
+            } else {
+                Self.append(plans[member.plan], value, to: &extra)
+            }
+        }
+        Self.close(&set)
+        Self.close(&extra)
+        return NormalizedMetadata(set: set, extra: extra, status: .absent, conflicts: 0)
+    }
+
+    private static func append(_ plan: Plan, _ value: UnsafeRawBufferPointer, to out: inout [UInt8]) {
+        out.append(out.isEmpty ? UInt8(ascii: "{") : UInt8(ascii: ","))
+        out.append(contentsOf: plan.opening)
+        out.append(contentsOf: value)
+        out.append(UInt8(ascii: "\""))
+    }
+
+    private static func close(_ out: inout [UInt8]) {
+        if out.isEmpty { out.append(UInt8(ascii: "{")) }
+        out.append(UInt8(ascii: "}"))
+    }
+
+    /// Few members, and services send them in one order: insertion.
+    private mutating func sort() {
+        for index in found.indices.dropFirst() {
+            let member = found[index]
+            var at = index
+            while at > 0, found[at - 1].rank > member.rank {
+                found[at] = found[at - 1]
+                at -= 1
+            }
+            found[at] = member
+        }
+    }
+
+    // MARK: Reading
+
+    /// Fills `found`; false where anything is out of the ordinary.
+    private mutating func take(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> Bool {
+        var at = 0
+        guard Self.next(raw, &at) == UInt8(ascii: "{") else { return false }
+        var byte = Self.next(raw, &at)
+        while byte == UInt8(ascii: "\"") {
+            guard let key = Self.text(raw, &at), Self.next(raw, &at) == UInt8(ascii: ":") else { return false }
+            let plan = plan(UnsafeRawBufferPointer(rebasing: raw[key]), by: rules)
+            let first = Self.next(raw, &at)
+            var value: Range<Int>?
+            switch first {
+            case UInt8(ascii: "\""):
+                guard let text = Self.text(raw, &at), Self.isTrimmed(raw, text) else { return false }
+                value = text
+            case UInt8(ascii: "0")...UInt8(ascii: "9"):
+                guard let digits = Self.digits(raw, &at) else { return false }
+                value = digits
+            case UInt8(ascii: "t"), UInt8(ascii: "f"), UInt8(ascii: "n"):
+                guard let word = Self.word(raw, &at, first) else { return false }
+                value = first == UInt8(ascii: "n") ? nil : word
+            default: return false
+            }
+            switch plans[plan].way {
+            case .long: return false
+            case .dropped: break
+            case .dimension, .extra:
+                guard value?.count ?? 0 <= rules.limits.valueBytes else { return false }
+                found.append(Found(plan: plan, rank: plans[plan].rank, value: value))
+            }
+            byte = Self.next(raw, &at)
+            guard byte == UInt8(ascii: ",") else { break }
+            byte = Self.next(raw, &at)
+            guard byte == UInt8(ascii: "\"") else { return false }
+        }
+        guard byte == UInt8(ascii: "}") else { return false }
+        return Self.next(raw, &at) == 0 && at > raw.count
+    }
+
+    /// The next byte that is no blank; 0 at the end, and then `at` is beyond it.
+    @inline(__always) private static func next(_ raw: UnsafeRawBufferPointer, _ at: inout Int) -> UInt8 {
+        while at < raw.count {
+            let byte = raw[at]
+            at += 1
+            if byte != 0x20, byte != 0x0A, byte != 0x0D, byte != 0x09 { return byte }
+        }
+        at += 1
+        return 0
+    }
+
+    /// The text after an opening quote, up to the closing one; nil where it is not printable ASCII or has an escape.
+    @inline(__always) private static func text(_ raw: UnsafeRawBufferPointer, _ at: inout Int) -> Range<Int>? {
+        let start = at
+        while at < raw.count {
+            let byte = raw[at]
+            if byte == UInt8(ascii: "\"") {
+                at += 1
+                return start..<at - 1
+            }
+            guard byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") else { return nil }
+            at += 1
+        }
+        return nil
+    }
+
+    private static func isTrimmed(_ raw: UnsafeRawBufferPointer, _ range: Range<Int>) -> Bool {
+        range.isEmpty || raw[range.lowerBound] != 0x20 && raw[range.upperBound - 1] != 0x20
+    }
+
+    /// A whole number that is its own plain form.
+    private static func digits(_ raw: UnsafeRawBufferPointer, _ at: inout Int) -> Range<Int>? {
+        let start = at - 1
+        while at < raw.count, raw[at] >= UInt8(ascii: "0"), raw[at] <= UInt8(ascii: "9") { at += 1 }
+        if at < raw.count, [UInt8(ascii: "."), UInt8(ascii: "e"), UInt8(ascii: "E")].contains(raw[at]) { return nil }
+        guard at - start <= 15, raw[start] != UInt8(ascii: "0") || at - start == 1 else { return nil }
+        return start..<at
+    }
+
+    private static func word(_ raw: UnsafeRawBufferPointer, _ at: inout Int, _ first: UInt8) -> Range<Int>? {
+        let word: StaticString = first == UInt8(ascii: "t") ? "true" : first == UInt8(ascii: "f") ? "false" : "null"
+        let start = at - 1
+        guard raw.count - start >= word.utf8CodeUnitCount else { return nil }
+        for index in 0..<word.utf8CodeUnitCount where raw[start + index] != word.utf8Start[index] { return nil }
+        at = start + word.utf8CodeUnitCount
+        return start..<at
+    }
+
+    // MARK: Plans
+
+    private mutating func plan(_ name: UnsafeRawBufferPointer, by rules: Rules) -> Int {
+        let number = Int(names.intern(name))
+        if number < plans.count { return number }
+        plans.append(Self.plan(Array(name), by: rules))
+        rank()
+        return number
+    }
+
+    private static func plan(_ name: [UInt8], by rules: Rules) -> Plan {
+        let (key, isCut) = rules.canonicalKey(name)
+        let way: Way =
+            if isCut {
+                .long
+            } else if rules.drops(key) {
+                .dropped
+            } else if rules.takesValuesAsTheyAre(key) {
+                rules.keyClass(of: key) ?? .dimension == .dimension ? .dimension : .extra
+            } else {
+                .long
+            }
+        var opening: [UInt8] = []
+        JSONStrings.appendQuoted(key, to: &opening)
+        opening += [UInt8(ascii: ":"), UInt8(ascii: "\"")]
+        return Plan(key: key, opening: opening, way: way, rank: 0)
+    }
+
+    /// Ranks anew: raw keys of one canonical key share a rank. What was found before may hold an older rank of its
+    /// plan, so it is brought up to date too.
+    private mutating func rank() {
+        let order = plans.indices.sorted { plans[$0].key.lexicographicallyPrecedes(plans[$1].key) }
+        var rank: Int32 = 0
+        for (position, index) in order.enumerated() {
+            if position > 0, plans[order[position - 1]].key != plans[index].key { rank += 1 }
+            plans[index].rank = rank
+        }
+        for index in found.indices { found[index].rank = plans[found[index].plan].rank }
+    }
+}
