@@ -5,12 +5,13 @@ import RollupStore
 
 /// A connection and everything prepared on it. Used by one thread at a time; who that is, its owner says.
 final class Connection {
-    enum Access { case write, read }
+    enum Access { case write, read, checkpoint }
 
     private let handle: OpaquePointer
     private let path: String
     private var prepared: [String: Statement] = [:]
     private var selection: SeriesFilter?
+    private var commitHook: CommitHook?
 
     init(path: String, access: Access) throws(RollupStoreError) {
         var opened: OpaquePointer?
@@ -24,7 +25,11 @@ final class Connection {
         handle = opened
         self.path = path
         sqlite3_busy_timeout(handle, 5_000)
-        if access == .read { try execute("PRAGMA query_only = ON") }
+        switch access {
+        case .read: try execute("PRAGMA query_only = ON")
+        case .checkpoint: try execute("PRAGMA synchronous = NORMAL")
+        case .write: break
+        }
     }
 
     deinit {
@@ -60,6 +65,24 @@ final class Connection {
     var changes: Int32 { sqlite3_changes(handle) }
     var lastRowID: Int64 { sqlite3_last_insert_rowid(handle) }
     var isInTransaction: Bool { sqlite3_get_autocommit(handle) == 0 }
+
+    /// Calls `body` after each commit with the number of pages that the write-ahead log then holds. From here on this
+    /// connection makes no checkpoint by itself.
+    func onCommit(_ body: @escaping (Int) -> Void) {
+        let hook = CommitHook(body)
+        // The connection holds the hook for as long as SQLite can call it.
+        sqlite3_wal_hook(
+            handle,
+            { context, _, _, pages in
+                guard let context else { return SQLITE_OK }
+                Unmanaged<CommitHook>.fromOpaque(context).takeUnretainedValue().body(Int(pages))
+                return SQLITE_OK
+            }, Unmanaged.passUnretained(hook).toOpaque())
+        commitHook = hook
+    }
+
+    /// Carries over into the database file what it can without waiting for anyone. A failure leaves the log as it is.
+    func checkpoint() { sqlite3_wal_checkpoint_v2(handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil) }
 
     /// Makes `merge_bins(stored, added)` known to this connection's SQL.
     func registerMergeBins() throws(RollupStoreError) {
@@ -147,6 +170,11 @@ final class Connection {
             )
         }
     }
+}
+
+private final class CommitHook {
+    let body: (Int) -> Void
+    init(_ body: @escaping (Int) -> Void) { self.body = body }
 }
 
 /// A set of series as bits: asked once for every event row of a scan.

@@ -16,14 +16,16 @@ package struct SQLiteRollupStore: Sendable {
     /// | `writerCacheSize` | bytes | 64 MiB | the pages that one batch touches |
     /// | `readerCacheSize` | bytes | 16 MiB | the rest comes through the mapping |
     /// | `readerMapSize` | bytes | 1 GiB | pages are read without a system call |
-    /// | `checkpointSize` | bytes | 128 MiB | the log is carried over once in so many bytes: a page changed by many batches is written once |
+    /// | `checkpointSize` | bytes | 64 MiB | the log is carried over once in so many bytes: a page changed by many batches is written once |
+    /// | `logSize` | bytes | 256 MiB | beyond it the writer itself carries over the rest, so that the log begins anew |
     /// | `openTimeout` | ms | 10,000 | another process that makes the same file |
     enum Limits {
         static let pageSize = 8_192
         static let writerCacheSize = 64 << 20
         static let readerCacheSize = 16 << 20
         static let readerMapSize = 1 << 30
-        static let checkpointSize = 128 << 20
+        static let checkpointSize = 64 << 20
+        static let logSize = 256 << 20
         static let openTimeout = 10_000
     }
 
@@ -55,20 +57,28 @@ package struct SQLiteRollupStore: Sendable {
     ///
     /// - `maxPages`: the file may not grow beyond so many pages; at the limit it is as if the disk were full.
     package func makeWriter(maxPages: Int? = nil) throws(RollupStoreError) -> SQLiteRollupWriter {
+        let schedule = CheckpointSchedule(
+            start: Limits.checkpointSize / Limits.pageSize, limit: Limits.logSize / Limits.pageSize)
+        return try makeWriter(maxPages: maxPages, schedule: schedule)
+    }
+
+    /// - `schedule`: when the write-ahead log is carried over.
+    package func makeWriter(
+        maxPages: Int? = nil, schedule: CheckpointSchedule
+    ) throws(RollupStoreError) -> SQLiteRollupWriter {
         let lock = try FileLock(path + ".writer-lock", waitMilliseconds: 0)
         let connection = try Connection(path: path, access: .write)
         try connection.execute(
             """
             PRAGMA synchronous = NORMAL;
             PRAGMA cache_size = -\(Limits.writerCacheSize / 1024);
-            PRAGMA wal_autocheckpoint = \(Limits.checkpointSize / Limits.pageSize);
-            PRAGMA journal_size_limit = \(Limits.checkpointSize * 2);
+            PRAGMA journal_size_limit = \(Limits.logSize);
             PRAGMA temp_store = MEMORY;
             PRAGMA secure_delete = OFF;
             """)
         if let maxPages { try connection.execute("PRAGMA max_page_count = \(maxPages)") }
         try connection.registerMergeBins()
-        return SQLiteRollupWriter(connection, lock)
+        return SQLiteRollupWriter(connection, lock, Checkpointer(path: path), schedule)
     }
 
     private static func checkDirectory(of path: String, create: Bool) throws(RollupStoreError) {

@@ -15,6 +15,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     /// nil once closed.
     private var connection: Connection?
     private let lock: FileLock
+    private let checkpointer: Checkpointer
     private var numbers = SeriesNumbers()
     private let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
@@ -22,18 +23,32 @@ package final class SQLiteRollupWriter: RollupWriter {
     /// The id of the event that is being inserted: bound once, rewritten in place.
     private let idBytes = UnsafeMutableRawBufferPointer.allocate(byteCount: 16, alignment: 8)
 
-    init(_ connection: Connection, _ lock: FileLock, now: @escaping () -> EventTime = SQLiteRollupWriter.systemTime) {
+    init(
+        _ connection: Connection, _ lock: FileLock, _ checkpointer: Checkpointer, _ schedule: CheckpointSchedule,
+        now: @escaping () -> EventTime = SQLiteRollupWriter.systemTime
+    ) {
         self.connection = connection
         self.lock = lock
+        self.checkpointer = checkpointer
         self.now = now
+        var schedule = schedule
+        connection.onCommit { [unowned connection] pages in
+            switch schedule.committed(pages: pages) {
+            case .none: break
+            case .beside: checkpointer.request()
+            case .here: connection.checkpoint()
+            }
+        }
     }
 
     deinit {
+        checkpointer.stop()
         connection = nil
         idBytes.deallocate()
     }
 
     package func close() {
+        checkpointer.stop()
         connection = nil
         lock.release()
     }

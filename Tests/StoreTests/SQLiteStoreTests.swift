@@ -159,6 +159,40 @@ import Threading
         writer.close()
     }
 
+    @Test func theLogIsCarriedOverBesideTheWriterAndAtTheLimitByIt() {
+        var schedule = CheckpointSchedule(start: 10, limit: 40)
+        let asked = [5, 10, 12, 19, 20, 31, 40, 41, 45, 52, 3, 9, 11].map { schedule.committed(pages: $0) }
+        #expect(
+            asked == [
+                .none, .beside, .none, .none, .beside, .beside, .none, .here, .none, .here, .none, .none, .beside,
+            ])
+    }
+
+    @Test func theLogStaysBoundedUnderABusyWriter() throws {
+        let store = try SQLiteUnderTest()
+        let writer = try store.store.makeWriter(schedule: CheckpointSchedule(start: 32, limit: 128))
+        _ = try writer.acquire([Self.partition])
+        var maker = BatchMaker()
+        var random = Random(seed: 71)
+        var applied: [Sample] = []
+        var greatest = 0
+        for _ in 0..<60 {
+            let given = (0..<200).map { _ in Sample.random(&random) }
+            _ = try writer.apply(
+                try maker.batch([
+                    .init(partition: Self.partition, first: Int64(applied.count), epoch: 1, samples: given)
+                ]))
+            applied += given
+            let log = try FileManager.default.attributesOfItem(atPath: store.store.path + "-wal")
+            greatest = max(greatest, (log[.size] as? Int ?? 0) / 8_192)
+        }
+        // Each batch writes a hundred pages and more, all of them several thousand.
+        #expect(greatest > 128 && greatest < 1_500)
+        #expect(try Count(reading: store.reader) == Count(applied))
+        writer.close()
+        #expect(try sqlite3(store.store.path, "PRAGMA integrity_check") == "ok")
+    }
+
     @Test func aClosedWriterSaysSo() throws {
         let store = try SQLiteUnderTest()
         let writer = try store.store.makeWriter()
