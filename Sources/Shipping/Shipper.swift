@@ -14,14 +14,14 @@ import Threading
 
 /// | limit | unit | default | why | at the limit |
 /// | --- | --- | --- | --- | --- |
-/// | `records` | records held | 100,000 | each has a state and a place in the producer's queue | reading waits |
-/// | `bytes` | bytes held | 32 MiB | memory stays flat while the log is away | reading waits |
+/// | `records` | records held | 20,000 | half a second of a busy proxy; each has a state and a place in the producer's queue, about 1 KiB in all | reading waits |
+/// | `bytes` | bytes held | 16 MiB | memory stays flat while the log is slow or away | reading waits |
 /// | `chunkBytes` | bytes a read | 1 MiB | one system call for many records | |
 package struct ShippingLimits: Sendable {
     package var records: Int
     package var bytes: Int
     package var chunkBytes: Int
-    package init(records: Int = 100_000, bytes: Int = 32 << 20, chunkBytes: Int = 1 << 20) {
+    package init(records: Int = 20_000, bytes: Int = 16 << 20, chunkBytes: Int = 1 << 20) {
         self.records = records
         self.bytes = bytes
         self.chunkBytes = chunkBytes
