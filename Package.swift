@@ -46,6 +46,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
+        module("Access", ["Events"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -54,6 +55,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
+                .embedInCode("sqlite-2-keys.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -64,7 +66,7 @@ let package = Package(
 
         // Ports
         module("RecordLog", ["Events"]),
-        module("RollupStore", ["Events", "RecordLog", "Rollups"]),
+        module("RollupStore", ["Access", "Events", "RecordLog", "Rollups"]),
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
@@ -74,8 +76,8 @@ let package = Package(
         module(
             "RollupStoreSQLite",
             [
-                "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry", "Threading",
-                "CSQLite",
+                "Access", "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry",
+                "Threading", "CSQLite",
             ]),
 
         // Services
@@ -101,22 +103,22 @@ let package = Package(
         module(
             "Assembly",
             [
-                "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport", "Ingest",
-                "Journal",
+                "Access", "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport",
+                "Ingest", "Journal",
                 "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
-        tests("Pure", ["Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("Pure", ["Access", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
         tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",
             [
-                "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
                 "RollupStoreSQLite",
                 "Telemetry", "Threading",
             ]),
