@@ -46,7 +46,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
-        module("Access", ["Events"]),
+        module("Access", ["Events", "JSONText"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -83,7 +83,11 @@ let package = Package(
         // Services
         module(
             "CaptureProxy",
-            ["Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Telemetry", "Threading"]),
+            [
+                "Access", "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "RecordLog",
+                "Telemetry", "Threading",
+            ]),
+        module("KeyKeeping", ["Access", "RollupStore", "Telemetry", "Threading"]),
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
         module(
             "Ingest",
@@ -91,7 +95,8 @@ let package = Package(
         module(
             "QueryAPI",
             [
-                "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry",
+                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas",
+                "Telemetry",
                 "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
@@ -104,14 +109,15 @@ let package = Package(
             "Assembly",
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport",
-                "Ingest", "Journal",
-                "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "Ingest", "Journal", "JSONText", "KeyKeeping",
+                "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
         tests("Pure", ["Access", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
         tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
@@ -125,7 +131,8 @@ let package = Package(
         tests(
             "Query",
             [
-                "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog",
+                "Access", "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI",
+                "RecordLog",
                 "Rollups",
                 "RollupStore", "RollupStoreSQLite", "Telemetry",
             ]),
@@ -136,7 +143,7 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
                 "Telemetry", "Threading",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),

@@ -56,7 +56,9 @@ final class Pipeline {
     private let settings: String
 
     /// `log` is the YAML of `log:`; `provider` are options of `millrace mock-provider`.
-    init(_ name: String, log: String = "{ kind: journal }", provider options: [String] = []) throws {
+    init(
+        _ name: String, log: String = "{ kind: journal }", auth: String = "open", provider options: [String] = []
+    ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
         (consumerOpsPort, providerPort) = (try freePort(), try freePort())
@@ -70,7 +72,7 @@ final class Pipeline {
               providers: { openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" } }
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
-            auth: { mode: open }
+            auth: { mode: \(auth) }
 
             """
         try writeText("\(work.path)/millrace.yaml", settings)
