@@ -55,7 +55,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-reconciliation.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -71,7 +71,7 @@ let package = Package(
 
         // Adapters
         module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
-        module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
+        module("Journal", ["EventCodec", "Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
             "RollupStoreSQLite",
@@ -93,11 +93,12 @@ let package = Package(
             "Ingest",
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
+            "Reconciling", ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry"]),
+        module(
             "QueryAPI",
             [
                 "Access", "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas",
-                "Telemetry",
-                "CDygraphs",
+                "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(
@@ -110,7 +111,7 @@ let package = Package(
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport",
                 "Ingest", "Journal", "JSONText", "KeyKeeping",
-                "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
@@ -118,8 +119,14 @@ let package = Package(
         // Tests
         tests("Pure", ["Access", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
+        tests(
+            "Reconciling",
+            [
+                "EventCodec", "Events", "Ingest", "Journal", "Normalizer", "Reconciling", "RecordLog", "RollupStore",
+                "RollupStoreSQLite", "Telemetry", "Threading",
+            ]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
-        tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
+        tests("Journal", ["EventCodec", "Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",

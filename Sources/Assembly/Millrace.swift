@@ -44,6 +44,7 @@ package enum Millrace {
         case "keys create": return try KeyCommands.create(invocation)
         case "keys list": return try KeyCommands.list(invocation)
         case "keys revoke": return try KeyCommands.revoke(invocation)
+        case "reconcile": return try ReconcileCommand.run(invocation)
         case "topics ensure": return try StoreAndTopicCommands.ensureTopics(invocation)
         case "migrate": return try StoreAndTopicCommands.migrate(invocation)
         case "config check": return try ConfigurationCommands.check(invocation)

@@ -7,11 +7,14 @@ import HTTPTransport
 import JSONText
 import Journal
 import Normalizer
+import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
 import RollupStoreSQLite
 import Schemas
+import Telemetry
 
 enum Preparation {
     /// The workspace of every event and question in open mode.
@@ -80,6 +83,15 @@ enum Preparation {
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> SQLiteRollupStore {
         guard case .sqlite(let path) = configuration.store else { throw unknownStore(configuration.store) }
         return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
+    }
+
+    /// Where the journal is the log, what is in flight is counted in it.
+    static func reconciler(_ configuration: MillraceConfiguration, _ log: Log) -> Reconciler {
+        switch configuration.log.kind {
+        case .journal:
+            Reconciler(.journal(directory: configuration.journal.directory), log: log, now: SystemFacts.now)
+        case .kafka: Reconciler(.store, log: log, now: SystemFacts.now)
+        }
     }
 
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away

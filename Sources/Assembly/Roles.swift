@@ -13,6 +13,7 @@ import Journal
 import KeyKeeping
 import Normalizer
 import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -146,6 +147,8 @@ final class Roles {
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
         let access = APIAccess(keeper: keepKeys(snapshot: nil))
+        let reconciler = Preparation.reconciler(configuration, running.log)
+        running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
         let operations = operations
         let respond = QueryService.responder(
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
@@ -154,7 +157,8 @@ final class Roles {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
             },
-            proxyURL: proxy.map { "http://\($0)" } ?? "")
+            proxyURL: proxy.map { "http://\($0)" } ?? "",
+            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
             tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)

@@ -150,6 +150,13 @@ package protocol RollupSnapshot {
     func retained(_ grain: Grain?) throws -> EventTime?
 
     func ledger() throws -> [PartitionLedger]
+
+    /// The parts that proxies have told of minutes with `from <= minute < to`, each once with its greatest counts, in
+    /// order of minute, proxy, lane, serial.
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest]
+
+    /// What became of the records of minutes with `from <= minute < to`, in order of minute, then proxy.
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute]
 }
 
 /// What went wrong with the store, for an operator.

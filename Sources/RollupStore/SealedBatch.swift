@@ -17,10 +17,12 @@ package struct NormalizedEvent: Sendable {
     package var extra: ByteRange
     /// After normalization.
     package var metadataStatus: MetadataStatus
+    /// Index into the batch's `minutes`; -1: none.
+    package var minute: Int32
 
     package init(
         fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange,
-        metadataStatus: MetadataStatus
+        metadataStatus: MetadataStatus, minute: Int32 = -1
     ) {
         self.fields = fields
         self.series = series
@@ -28,6 +30,7 @@ package struct NormalizedEvent: Sendable {
         self.offset = offset
         self.extra = extra
         self.metadataStatus = metadataStatus
+        self.minute = minute
     }
 }
 
@@ -91,10 +94,12 @@ package struct SealedBatch: Sendable {
     package var delta: RollupDelta
     package var manifests: [Manifest]
     package var deadLetters: [DeadLetter]
+    /// Each proxy and minute once. The writer moves one from `applied` to `duplicates` for each event it already has.
+    package var minutes: [ProxyMinute]
 
     package init(
         ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], series: [SeriesKey], events: [NormalizedEvent],
-        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter]
+        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter], minutes: [ProxyMinute] = []
     ) {
         self.ranges = ranges
         self.bytes = bytes
@@ -104,5 +109,16 @@ package struct SealedBatch: Sendable {
         self.delta = delta
         self.manifests = manifests
         self.deadLetters = deadLetters
+        self.minutes = minutes
+    }
+
+    /// The rows of `minutes` once it is known which events (by index) the store already had.
+    package func minutes(withDuplicates duplicates: [Int]) -> [ProxyMinute] {
+        var rows = minutes
+        for index in duplicates where events[index].minute >= 0 {
+            rows[Int(events[index].minute)].applied -= 1
+            rows[Int(events[index].minute)].duplicates += 1
+        }
+        return rows
     }
 }

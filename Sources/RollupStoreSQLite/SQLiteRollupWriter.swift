@@ -2,7 +2,7 @@
 //
 // Order within it: the compare-and-set of the offsets first, so that a stale writer stops before it has written
 // anything; then series, events (which tell the duplicates), rollups less the duplicates' share, manifests, dead
-// letters, and the ledger's counts. Whatever fails, all of it is rolled back.
+// letters, the counts by proxy and minute, and the ledger's. Whatever fails, all of it is rolled back.
 
 import EventCodec
 package import Events
@@ -125,6 +125,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         }
         try putManifests(batch.manifests, connection)
         try putDeadLetters(batch.deadLetters, connection)
+        try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
         for (range, tally) in zip(batch.ranges, tallies) { try count(range, tally, connection) }
         return ApplyResult(
             applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
@@ -362,19 +363,37 @@ package final class SQLiteRollupWriter: RollupWriter {
     // MARK: Manifests and dead letters
 
     private func putManifests(_ manifests: [Manifest], _ connection: Connection) throws(RollupStoreError) {
-        // A minute's counts only rise, and a manifest may come twice: the greater one is the later one.
         let statement = try connection.statement(
             """
-            INSERT INTO manifests (proxy, minute_us, accepted, recorded, dropped) VALUES (?1, ?2, ?3, ?4, ?5)
+            INSERT INTO manifests (minute_us, proxy, lane, serial, accepted, recorded) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
             ON CONFLICT DO UPDATE SET accepted = max(accepted, excluded.accepted),
-                recorded = max(recorded, excluded.recorded), dropped = max(dropped, excluded.dropped)
+                recorded = max(recorded, excluded.recorded)
             """)
         for manifest in manifests {
-            statement.bind(1, copying: manifest.proxy)
-            statement.bind(2, manifest.minute.microseconds)
-            statement.bind(3, Int64(clamping: manifest.accepted))
-            statement.bind(4, Int64(clamping: manifest.recorded))
-            statement.bind(5, Int64(clamping: manifest.dropped))
+            statement.bind(1, manifest.minute.microseconds)
+            statement.bind(2, copying: manifest.proxy)
+            statement.bind(3, Int64(manifest.lane))
+            statement.bind(4, Int64(bitPattern: manifest.serial))
+            statement.bind(5, Int64(clamping: manifest.accepted))
+            statement.bind(6, Int64(clamping: manifest.recorded))
+            try statement.run()
+        }
+    }
+
+    private func addMinutes(_ minutes: [ProxyMinute], _ connection: Connection) throws(RollupStoreError) {
+        let statement = try connection.statement(
+            """
+            INSERT INTO proxy_minutes (minute_us, proxy, applied, duplicates, dead_lettered)
+            VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT DO UPDATE SET applied = applied + excluded.applied,
+                duplicates = duplicates + excluded.duplicates, dead_lettered = dead_lettered + excluded.dead_lettered
+            """)
+        for row in minutes {
+            statement.bind(1, row.minute.microseconds)
+            statement.bind(2, copying: row.proxy)
+            statement.bind(3, row.applied)
+            statement.bind(4, row.duplicates)
+            statement.bind(5, row.deadLettered)
             try statement.run()
         }
     }

@@ -185,6 +185,27 @@ final class Pipeline {
         #expect(last == Int64(expected), "\(condition)")
     }
 
+    /// `GET /v1/reconciliation`, with every difference 0 by definition of `closed`.
+    func reconciliation() throws -> JSONValue {
+        let response = try ask(apiPort, "GET", "/v1/reconciliation")
+        guard response.status == 200 else { throw ChildError("\(response.status): \(response.text)") }
+        return try JSONValue.parse(response.body)
+    }
+
+    /// Closed at every look, and after a while nothing is in flight any more.
+    func expectReconciled(seconds: Int = 30) throws {
+        var last = JSONValue.null
+        try waitUntil("nothing is in flight", seconds: seconds, detail: { last.text }) {
+            last = try reconciliation()
+            return last["closed"]?.boolean == true && last["totals"]?["in_flight"]?.integer == 0
+        }
+        let totals = try #require(last["totals"])
+        #expect(totals["difference"]?.integer == 0)
+        #expect(totals["accepted"]?.integer == (totals["recorded"]?.integer ?? 0) + (totals["dropped"]?.integer ?? 0))
+        #expect(
+            totals["recorded"]?.integer == (totals["applied"]?.integer ?? 0) + (totals["dead_lettered"]?.integer ?? 0))
+    }
+
     /// One chat completion through the proxy.
     func chat(
         _ metadata: String?, model: String = "gpt-4o-mini", question: String = "What is a millrace?",

@@ -128,6 +128,10 @@ struct FakeStore: RollupReader, RollupSnapshot {
     }
 
     func ledger() -> [PartitionLedger] { [] }
+
+    func manifests(from: EventTime, to: EventTime) -> [Manifest] { [] }
+
+    func proxyMinutes(from: EventTime, to: EventTime) -> [ProxyMinute] { [] }
 }
 
 extension SeriesSelection {

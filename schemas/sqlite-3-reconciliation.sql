@@ -1,0 +1,24 @@
+-- Version 3 of the embedded store: both sides of the reconciliation.
+
+-- What each proxy says it did in a minute. Each part is one lane's count of it, by a serial number of its own: counts
+-- of a part only rise and come again and again, the greatest stand; parts add up. dropped = accepted - recorded.
+DROP TABLE manifests;
+CREATE TABLE manifests (
+    minute_us INTEGER NOT NULL,
+    proxy TEXT NOT NULL,
+    lane INTEGER NOT NULL,
+    serial INTEGER NOT NULL,
+    accepted INTEGER NOT NULL,
+    recorded INTEGER NOT NULL,
+    PRIMARY KEY (minute_us, proxy, lane, serial)
+) STRICT, WITHOUT ROWID;
+
+-- What became of each proxy's records of a minute, counted in the transaction that applied them.
+CREATE TABLE proxy_minutes (
+    minute_us INTEGER NOT NULL,
+    proxy TEXT NOT NULL,
+    applied INTEGER NOT NULL,
+    duplicates INTEGER NOT NULL,
+    dead_lettered INTEGER NOT NULL,
+    PRIMARY KEY (minute_us, proxy)
+) STRICT, WITHOUT ROWID;
