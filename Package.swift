@@ -36,6 +36,7 @@ let package = Package(
         library("CLibevent", pkgConfig: "libevent"),
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
+        library("CCrypto", pkgConfig: "libcrypto"),
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
@@ -59,6 +60,7 @@ let package = Package(
             ], swiftSettings: strict),
 
         // Shared by every service
+        module("Cryptography", ["CCrypto"]),
         module("Telemetry"),
         module("Threading"),
 
@@ -81,7 +83,11 @@ let package = Package(
         // Services
         module(
             "CaptureProxy",
-            ["Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Telemetry", "Threading"]),
+            [
+                "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
+                "Telemetry",
+                "Threading",
+            ]),
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
         module(
             "Ingest",
@@ -101,7 +107,8 @@ let package = Package(
         module(
             "Assembly",
             [
-                "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport", "Ingest",
+                "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events", "HTTPTransport",
+                "Ingest",
                 "Journal",
                 "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
@@ -109,7 +116,7 @@ let package = Package(
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
-        tests("Pure", ["Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("Pure", ["Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
         tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),

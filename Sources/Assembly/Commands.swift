@@ -92,6 +92,48 @@ extension Program {
                         ], takesConfiguration: false),
                 ]),
             Command(
+                "rules", "normalization rules for metadata",
+                subcommands: [
+                    Command(
+                        "check", "say ok, or name every mistake with its line",
+                        arguments: [Argument("FILE", "a rules file, YAML", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example("millrace rules check rules.yaml", "before it goes into normalization.rules")
+                        ],
+                        takesConfiguration: false),
+                    Command(
+                        "try", "show what the rules make of metadata on standard input, and by which rule",
+                        arguments: [Argument("FILE", "a rules file, YAML", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example(
+                                "echo '{\"userId\":\"u-17\",\"Env\":\"PROD\"}' | millrace rules try rules.yaml",
+                                "one request's metadata")
+                        ], takesConfiguration: false),
+                    Command(
+                        "diff", "count what other rules would change in the stored events",
+                        discussion: [
+                            "Normalizes the raw metadata of every stored event of the range under both files. Nothing is "
+                                + "changed. Without --from it looks at the last 24 hours."
+                        ],
+                        arguments: [
+                            Argument("OLD", "a rules file, YAML", isRequired: true),
+                            Argument("NEW", "another one", isRequired: true),
+                        ],
+                        options: [
+                            Option("from", "TIME", "first instant, RFC 3339", standard: "24 hours before --to"),
+                            Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
+                            Option("limit", "N", "differences shown", standard: "50"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace rules diff rules.yaml next.yaml --from 2026-11-01T00:00:00Z",
+                                "before a replay with --rules next.yaml")
+                        ]),
+                ]),
+            Command(
                 "mock-provider", "an OpenAI-compatible upstream for tries and tests",
                 options: [
                     Option("listen", "HOST:PORT", "where to answer", standard: "127.0.0.1:8786"),

@@ -39,17 +39,25 @@ enum Preparation {
         _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
         if case .sqlite = configuration.store {} else { problems.append(unknownStore(configuration.store).description) }
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
+        if let path = configuration.normalization.hashKeyFile {
+            _ = attempt("normalization.hash_key_file") { try HashKey.read(path) }
+        } else if rules?.needsHashKey == true, configuration.log.kind == .kafka {
+            problems.append(
+                "normalization.hash_key_file: null, but the rules hash keys and log.kind is kafka; name one file with "
+                    + "the same key for every proxy and consumer")
+        }
         guard problems.isEmpty, let prices, let rules else { throw ConfigurationError(problems: problems) }
         return Inputs(prices: prices, rules: rules)
+    }
+
+    /// Makes the key of hashed values where the rules need one and none is there yet.
+    static func normalizer(_ configuration: MillraceConfiguration, _ rules: Rules) throws -> Normalizer {
+        Normalizer(rules: rules, hash: rules.needsHashKey ? try HashKey.hash(configuration) : nil)
     }
 
     private static func readRules(_ path: String?) throws -> Rules {
         guard let path else { return .builtIn }
         let rules = try Rules.decode(try tree(path))
-        if rules.needsHashKey {
-            throw Failure(
-                "\(path): keys.hash: this version has no keyed hashing yet; drop those keys instead", status: 2)
-        }
         return rules
     }
 

@@ -83,7 +83,8 @@ final class Roles {
                 strictMetadata: configuration.proxy.strictMetadata,
                 metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
                 tls: try Preparation.serverTLS(configuration.proxy.tls), identify: { _ in identity },
-                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always),
+                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
+                redactor: try Preparation.normalizer(configuration, inputs.rules).redactor),
             journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
         running.onStop { service.stop() }
@@ -99,7 +100,7 @@ final class Roles {
         var options = Consumer.Options()
         options.maxEvents = configuration.consumer.maxEvents
         options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
-        let normalizer = Normalizer(rules: inputs.rules)
+        let normalizer = try Preparation.normalizer(configuration, inputs.rules)
         let consumer: Consumer
         switch configuration.log.kind {
         case .journal:

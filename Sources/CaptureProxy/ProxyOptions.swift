@@ -1,6 +1,7 @@
 // What the proxy is set up with.
 
 package import HTTPTransport
+package import Normalizer
 
 /// Who may send, and for which workspace their events count.
 package struct ProxyIdentity: Sendable, Equatable {
@@ -29,10 +30,13 @@ package struct ProxyOptions: Sendable {
     package var prices: PriceTable
     /// The answer's last byte waits until its event is on disk (`journal.fsync: always`).
     package var holdsForDurability: Bool
+    /// Hides in the metadata what the rules drop and hash, before the journal; nil where they hide nothing.
+    package var redactor: Redactor?
 
     package init(
         listen: String, loops: Int, providers: [Provider], strictMetadata: Bool, metadataMaxSize: Int, tls: TLSContext?,
-        identify: @escaping @Sendable (String) -> ProxyIdentity?, prices: PriceTable, holdsForDurability: Bool
+        identify: @escaping @Sendable (String) -> ProxyIdentity?, prices: PriceTable, holdsForDurability: Bool,
+        redactor: Redactor? = nil
     ) {
         self.listen = listen
         self.loops = loops
@@ -43,5 +47,6 @@ package struct ProxyOptions: Sendable {
         self.identify = identify
         self.prices = prices
         self.holdsForDurability = holdsForDurability
+        self.redactor = redactor
     }
 }

@@ -7,6 +7,7 @@ import Glibc
 import HTTPMessages
 import HTTPTransport
 package import Journal
+import Normalizer
 import RecordLog
 package import Telemetry
 
@@ -88,6 +89,7 @@ final class ProxyWorker {
     private let proxyID: String
     private var random = SplitMix(seed: .random(in: 0 ... .max))
     private var encoded: [UInt8] = []
+    private var redactor: Redactor?
 
     init(
         options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, held: HeldConnections,
@@ -95,6 +97,7 @@ final class ProxyWorker {
         log: Log, metrics: ProxyMetrics
     ) {
         self.options = options
+        redactor = options.redactor
         self.routing = routing
         self.pool = pool
         self.lane = lane
@@ -119,6 +122,8 @@ final class ProxyWorker {
     /// Puts the event into the journal. `connection`, where given, is held until the event is on disk, if so configured.
     func record(_ event: RequestEvent, on connection: ServerConnection?) {
         metrics.accepted.add()
+        var event = event
+        redactor?.redact(&event)
         encoded.removeAll(keepingCapacity: true)
         EventEncoder.encode(event, into: &encoded)
         var key = (event.id.high.bigEndian, event.id.low.bigEndian)

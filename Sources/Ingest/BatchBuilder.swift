@@ -45,6 +45,8 @@ package struct BatchBuilder: Sendable {
     }
 
     private var normalizer: Normalizer
+    /// Hides in the raw metadata what the rules hide; nil where they hide nothing.
+    private var redactor: Redactor?
     private var folder = BatchFolder()
     private var cursors: [Cursor] = []
     private var byPartition: [TopicPartition: Int] = [:]
@@ -56,7 +58,10 @@ package struct BatchBuilder: Sendable {
     private var manifests: [Manifest] = []
     package private(set) var deadLetters: [DeadLetter] = []
 
-    package init(normalizer: Normalizer) { self.normalizer = normalizer }
+    package init(normalizer: Normalizer) {
+        self.normalizer = normalizer
+        redactor = normalizer.redactor
+    }
 
     package var isEmpty: Bool { ranges.isEmpty }
 
@@ -218,6 +223,7 @@ package struct BatchBuilder: Sendable {
             let metadata = normalizer.normalize(raw: raw, status: fields.metadataStatus)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
+        if redactor != nil { redact(&fields) }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -226,5 +232,15 @@ package struct BatchBuilder: Sendable {
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
                 metadataStatus: metadata.status))
+    }
+
+    /// A proxy with these rules has done it; one with older rules, or another producer, has not.
+    private mutating func redact(_ fields: inout EventFields) {
+        let redacted = bytes.withUnsafeBytes { text in
+            redactor?.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])) ?? []
+        }
+        fields.metadataRaw = ByteRange(start: bytes.count, count: redacted.count)
+        bytes.append(contentsOf: redacted)
+        fields.metadataRejected = ByteRange(start: 0, count: 0)
     }
 }
