@@ -47,6 +47,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
+        module("Access", ["Cryptography", "Events"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -55,6 +56,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
+                .embedInCode("sqlite-2-keys.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -66,7 +68,7 @@ let package = Package(
 
         // Ports
         module("RecordLog", ["Events"]),
-        module("RollupStore", ["Events", "RecordLog", "Rollups"]),
+        module("RollupStore", ["Access", "Events", "RecordLog", "Rollups"]),
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
@@ -76,8 +78,8 @@ let package = Package(
         module(
             "RollupStoreSQLite",
             [
-                "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry", "Threading",
-                "CSQLite",
+                "Access", "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry",
+                "Threading", "CSQLite",
             ]),
 
         // Services
@@ -107,23 +109,23 @@ let package = Package(
         module(
             "Assembly",
             [
-                "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events", "HTTPTransport",
-                "Ingest",
-                "Journal",
+                "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
+                "HTTPTransport", "Ingest", "Journal",
                 "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
-        tests("Pure", ["Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests(
+            "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
         tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",
             [
-                "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
                 "RollupStoreSQLite",
                 "Telemetry", "Threading",
             ]),

@@ -4,8 +4,10 @@
 package enum Schemas {
     /// `request_event.proto`: the value of a record on the topic.
     package static var requestEventProto: String { text(PackageResources.request_event_proto) }
-    /// `sqlite.sql`: the tables of the embedded store.
-    package static var sqlite: String { text(PackageResources.sqlite_sql) }
+    /// `sqlite.sql` and what was added since: step n leads from version n to n + 1 of the embedded store's tables.
+    package static var sqlite: [String] {
+        [text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql)]
+    }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.

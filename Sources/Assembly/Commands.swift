@@ -59,6 +59,40 @@ extension Program {
                         "ask a running API, hour by hour"),
                 ]),
             Command(
+                "keys", "API keys",
+                subcommands: [
+                    Command(
+                        "create", "make a key and print it, once",
+                        discussion: [
+                            "The key is shown now and never again: only its hash is kept. Proxies and APIs with "
+                                + "auth.mode: keys know it within seconds."
+                        ],
+                        options: [
+                            Option("workspace", "W", "where its events go, and what it may ask about"),
+                            Option("scopes", "LIST", "of ingest, query and admin, comma-separated"),
+                            Option("name", "N", "what it is for, shown by keys list"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace keys create --workspace search --scopes ingest --name checkout-service",
+                                "a key for a service that sends requests"),
+                            Example(
+                                "millrace keys create --workspace search --scopes query,admin --json",
+                                "a key that asks, for a script"),
+                        ]),
+                    Command(
+                        "list", "every key, without the keys themselves",
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace keys list", "who may do what")]),
+                    Command(
+                        "revoke", "refuse a key from now on",
+                        discussion: ["Proxies and APIs refuse it within ten seconds. There is no way back."],
+                        arguments: [Argument("ID", "as keys list shows it, such as key_4f…", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace keys revoke key_7c2m0q9x1d8f3b5a", "after a leak")]),
+                ]),
+            Command(
                 "topics", "Kafka topics",
                 subcommands: [
                     Command(

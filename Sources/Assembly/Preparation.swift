@@ -9,6 +9,7 @@ import Journal
 import Normalizer
 import RecordLog
 import RecordLogKafka
+import RollupStore
 import RollupStoreSQLite
 import Schemas
 
@@ -87,6 +88,10 @@ enum Preparation {
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> SQLiteRollupStore {
         guard case .sqlite(let path) = configuration.store else { throw unknownStore(configuration.store) }
         return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
+    }
+
+    static func openKeyStore(_ configuration: MillraceConfiguration) throws -> any KeyStore {
+        try openStore(configuration, readers: 1).keys
     }
 
     static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {

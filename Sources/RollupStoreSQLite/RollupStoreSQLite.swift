@@ -31,7 +31,8 @@ package struct SQLiteRollupStore: Sendable {
 
     /// "MLRC", in the file's header: tells our file from another program's.
     static let applicationID: Int64 = 0x4D4C_5243
-    static let schemaVersion: Int64 = 1
+    /// One for each step of `Schemas.sqlite`.
+    package static let schemaVersion = Int64(Schemas.sqlite.count)
 
     package let path: String
     package let reader: SQLiteRollupReader
@@ -52,6 +53,8 @@ package struct SQLiteRollupStore: Sendable {
         }
         return SQLiteRollupStore(path: path, reader: SQLiteRollupReader(path: path, connections: readers))
     }
+
+    package var keys: SQLiteKeyStore { SQLiteKeyStore(path: path) }
 
     /// The store's one writer. Unavailable while another one, of any process, is open.
     ///
@@ -123,13 +126,15 @@ package struct SQLiteRollupStore: Sendable {
                 next: "Run the newer program, or restore a backup that this one wrote.")
         }
         if version == schemaVersion { return }
-        // Both before the first table: they shape the file.
-        try connection.execute("PRAGMA page_size = \(Limits.pageSize)")
-        try connection.execute("PRAGMA journal_mode = WAL")
+        if version == 0 {
+            // Both before the first table: they shape the file.
+            try connection.execute("PRAGMA page_size = \(Limits.pageSize)")
+            try connection.execute("PRAGMA journal_mode = WAL")
+        }
         try connection.execute(
             """
             BEGIN IMMEDIATE;
-            \(Schemas.sqlite)
+            \(Schemas.sqlite.dropFirst(Int(version)).joined(separator: "\n"))
             PRAGMA application_id = \(applicationID);
             PRAGMA user_version = \(schemaVersion);
             COMMIT;

@@ -74,7 +74,7 @@ import Threading
         }
         for thread in threads { thread.join() }
         #expect(failures.pop(timeoutMilliseconds: 0) == nil)
-        #expect(try sqlite3(path, "PRAGMA user_version") == "1")
+        #expect(try sqlite3(path, "PRAGMA user_version") == "\(SQLiteRollupStore.schemaVersion)")
     }
 
     @Test func aSecondWriterIsKeptOutUntilTheFirstIsGone() throws {

@@ -22,6 +22,7 @@ protocol StoreUnderTest: AnyObject {
     /// Another writer, as another process would open it, whatever the first one is doing.
     func writer() throws -> any RollupWriter
     var reader: any RollupReader { get }
+    var keys: any KeyStore { get }
 }
 
 /// A directory that goes with the test.
@@ -52,4 +53,15 @@ final class SQLiteUnderTest: StoreUnderTest {
     }
 
     var reader: any RollupReader { store.reader }
+    var keys: any KeyStore { store.keys }
+
+    /// By Debian's command-line program.
+    func execute(_ sql: String) throws {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/sqlite3")
+        process.arguments = [store.path, sql]
+        try process.run()
+        process.waitUntilExit()
+        #expect(process.terminationStatus == 0)
+    }
 }

@@ -1,4 +1,4 @@
-// HMAC-SHA-256 (FIPS 198-1) of a text under a secret key, by libcrypto: bytes -> 32 bytes.
+// SHA-256 (FIPS 180-4), HMAC-SHA-256 under a secret key (FIPS 198-1) and random bytes, by libcrypto.
 
 import CCrypto
 
@@ -22,6 +22,18 @@ package struct KeyedHash: Sendable {
 
     /// The first 16 bytes of the code as 32 lower-case hexadecimal digits.
     package func digits(of text: [UInt8]) -> [UInt8] { Hexadecimal.digits(code(of: text)[..<16]) }
+}
+
+package enum SecureHash {
+    /// Writes the 32 bytes of the SHA-256 of `bytes`.
+    package static func sha256(_ bytes: UnsafeRawBufferPointer, into digest: UnsafeMutableRawBufferPointer) {
+        precondition(digest.count == 32, "a SHA-256 has 32 bytes")
+        // Null and empty are one thing to it.
+        let made = SHA256(
+            bytes.baseAddress?.assumingMemoryBound(to: UInt8.self), bytes.count,
+            digest.baseAddress?.assumingMemoryBound(to: UInt8.self))
+        precondition(made != nil, "libcrypto made no SHA-256")
+    }
 }
 
 package enum Hexadecimal {
