@@ -67,6 +67,11 @@ package protocol RollupWriter {
     /// A duplicate's share is taken out of the delta before it is added.
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult
 
+    /// Deletes up to about `maxRows` rows from before the boundaries; true where more are left, so that a long
+    /// deletion is cut into steps between batches. From the first step on that deletes of a table, readers are told
+    /// that it is whole from its boundary on only (`retained`). A copy of a deleted event is not known as one.
+    mutating func expire(_ boundaries: RetentionBoundaries, maxRows: Int) throws(RollupStoreError) -> Bool
+
     mutating func close()
 }
 

@@ -17,7 +17,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     private let lock: FileLock
     private let checkpointer: Checkpointer
     private var numbers = SeriesNumbers()
-    private let generation: Int64 = 1
+    let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: () -> EventTime
     /// The id of the event that is being inserted: bound once, rewritten in place.
@@ -88,7 +88,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         }
     }
 
-    private func transaction<Result>(
+    func transaction<Result>(
         _ body: (Connection) throws(RollupStoreError) -> Result
     ) throws(RollupStoreError) -> Result {
         guard let connection else {
