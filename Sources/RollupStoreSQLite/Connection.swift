@@ -11,6 +11,7 @@ final class Connection {
     private let path: String
     private var prepared: [String: Statement] = [:]
     private var selection: SeriesFilter?
+    private var stop: StopCondition?
 
     init(path: String, access: Access) throws(RollupStoreError) {
         var opened: OpaquePointer?
@@ -60,6 +61,24 @@ final class Connection {
     var changes: Int32 { sqlite3_changes(handle) }
     var lastRowID: Int64 { sqlite3_last_insert_rowid(handle) }
     var isInTransaction: Bool { sqlite3_get_autocommit(handle) == 0 }
+
+    /// Statements end with an error soon after the condition has become true; nil: they run to their end.
+    func stop(when isUnwanted: (@Sendable () -> Bool)?) {
+        guard let isUnwanted else {
+            sqlite3_progress_handler(handle, 0, nil, nil)
+            stop = nil
+            return
+        }
+        let made = StopCondition(isUnwanted)
+        // The connection holds the condition for as long as SQLite may ask it.
+        stop = made
+        sqlite3_progress_handler(
+            handle, StopCondition.steps,
+            { context in
+                guard let context else { return 0 }
+                return Unmanaged<StopCondition>.fromOpaque(context).takeUnretainedValue().isUnwanted() ? 1 : 0
+            }, Unmanaged.passUnretained(made).toOpaque())
+    }
 
     /// Makes `merge_bins(stored, added)` known to this connection's SQL.
     func registerMergeBins() throws(RollupStoreError) {
@@ -147,6 +166,14 @@ final class Connection {
             )
         }
     }
+}
+
+private final class StopCondition {
+    /// Steps of SQLite's machine between two looks: some thousand rows.
+    static let steps: Int32 = 50_000
+
+    let isUnwanted: @Sendable () -> Bool
+    init(_ isUnwanted: @escaping @Sendable () -> Bool) { self.isUnwanted = isUnwanted }
 }
 
 /// A set of series as bits: asked once for every event row of a scan.
