@@ -97,8 +97,8 @@ let package = Package(
         module(
             "QueryAPI",
             [
-                "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry",
-                "CDygraphs",
+                "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore", "Schemas",
+                "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(

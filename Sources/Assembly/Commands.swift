@@ -49,6 +49,8 @@ extension Program {
                     Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
                     Option("json", nil, "the API's answer as it is"),
                     Option("csv", nil, "comma-separated values"),
+                    Option("explain", nil, "say how the answer was found, on standard error"),
+                    Option("watch", "SECONDS", "ask again and again until stopped"),
                 ],
                 examples: [
                     Example(
@@ -92,6 +94,35 @@ extension Program {
                         options: [Option("json", nil, "answer as JSON")],
                         examples: [Example("millrace keys revoke key_7c2m0q9x1d8f3b5a", "after a leak")]),
                 ]),
+            Command(
+                "tail", "follow events live",
+                discussion: [
+                    "Shows the latest events and then each new one, oldest first, until stopped. Asks a running API where "
+                        + "--api is given, else reads the store of the configuration itself."
+                ],
+                arguments: [Argument("WHERE", "condition, such as \"outcome != 'success'\"", isRequired: false)],
+                options: [
+                    Option("lines", "N", "events shown at the start", standard: "10"),
+                    Option("once", nil, "end after those"),
+                    Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option("json", nil, "JSON lines, with the fields of GET /v1/events"),
+                ],
+                examples: [
+                    Example("millrace tail \"outcome != 'success'\"", "watch what fails"),
+                    Example("millrace tail --json | jq .metadata", "hand events on"),
+                ]),
+            Command(
+                "completions", "completions for a shell",
+                arguments: [Argument("SHELL", "bash, zsh or fish", isRequired: true)],
+                examples: [
+                    Example("source <(millrace completions bash)", "in this shell"),
+                    Example(
+                        "millrace completions fish > ~/.config/fish/completions/millrace.fish",
+                        "in every fish from now on"),
+                ], takesConfiguration: false),
+            Command(
+                "man", "the manual page, for man(1)",
+                examples: [Example("millrace man | man -l -", "read it")], takesConfiguration: false),
             Command(
                 "topics", "Kafka topics",
                 subcommands: [

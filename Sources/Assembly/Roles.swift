@@ -146,6 +146,7 @@ final class Roles {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
             },
+            keyClasses: inputs.rules.classNames, corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "")
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,

@@ -23,6 +23,20 @@ enum Signals {
         return set
     }
 
+    /// For commands without services: waits that long at most; true when one of the signals came.
+    static func wait(milliseconds: Int) -> Bool {
+        var set = stopSignals()
+        var info = siginfo_t()
+        var limit = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
+        return sigtimedwait(&set, &info, &limit) > 0
+    }
+
+    /// For commands that ask once: a signal ends them as it does any other program.
+    static func unblock() {
+        var stops = stopSignals()
+        pthread_sigmask(SIG_UNBLOCK, &stops, nil)
+    }
+
     /// The thread is never joined: it ends with the process.
     static func watch(_ stop: StopSignal, _ log: Log) {
         _ = ServiceThread("signals") {

@@ -22,6 +22,8 @@ package enum ValueKind: Sendable {
     case store
     /// The base URL of a provider.
     case provider
+    /// Origins of pages, `https://HOST[:PORT]` or `*`, comma-separated; null where none.
+    case origins
     /// Free text, handed on.
     case text
 }
@@ -116,6 +118,7 @@ package struct ConfigurationKey: Sendable {
             "consumer.batch.max_wait_ms", .integer(1...60_000), .integer(200),
             "how long a batch waits for more events"),
         .init("api.listen", .address, .text("127.0.0.1:8788"), "API, page, and their /livez, /readyz and /metrics"),
+        .init("api.cors_origins", .origins, .null, "other pages that may read answers; null: none"),
         .init("api.tls.certificate", .file, .null, "certificate chain of the API's listener, PEM"),
         .init("api.tls.key", .file, .null, "private key of the API's listener, PEM"),
         .init(

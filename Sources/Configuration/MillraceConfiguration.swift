@@ -46,6 +46,7 @@ package struct MillraceConfiguration: Sendable {
     }
     package struct API: Sendable {
         package var listen: ListenAddress
+        package var corsOrigins: [String]
         package var tls: TLS?
     }
     package struct Normalization: Sendable {
@@ -104,7 +105,10 @@ package struct MillraceConfiguration: Sendable {
         consumer = Consumer(
             opsListen: layers.address("consumer.ops_listen"), maxEvents: layers.integer("consumer.batch.max_events"),
             maxWaitMilliseconds: layers.integer("consumer.batch.max_wait_ms"))
-        api = API(listen: layers.address("api.listen"), tls: layers.tls("api.tls"))
+        api = API(
+            listen: layers.address("api.listen"),
+            corsOrigins: layers.text("api.cors_origins").split(separator: ",").map(String.init),
+            tls: layers.tls("api.tls"))
         auth = AuthMode(rawValue: layers.text("auth.mode")) ?? .keys
         normalization = Normalization(
             rules: layers.file("normalization.rules"), hashKeyFile: layers.file("normalization.hash_key_file"))

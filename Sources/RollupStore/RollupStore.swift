@@ -79,6 +79,21 @@ package protocol RollupWriter {
 package protocol RollupReader: Sendable {
     /// Everything that `body` reads is of one state of the store, however long it takes.
     func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer
+
+    /// As `read`, but the store gives up, with an error, soon after `isUnwanted` has become true. It is asked while the
+    /// store works, from the same thread.
+    func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer
+}
+
+extension RollupReader {
+    /// For stores that cannot be stopped in mid-statement: whoever takes the rows stops taking them.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
+        try read(body)
+    }
 }
 
 /// Which series a scan is for.
@@ -131,6 +146,9 @@ package struct StoredEvent: Sendable {
 }
 
 package protocol RollupSnapshot {
+    /// Which rollups answer: another text once a replay has put others in their place.
+    var generationName: String { get throws }
+
     /// The time of the latest event applied; nil in an empty store.
     var watermark: EventTime? { get throws }
 
@@ -155,6 +173,10 @@ package protocol RollupSnapshot {
     func retained(_ grain: Grain?) throws -> EventTime?
 
     func ledger() throws -> [PartitionLedger]
+}
+
+extension RollupSnapshot {
+    package var generationName: String { "" }
 }
 
 /// What went wrong with the store, for an operator.

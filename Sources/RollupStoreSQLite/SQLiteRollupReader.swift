@@ -24,11 +24,19 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         limit = max(1, connections)
     }
 
-    /// A read must not start another one from inside: with all connections taken, both would wait for good.
     package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
+        try read(until: { false }, body)
+    }
+
+    /// A read must not start another one from inside: with all connections taken, both would wait for good.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
         let connection = try take()
         var isSound = false
         defer { giveBack(connection, isSound) }
+        connection.stop(when: isUnwanted)
+        defer { connection.stop(when: nil) }
         try connection.statement("BEGIN").run()
         do {
             // The first look fixes what the whole read sees.
@@ -125,6 +133,8 @@ private struct Snapshot: RollupSnapshot {
     let connection: Connection
     let generation: Int64
     let memory: SeriesMemory
+
+    var generationName: String { "\(generation)" }
 
     var watermark: EventTime? {
         get throws {
