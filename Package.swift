@@ -47,7 +47,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
-        module("Access", ["Cryptography", "Events"]),
+        module("Access", ["Cryptography", "Events", "JSONText"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -86,10 +86,10 @@ let package = Package(
         module(
             "CaptureProxy",
             [
-                "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
-                "Telemetry",
-                "Threading",
+                "Access", "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
+                "RecordLog", "Telemetry", "Threading",
             ]),
+        module("KeyKeeping", ["Access", "RollupStore", "Telemetry", "Threading"]),
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
         module(
             "Ingest",
@@ -97,8 +97,8 @@ let package = Package(
         module(
             "QueryAPI",
             [
-                "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore", "Schemas",
-                "Telemetry", "CDygraphs",
+                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
+                "Schemas", "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(
@@ -110,8 +110,8 @@ let package = Package(
             "Assembly",
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
-                "HTTPTransport", "Ingest", "Journal",
-                "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
+                "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
@@ -119,6 +119,7 @@ let package = Package(
         // Tests
         tests(
             "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
         tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
@@ -132,7 +133,8 @@ let package = Package(
         tests(
             "Query",
             [
-                "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog",
+                "Access", "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI",
+                "RecordLog",
                 "Rollups",
                 "RollupStore", "RollupStoreSQLite", "Telemetry",
             ]),
@@ -143,7 +145,7 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
                 "Telemetry", "Threading",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),

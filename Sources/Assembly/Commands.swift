@@ -92,7 +92,7 @@ extension Program {
                         discussion: ["Proxies and APIs refuse it within ten seconds. There is no way back."],
                         arguments: [Argument("ID", "as keys list shows it, such as key_4f…", isRequired: true)],
                         options: [Option("json", nil, "answer as JSON")],
-                        examples: [Example("millrace keys revoke key_7c2m0q9x1d8f3b5a", "after a leak")]),
+                        examples: [Example("millrace keys revoke key_7c2m0q9x1d8", "after a leak")]),
                 ]),
             Command(
                 "tail", "follow events live",

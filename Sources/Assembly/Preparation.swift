@@ -90,8 +90,15 @@ enum Preparation {
         return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
     }
 
-    static func openKeyStore(_ configuration: MillraceConfiguration) throws -> any KeyStore {
-        try openStore(configuration, readers: 1).keys
+    /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away
+    /// for a while must not come back as an empty one.
+    static func openKeyStore(_ configuration: MillraceConfiguration, makesStore: Bool) throws -> any KeyStore {
+        if case .sqlite(let path) = configuration.store, !makesStore, access(path, F_OK) != 0 {
+            throw RollupStoreError(
+                code: .unavailable, tried: "open the store \(path)", reason: String(cString: strerror(errno)),
+                next: "A consumer or 'millrace keys create' makes it; it is looked for again.")
+        }
+        return try openStore(configuration, readers: 1).keys
     }
 
     static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {

@@ -4,11 +4,13 @@
 // In `up` the order is: journal, shipper, consumer, proxy, API. So a stop closes the API, lets the proxy finish its
 // exchanges, lets the consumer apply what it holds, flushes the shipper, and marks the journal's end last.
 
+import Access
 import CaptureProxy
 import Configuration
 import HTTPTransport
 import Ingest
 import Journal
+import KeyKeeping
 import Normalizer
 import QueryAPI
 import RecordLog
@@ -30,6 +32,7 @@ final class Roles {
     private var checks: [HealthCheck] = []
     private var hasKafkaMetrics = false
     private var hasSaidOpen = false
+    private var keeper: KeyKeeper?
 
     /// What is flushed to the broker at a stop; the rest is shipped by the next start.
     private static let flushMilliseconds = 5_000
@@ -73,20 +76,26 @@ final class Roles {
     /// Opens a journal lane for each of its loops; `startJournal` comes before. Answers the address in use.
     func startProxy() throws -> ListenAddress {
         guard let journal else { throw Failure("The proxy was started before its journal.") }
-        try requireOpen("proxy.listen")
         let address = configuration.proxy.listen
         let metrics = ProxyMetrics()
-        let identity = ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: "")
+        let keeper = keepKeys(snapshot: "\(configuration.journal.directory)/keys.json")
+        let access: ProxyAccess =
+            if let keeper {
+                keeper.keys.map { .keys(KeyDirectory($0)) } ?? .unknown
+            } else {
+                .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
+            }
         let service = try ProxyService(
             options: ProxyOptions(
                 listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
                 strictMetadata: configuration.proxy.strictMetadata,
                 metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-                tls: try Preparation.serverTLS(configuration.proxy.tls), identify: { _ in identity },
+                tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
                 prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
                 redactor: try Preparation.normalizer(configuration, inputs.rules).redactor),
             journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
+        keeper?.observe { service.update(keys: $0) }
         running.onStop { service.stop() }
         return ListenAddress(host: address.host, port: service.port)
     }
@@ -133,15 +142,15 @@ final class Roles {
 
     /// The API and the page. `proxy` is shown on the page where it runs in this process. Answers the address in use.
     func startAPI(proxy: ListenAddress?) throws -> ListenAddress {
-        try requireOpen("api.listen")
         let address = configuration.api.listen
         let store = try openStore()
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
+        let access = APIAccess(keeper: keepKeys(snapshot: nil))
         let operations = operations
         let respond = QueryService.responder(
-            reader: store.reader, authenticate: { _ in .allowed(workspace: Preparation.openWorkspace) },
-            metrics: metrics, registry: running.metrics, log: running.log,
+            reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
+            log: running.log,
             readiness: {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
@@ -172,15 +181,33 @@ final class Roles {
         running.metrics.register(kafkaMetrics.all)
     }
 
-    /// Keys come with the command that makes them; until then a listener that asks for one would answer nobody.
-    private func requireOpen(_ listener: String) throws {
-        guard configuration.auth == .open else {
-            throw ConfigurationError(problems: [
-                "auth.mode: 'keys': this version has no API keys yet, so \(listener) could let nobody in; allowed: open"
-            ])
-        }
+    /// Says once that nobody is asked for a key.
+    private func sayOpen() {
         if hasSaidOpen { return }
         hasSaidOpen = true
         running.log(.authOpen())
+    }
+
+    /// The one that knows the keys, started; nil in open mode.
+    ///
+    /// `snapshot`: where the list is kept for a start without the store.
+    private func keepKeys(snapshot: String?) -> KeyKeeper? {
+        guard configuration.auth == .keys else {
+            sayOpen()
+            return nil
+        }
+        if let keeper { return keeper }
+        let configuration = configuration
+        let made = KeyKeeper(snapshot: snapshot, log: running.log) {
+            try Preparation.openKeyStore(configuration, makesStore: false)
+        }
+        made.start()
+        running.onStop { made.stop() }
+        checks.append(
+            HealthCheck(name: "keys", isNeeded: true) { made.problem.flatMap { $0.isReady ? nil : $0.reason } })
+        checks.append(
+            HealthCheck(name: "keys", isNeeded: false) { made.problem.flatMap { $0.isReady ? $0.reason : nil } })
+        keeper = made
+        return made
     }
 }

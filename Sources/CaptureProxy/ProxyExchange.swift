@@ -105,7 +105,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
 
     private func start(_ head: RequestHead, _ bytes: Span<UInt8>, _ fields: [HeaderField]) throws(RoutingRefusal) {
         let rest = try Routing.rest(of: head.path, in: bytes)
-        var key = ""
+        var key = 0..<0
         var mode: String?
         var name: String?
         var isJSON = false
@@ -114,7 +114,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         }
         for field in fields {
             switch field.name {
-            case .portkeyAPIKey: key = text(field)
+            case .portkeyAPIKey: key = field.valueRange
             case .portkeyMode: mode = text(field)
             case .portkeyProvider: name = text(field)
             case .portkeyMetadata:
@@ -135,12 +135,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             default: break
             }
         }
-        guard let identity = worker.options.identify(key) else {
-            worker.metrics.unauthorized.add()
-            throw RoutingRefusal(
-                status: 401, code: "unauthorized", message: "The API key is missing or not valid.",
-                hint: "Send x-portkey-api-key with a key that 'millrace keys create' printed.")
-        }
+        let identity = try worker.access.identify(bytes, key)
         let provider = try worker.routing.provider(mode: mode, provider: name)
         if worker.options.strictMetadata {
             var check = metadata
@@ -257,7 +252,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func answerRejected(_ refusal: RoutingRefusal) {
-        if refusal.status != 401 { worker.metrics.rejected.add() }
+        if refusal.isAboutAccess { worker.metrics.unauthorized.add() } else { worker.metrics.rejected.add() }
         writeOwnAnswer(status: refusal.status, code: refusal.code, message: refusal.message, hint: refusal.hint)
         connection.answerEnded(keepsAlive: clientKeepsAlive)
     }
@@ -268,6 +263,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         let out = connection.output
         out.append("HTTP/1.1 \(status) \(HTTPReason.phrase(status))\r\ncontent-type: application/json\r\n")
         out.append("content-length: \(body.utf8.count)\r\n")
+        if status == 401 { out.append("www-authenticate: Bearer\r\n") }
         if !traceID.isEmpty { out.append("x-portkey-trace-id: \(traceID)\r\n") }
         if !clientKeepsAlive { out.append("connection: close\r\n") }
         out.append("\r\n")

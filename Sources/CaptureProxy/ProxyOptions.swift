@@ -3,18 +3,6 @@
 package import HTTPTransport
 package import Normalizer
 
-/// Who may send, and for which workspace their events count.
-package struct ProxyIdentity: Sendable, Equatable {
-    package var workspace: String
-    /// The id of the key, never the key; empty in open mode.
-    package var apiKey: String
-
-    package init(workspace: String, apiKey: String) {
-        self.workspace = workspace
-        self.apiKey = apiKey
-    }
-}
-
 package struct ProxyOptions: Sendable {
     /// `HOST:PORT`; port 0 picks a free one.
     package var listen: String
@@ -25,8 +13,8 @@ package struct ProxyOptions: Sendable {
     package var strictMetadata: Bool
     package var metadataMaxSize: Int
     package var tls: TLSContext?
-    /// The value of `x-portkey-api-key` (empty where none came) -> who that is; nil: 401.
-    package var identify: @Sendable (_ key: String) -> ProxyIdentity?
+    /// Until `ProxyService.update` says otherwise.
+    package var access: ProxyAccess
     package var prices: PriceTable
     /// The answer's last byte waits until its event is on disk (`journal.fsync: always`).
     package var holdsForDurability: Bool
@@ -35,8 +23,7 @@ package struct ProxyOptions: Sendable {
 
     package init(
         listen: String, loops: Int, providers: [Provider], strictMetadata: Bool, metadataMaxSize: Int, tls: TLSContext?,
-        identify: @escaping @Sendable (String) -> ProxyIdentity?, prices: PriceTable, holdsForDurability: Bool,
-        redactor: Redactor? = nil
+        access: ProxyAccess, prices: PriceTable, holdsForDurability: Bool, redactor: Redactor? = nil
     ) {
         self.listen = listen
         self.loops = loops
@@ -44,7 +31,7 @@ package struct ProxyOptions: Sendable {
         self.strictMetadata = strictMetadata
         self.metadataMaxSize = metadataMaxSize
         self.tls = tls
-        self.identify = identify
+        self.access = access
         self.prices = prices
         self.holdsForDurability = holdsForDurability
         self.redactor = redactor

@@ -1,6 +1,7 @@
 // The proxy: event loops, each with its listener, upstream pool and journal lane. In: HTTP exchanges; out: events in
 // the journal.
 
+package import Access
 import EventCodec
 import Events
 import Glibc
@@ -55,6 +56,16 @@ package final class ProxyService: @unchecked Sendable {
         log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
     }
 
+    /// Each loop goes by these keys from its next request on.
+    package func update(keys: [AccessKey]) {
+        for (loop, worker) in zip(loops, workers) {
+            let bound = LoopBound(worker)
+            // A directory of its own, so that loops share no memory that they count references in. A loop whose inbox
+            // is full gets the next list, or this one again.
+            loop.post { bound.value.access = .keys(KeyDirectory(keys)) }
+        }
+    }
+
     private static func replacePort(of address: String, by port: UInt16) -> String {
         guard let colon = address.lastIndex(of: ":") else { return address }
         return "\(address[..<colon]):\(port)"
@@ -84,6 +95,7 @@ final class ProxyWorker {
     let metrics: ProxyMetrics
     /// Exchanges that have begun and not ended.
     let underWay = Gauge()
+    var access: ProxyAccess
     private let lane: JournalLane
     private let held: HeldConnections
     private let proxyID: String
@@ -98,6 +110,7 @@ final class ProxyWorker {
     ) {
         self.options = options
         redactor = options.redactor
+        access = options.access
         self.routing = routing
         self.pool = pool
         self.lane = lane

@@ -1,5 +1,6 @@
 // The API: HTTPRequest -> the question, the listing or the file it asks for -> HTTPResponse.
 
+package import Access
 package import Events
 package import HTTPTransport
 import JSONText
@@ -10,11 +11,11 @@ package import Telemetry
 
 /// What a request's key allows.
 package enum AuthDecision: Sendable {
-    case allowed(workspace: String)
-    /// No key, or an unknown one: 401.
-    case unauthorized
-    /// A key without the scope `query`: 403.
-    case forbidden
+    case allowed(workspace: String, scopes: AccessScopes = [.query, .admin])
+    /// No key, an unknown one, or a revoked one: 401, with the reason.
+    case unauthorized(reason: String = "This needs an API key.")
+    /// No key is known and the store is away: 503.
+    case unavailable(reason: String)
 }
 
 /// What `/readyz` says.
@@ -161,18 +162,6 @@ package struct QueryService: Sendable {
         throw APIError(
             405, "method_not_allowed", "\(request.method) is not answered at \(request.path).",
             hint: "Use \(methods.joined(separator: " or ")).", allow: methods.joined(separator: ", "))
-    }
-
-    private func workspace(of request: HTTPRequest) throws(APIError) -> String {
-        switch authenticate(request) {
-        case .allowed(let workspace): return workspace
-        case .unauthorized:
-            throw APIError(
-                401, "unauthorized", "This needs an API key.",
-                hint: "Send it as \"Authorization: Bearer mr_…\"; `millrace keys create --scopes query` makes one.")
-        case .forbidden:
-            throw APIError(403, "forbidden", "This API key has not the scope \"query\".")
-        }
     }
 
     /// The client's own, where it is harmless, else a new one.

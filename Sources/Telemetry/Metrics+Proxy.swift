@@ -34,7 +34,9 @@ package struct ProxyMetrics: Sendable {
             counter(
                 "millrace_proxy_requests_rejected_total", "Requests without a usable path, provider or metadata.",
                 rejected),
-            counter("millrace_proxy_requests_unauthorized_total", "Requests without a valid API key.", unauthorized),
+            counter(
+                "millrace_proxy_requests_unauthorized_total",
+                "Requests without a valid API key of scope ingest; they leave no event.", unauthorized),
             counter(
                 "millrace_proxy_upstream_failures_total",
                 "Exchanges that the provider refused, broke off or did not answer.", upstreamFailures),

@@ -57,7 +57,8 @@ final class Pipeline {
 
     /// `log` is the YAML of `log:`; `rules` the text of a rules file; `provider` are options of `millrace mock-provider`.
     init(
-        _ name: String, log: String = "{ kind: journal }", rules: String? = nil, provider options: [String] = []
+        _ name: String, log: String = "{ kind: journal }", auth: String = "open", rules: String? = nil,
+        provider options: [String] = []
     ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
@@ -72,7 +73,7 @@ final class Pipeline {
               providers: { openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" } }
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
-            auth: { mode: open }
+            auth: { mode: \(auth) }
             normalization: { rules: \(rules == nil ? "null" : "\(work.path)/rules.yaml") }
 
             """

@@ -15,9 +15,11 @@ final class Hop {
     let provider: HTTPServer
     let journal: Journal
     let directory: String
+    let metrics = ProxyMetrics()
 
     init(
-        strict: Bool = false, upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1",
+        strict: Bool = false, access: ProxyAccess = .open(ProxyIdentity(workspace: "default", apiKey: "")),
+        upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1",
         respond: @escaping HTTPResponder = Hop.completion
     ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
@@ -43,9 +45,9 @@ final class Hop {
                         origin: UpstreamOrigin(isTLS: upstreamTLS != nil, host: upstreamHost, port: provider.port),
                         basePath: "/v1")
                 ], strictMetadata: strict, metadataMaxSize: 8192, tls: nil,
-                identify: { _ in ProxyIdentity(workspace: "default", apiKey: "") },
+                access: access,
                 prices: try PriceTable(json: Hop.prices),
-                holdsForDurability: false), journal: journal, log: log, metrics: ProxyMetrics())
+                holdsForDurability: false), journal: journal, log: log, metrics: metrics)
     }
 
     final class SeenBox: Sendable { let requests = Mutex<[HTTPRequest]>([]) }
