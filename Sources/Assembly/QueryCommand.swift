@@ -1,4 +1,4 @@
-// `millrace query`: words → question → answer of an API or of the embedded store → table, JSON or CSV.
+// `millrace query`: words → question → answer of an API or of the store → table, JSON or CSV.
 
 import CommandLine
 import Configuration
@@ -8,7 +8,6 @@ import JSONText
 import Queries
 import QueryAPI
 import RollupStore
-import RollupStoreSQLite
 
 enum QueryCommand {
     static func run(_ invocation: Invocation) throws -> Int32 {
@@ -43,15 +42,14 @@ enum QueryCommand {
 
     /// The store of the configuration, read as it stands.
     private static func askStore(_ input: QuestionInput, _ configuration: MillraceConfiguration) throws -> JSONValue {
-        guard case .sqlite(let path) = configuration.store else { throw Preparation.unknownStore(configuration.store) }
-        guard access(path, F_OK) == 0 else {
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
             throw Failure(
                 "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
                     + "or a running API with --api.")
         }
         do {
             let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
-            let store = try SQLiteRollupStore.open(path: path, readers: 1)
+            let store = try Preparation.openStore(configuration, readers: 1)
             let answer = try store.reader.read { snapshot in
                 try QueryEngine().answer(question, workspace: Preparation.openWorkspace, snapshot: snapshot)
             }
