@@ -37,6 +37,7 @@ let package = Package(
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
         library("CCrypto", pkgConfig: "libcrypto"),
+        library("CPQ", pkgConfig: "libpq"),
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
@@ -56,7 +57,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -81,6 +82,9 @@ let package = Package(
                 "Access", "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry",
                 "Threading", "CSQLite",
             ]),
+        module(
+            "RollupStorePostgreSQL",
+            ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
 
         // Services
         module(
@@ -112,7 +116,8 @@ let package = Package(
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
                 "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
+                "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
@@ -127,8 +132,7 @@ let package = Package(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStoreSQLite",
-                "Telemetry", "Threading",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
             ]),
         tests(
             "Query",

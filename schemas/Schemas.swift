@@ -8,6 +8,8 @@ package enum Schemas {
     package static var sqlite: [String] {
         [text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql)]
     }
+    /// `postgresql.sql`: the tables of the store on a PostgreSQL server.
+    package static var postgresql: String { text(PackageResources.postgresql_sql) }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.
