@@ -41,6 +41,7 @@ let package = Package(
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
@@ -73,7 +74,9 @@ let package = Package(
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
-        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
+        module(
+            "HTTPTransport",
+            ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
         module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
@@ -149,8 +152,8 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal", "JSONText",
+                "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
     ]

@@ -54,6 +54,8 @@ package final class HTTPServer: @unchecked Sendable {
     package func stop() {
         loop.post { [self] in
             listener?.close()
+            listener?.connections.drain()
+            listener?.connections.closeIdle()
             listener = nil
         }
         let deadline = EventLoop.clock() + UInt64(Self.drainMilliseconds)
@@ -218,7 +220,7 @@ private final class BufferedHandler: ServerHandler {
         } else if response.status != 204 && response.status != 304 {
             out.append("content-length: \(response.body.count)\r\n")
         }
-        if !keepsAlive { out.append("connection: close\r\n") }
+        if !keepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
         guard let parts = response.parts else {
             if !isHEAD { out.append(response.body) }

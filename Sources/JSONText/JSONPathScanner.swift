@@ -57,8 +57,8 @@ package struct JSONPathScanner: Sendable {
     private var captureDepth = 0
     private var slots: [Slot]
     private var kept: [UInt8] = []
-    private var found: UInt64 = 0
-    private var foundInDocument: UInt64 = 0
+    private var found: UInt128 = 0
+    private var foundInDocument: UInt128 = 0
 
     package init(paths: JSONPaths) {
         self.paths = paths
@@ -294,8 +294,8 @@ package struct JSONPathScanner: Sendable {
         guard capture >= 0, depth == captureDepth else { return }
         keep(bytes, captureStart, contentEnd)
         if slots[capture].kind == .string { slots[capture].hasEscapes = stringHasEscapes }
-        found |= 1 << UInt64(capture)
-        foundInDocument |= 1 << UInt64(capture)
+        found |= 1 << UInt128(capture)
+        foundInDocument |= 1 << UInt128(capture)
         capture = -1
     }
 
@@ -340,7 +340,7 @@ package struct JSONPathScanner: Sendable {
     /// What was found; nil where nothing was. A null is found by raw paths alone.
     package func kind(of path: Int) -> Kind? { isFound(path) ? slots[path].kind : nil }
 
-    package func isFound(_ path: Int) -> Bool { found >> UInt64(path) & 1 == 1 }
+    package func isFound(_ path: Int) -> Bool { found >> UInt128(path) & 1 == 1 }
 
     /// The value was longer than its path's limit.
     package func isCut(_ path: Int) -> Bool { isFound(path) && slots[path].isCut }
