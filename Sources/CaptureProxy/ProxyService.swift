@@ -115,6 +115,7 @@ package final class ProxyService: @unchecked Sendable {
         eachListener { $0.connections.closeIdle() }
         wait(until: start + options.drainMilliseconds) { !self.workers.contains { $0.underWay.value > 0 } }
         wait(until: start + options.drainMilliseconds) { self.unsent() == 0 }
+        eachListener { $0.connections.abandon() }
         for loop in loops { loop.stop() }
         listeners = []
         resolver.stop()

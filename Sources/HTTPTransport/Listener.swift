@@ -146,6 +146,9 @@ package final class ServerConnections {
     /// From now on answers close their connection.
     package func drain() { isDraining = true }
 
+    /// Cuts those that are left: their exchanges end as if the client had gone.
+    package func abandon() { for connection in Array(all.values) { connection.abandon() } }
+
     /// Closes those that are between requests.
     package func closeIdle() { for connection in Array(all.values) { connection.drain() } }
 }

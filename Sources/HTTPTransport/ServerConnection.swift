@@ -105,6 +105,8 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         if phase == .receiving { setDeadline() }
     }
 
+    func abandon() { channel.abandon() }
+
     /// Closes it where it is between requests; else its answer's end does.
     func drain() {
         guard phase == .idle, !parser.isInMessage, stash.isEmpty else { return }

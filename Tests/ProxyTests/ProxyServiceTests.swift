@@ -20,7 +20,8 @@ final class Hop {
     init(
         strict: Bool = false, access: ProxyAccess = .open(ProxyIdentity(workspace: "default", apiKey: "")),
         upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1", upstreamPort: UInt16? = nil,
-        respond: @escaping HTTPResponder = Hop.completion, configure: (inout ProxyOptions) -> Void = { _ in }
+        listen: String? = nil, respond: @escaping HTTPResponder = Hop.completion,
+        configure: (inout ProxyOptions) -> Void = { _ in }
     ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
         let log = Log(role: "test", descriptor: open("/dev/null", O_WRONLY))
@@ -48,6 +49,7 @@ final class Hop {
             access: access,
             prices: try PriceTable(json: Hop.prices), holdsForDurability: false)
         proxyOptions.drainGraceMilliseconds = 0
+        if let listen { proxyOptions.listen = listen }
         configure(&proxyOptions)
         proxy = try ProxyService(options: proxyOptions, journal: journal, log: log, metrics: metrics)
     }
@@ -68,8 +70,8 @@ final class Hop {
     }
 
     /// Stops both and reads the events out of the journal.
-    func finish() throws -> [RequestEvent] {
-        proxy.stop()
+    func finish(isStopped: Bool = false) throws -> [RequestEvent] {
+        if !isStopped { proxy.stop() }
         provider.stop()
         var reader = JournalLogReader(directory: directory, log: Log(role: "test"), metrics: JournalMetrics())
         var events: [RequestEvent] = []

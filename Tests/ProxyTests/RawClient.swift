@@ -2,7 +2,8 @@
 
 import Glibc
 
-final class RawClient {
+/// @unchecked: one thread may send while another receives: `received` is the receiver's alone.
+final class RawClient: @unchecked Sendable {
     private let descriptor: Int32
     private var received: [UInt8] = []
 
@@ -27,13 +28,15 @@ final class RawClient {
 
     func send(_ text: String) { send(Array(text.utf8)) }
 
-    func send(_ all: [UInt8]) {
+    /// False when the server takes no more.
+    @discardableResult func send(_ all: [UInt8]) -> Bool {
         var bytes = all[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-            if count <= 0 { return }
+            if count <= 0 { return false }
             bytes = bytes.dropFirst(count)
         }
+        return true
     }
 
     /// Leaves at once, with a reset where bytes are unread.

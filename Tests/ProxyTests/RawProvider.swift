@@ -18,6 +18,9 @@ final class RawPeer: Sendable {
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
     }
 
+    /// For `poll`.
+    var pollable: Int32 { descriptor }
+
     /// One request of a `content-length` or without body; nil when the connection ends first.
     func request() -> String? {
         var received: [UInt8] = []
