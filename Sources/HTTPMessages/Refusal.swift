@@ -48,7 +48,11 @@ package enum Refusal: UInt8, CaseIterable, Error, Sendable {
         case .controlInValue: (400, "RFC 9110 §5.5", "a header's value has a NUL or control byte")
         case .badStartLine: (400, "RFC 9112 §3", "the first line is not METHOD TARGET HTTP/1.1")
         case .badVersion: (400, "RFC 9112 §2.3", "the version is not HTTP/1.1 or HTTP/1.0")
-        case .badTarget: (400, "RFC 9112 §3.2", "the target is neither a path nor an http URL")
+        case .badTarget:
+            (
+                400, "RFC 9112 §3.2",
+                "the target is neither a path nor an http URL, or not of ASCII without blanks and '#'"
+            )
         case .targetTooLong: (414, "RFC 9110 §15.5.15", "the target is longer than 64 KiB")
         case .headTooLarge: (431, "RFC 6585 §5", "the header block is larger than 256 KiB")
         case .tooManyFields: (431, "RFC 6585 §5", "there are more than 1,000 header lines")

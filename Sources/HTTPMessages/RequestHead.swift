@@ -48,7 +48,7 @@ package struct RequestHead: Sendable {
         var pathEnd = target.upperBound
         for index in target {
             let byte = bytes[index]
-            if byte <= 0x20 || byte == 0x7F || byte == UInt8(ascii: "#") { throw .badTarget }
+            if byte <= 0x20 || byte >= 0x7F || byte == UInt8(ascii: "#") { throw .badTarget }
             if byte == UInt8(ascii: "?"), index < pathEnd { pathEnd = index }
         }
         path = target.lowerBound..<pathEnd

@@ -6,10 +6,10 @@
 import CHTTPParser
 import CLibevent
 import Glibc
-import HTTPMessages
+package import HTTPMessages
 
 /// What a parser tells, in order: head, bodies, end.
-protocol MessageSink: AnyObject {
+package protocol MessageSink: AnyObject {
     /// `bytes` holds the head; `parser.scanner` has its lines. Answer how to go on.
     func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict
     func bodyParsed(_ bytes: UnsafeRawBufferPointer)
@@ -17,8 +17,8 @@ protocol MessageSink: AnyObject {
     func messageEnded(bytesFollow: Bool)
 }
 
-final class MessageParser {
-    enum Verdict {
+package final class MessageParser {
+    package enum Verdict {
         case proceed
         /// A chunked body follows.
         case chunked
@@ -27,7 +27,7 @@ final class MessageParser {
         case refuse(Refusal)
     }
 
-    enum Progress {
+    package enum Progress {
         /// All was taken; the message goes on.
         case needsMore
         /// The message ended after that many bytes.
@@ -64,7 +64,7 @@ final class MessageParser {
 
     private let parser = UnsafeMutablePointer<http_parser>.allocate(capacity: 1)
     private let type: http_parser_type
-    private(set) var scanner = HeadScanner()
+    package private(set) var scanner = HeadScanner()
     /// A head that has not arrived whole.
     private var partial: [UInt8] = []
     private var isInBody = false
@@ -73,9 +73,9 @@ final class MessageParser {
     private var refusal: Refusal?
     private var head: UnsafeRawBufferPointer?
     // The connection that owns this parser; it clears this before it goes.
-    unowned(unsafe) var sink: (any MessageSink)?
+    package unowned(unsafe) var sink: (any MessageSink)?
 
-    init(answers: Bool) {
+    package init(answers: Bool) {
         type = answers ? HTTP_RESPONSE : HTTP_REQUEST
         reset()
     }
@@ -97,7 +97,7 @@ final class MessageParser {
     }
 
     /// Takes the next bytes of the connection.
-    func consume(_ bytes: UnsafeRawBufferPointer) -> Progress {
+    package func consume(_ bytes: UnsafeRawBufferPointer) -> Progress {
         if isInBody { return execute(bytes, offset: 0) }
         if partial.isEmpty {
             switch scanner.scan(bytes.bindMemory(to: UInt8.self).span) {
@@ -149,7 +149,7 @@ final class MessageParser {
     }
 
     /// The connection ended. True where that ends a message in good order (a body until close).
-    func connectionEnded() -> Bool {
+    package func connectionEnded() -> Bool {
         guard isInBody else { return false }
         _ = http_parser_execute(parser, Self.settings, nil, 0)
         guard hasEnded else { return false }

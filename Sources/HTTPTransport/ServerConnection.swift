@@ -208,7 +208,7 @@ package final class ServerConnection: ChannelOwner, MessageSink {
 
     // MARK: From the parser
 
-    func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
+    package func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
         let head: RequestHead
         do throws(Refusal) { head = try RequestHead(bytes, parser.scanner) } catch { return .refuse(error) }
         phase = .receiving
@@ -221,9 +221,9 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         return head.framing == .chunked ? .chunked : .proceed
     }
 
-    func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
+    package func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
 
-    func messageEnded(bytesFollow: Bool) {
+    package func messageEnded(bytesFollow: Bool) {
         phase = .answering
         setDeadline()
         handler?.requestEnded()

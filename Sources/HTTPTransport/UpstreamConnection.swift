@@ -157,7 +157,7 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     // MARK: From the parser
 
-    func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
+    package func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
         do throws(Refusal) {
             let head = try ResponseHead(bytes, parser.scanner, toHEAD: answersHEAD)
             isInterim = head.status < 200
@@ -170,9 +170,9 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
         } catch { return .refuse(error) }
     }
 
-    func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.answerBody(bytes) }
+    package func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.answerBody(bytes) }
 
-    func messageEnded(bytesFollow: Bool) {
+    package func messageEnded(bytesFollow: Bool) {
         if isInterim { return }
         // Bytes beyond the answer belong to no request: such a connection must not serve another.
         handler?.answerEnded(keepsAlive: keepsAlive && !bytesFollow && !channel.isClosed)

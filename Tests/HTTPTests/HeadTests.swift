@@ -62,6 +62,7 @@ private func refusal(_ text: String) -> Refusal? {
         ("GET http:///v1/x HTTP/1.1\r\nhost: a\r\n\r\n", .badTarget),
         ("GET http://u@a/v1/x HTTP/1.1\r\nhost: a\r\n\r\n", .badTarget),
         ("GET http://a HTTP/1.1\r\nhost: a\r\n\r\n", .badTarget),
+        ("GET /v1/\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n", .badTarget),
         ("GET ftp://a/v1/x HTTP/1.1\r\nhost: a\r\n\r\n", .badTarget),
         ("GET /%252e%252e/x HTTP/1.1\r\nhost: a\r\n\r\n", .pathLeavesBase),
         ("GET /..;a=b/x HTTP/1.1\r\nhost: a\r\n\r\n", .pathLeavesBase),

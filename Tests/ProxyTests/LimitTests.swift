@@ -1,3 +1,4 @@
+import Access
 import CaptureProxy
 import Events
 import Glibc
@@ -22,6 +23,10 @@ private final class Gate: Sendable {
             peer.send(ok)
         }
     }
+}
+
+private func makeKey(_ random: inout SystemRandomNumberGenerator) -> (key: AccessKey, text: String) {
+    AccessKey.make(workspace: "default", scopes: [.ingest], name: "", now: EventTime(microseconds: 1), using: &random)
 }
 
 private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
@@ -90,27 +95,29 @@ private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
     }
 
     @Test func requestsOfOneKeyBeyondItsShareAre429AndOthersPass() throws {
+        var random = SystemRandomNumberGenerator()
+        let (a, b) = (makeKey(&random), makeKey(&random))
         let gate = Gate()
         let provider = try RawProvider { gate.serve($0) }
         let hop = try Hop(
             upstreamPort: provider.port,
             configure: {
                 $0.concurrencyPerKey = 1
-                $0.identify = { ProxyIdentity(workspace: "default", apiKey: $0) }
+                $0.access = .keys(KeyDirectory([a.key, b.key]))
             })
         let first = try RawClient(port: hop.proxy.port)
-        first.send(ask("x-portkey-api-key: a\r\n"))
+        first.send(ask("x-portkey-api-key: \(a.text)\r\n"))
         try waitUntil("it is under way") { provider.connections == 1 }
         let second = try RawClient(port: hop.proxy.port)
-        second.send(ask("x-portkey-api-key: a\r\n"))
+        second.send(ask("x-portkey-api-key: \(a.text)\r\n"))
         let answer = try #require(second.answer())
         #expect(answer.head.hasPrefix("HTTP/1.1 429") && answer.head.contains("retry-after: 1"))
         #expect(answer.body.contains("too_many_requests_of_key"))
-        second.send(ask("x-portkey-api-key: b\r\n"))
+        second.send(ask("x-portkey-api-key: \(b.text)\r\n"))
         try waitUntil("another key's is under way") { provider.connections == 2 }
         gate.open()
         #expect(first.answer()?.body == "ok" && second.answer()?.body == "ok")
-        first.send(ask("x-portkey-api-key: a\r\n"))
+        first.send(ask("x-portkey-api-key: \(a.text)\r\n"))
         #expect(first.answer()?.body == "ok")
         #expect(try hop.finish().count == 3)
         provider.stop()

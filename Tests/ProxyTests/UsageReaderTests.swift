@@ -205,6 +205,10 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
             body:
                 "{\"model\":\"llama3\",\"response\":\"a\",\"done\":false}\n{\"model\":\"llama3\",\"done\":true,\"done_reason\":\"stop\",\"prompt_eval_count\":26,\"eval_count\":3}\n",
             model: "llama3", finish: "stop", tokens: [26, 3, 0, 0]),
+        .init(
+            name: "a value that breaks off after another", form: .lines,
+            body: "{\"model\":\"llama3\",\"done_reason\":\"stop\"}\n{\"done_reason\":\"le\u{1}\",\"model\":\"x\"}\n",
+            model: "llama3", finish: "stop"),
         .init(name: "no JSON at all", form: .json, body: "<html>502</html>"),
         .init(
             name: "numbers beyond any count", form: .json,
