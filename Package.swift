@@ -152,7 +152,8 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal", "JSONText",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
+                "JSONText",
                 "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
