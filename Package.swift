@@ -36,9 +36,12 @@ let package = Package(
         library("CLibevent", pkgConfig: "libevent"),
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
+        library("CCrypto", pkgConfig: "libcrypto"),
+        library("CPQ", pkgConfig: "libpq"),
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
@@ -46,7 +49,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
-        module("Access", ["Events", "JSONText"]),
+        module("Access", ["Cryptography", "Events", "JSONText"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -55,12 +58,14 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-reconciliation.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-4-reconciliation.sql"),
+                .embedInCode("postgresql.sql"), .embedInCode("postgresql-3-reconciliation.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
 
         // Shared by every service
+        module("Cryptography", ["CCrypto"]),
         module("Telemetry"),
         module("Threading"),
 
@@ -70,7 +75,9 @@ let package = Package(
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
-        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
+        module(
+            "HTTPTransport",
+            ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
         module("Journal", ["EventCodec", "Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
@@ -79,13 +86,16 @@ let package = Package(
                 "Access", "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry",
                 "Threading", "CSQLite",
             ]),
+        module(
+            "RollupStorePostgreSQL",
+            ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
 
         // Services
         module(
             "CaptureProxy",
             [
-                "Access", "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
+                "RecordLog", "Telemetry", "Threading",
             ]),
         module("KeyKeeping", ["Access", "RollupStore", "Telemetry", "Threading"]),
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
@@ -93,12 +103,12 @@ let package = Package(
             "Ingest",
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
-            "Reconciling", ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry"]),
+            "Reconciling", ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
         module(
             "QueryAPI",
             [
-                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas",
-                "Telemetry", "CDygraphs",
+                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
+                "Schemas", "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(
@@ -109,15 +119,17 @@ let package = Package(
         module(
             "Assembly",
             [
-                "Access", "CaptureProxy", "CommandLine", "Configuration", "EventCodec", "Events", "HTTPTransport",
-                "Ingest", "Journal", "JSONText", "KeyKeeping",
+                "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
+                "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
                 "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
+                "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
-        tests("Pure", ["Access", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests(
+            "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
         tests(
             "Reconciling",
@@ -132,8 +144,7 @@ let package = Package(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStoreSQLite",
-                "Telemetry", "Threading",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
             ]),
         tests(
             "Query",
@@ -150,8 +161,9 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
+                "JSONText",
+                "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
     ]

@@ -49,6 +49,8 @@ extension Program {
                     Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
                     Option("json", nil, "the API's answer as it is"),
                     Option("csv", nil, "comma-separated values"),
+                    Option("explain", nil, "say how the answer was found, on standard error"),
+                    Option("watch", "SECONDS", "ask again and again until stopped"),
                 ],
                 examples: [
                     Example(
@@ -111,6 +113,35 @@ extension Program {
                         examples: [Example("millrace keys revoke key_7c2m0q9x1d8", "after a leak")]),
                 ]),
             Command(
+                "tail", "follow events live",
+                discussion: [
+                    "Shows the latest events and then each new one, oldest first, until stopped. Asks a running API where "
+                        + "--api is given, else reads the store of the configuration itself."
+                ],
+                arguments: [Argument("WHERE", "condition, such as \"outcome != 'success'\"", isRequired: false)],
+                options: [
+                    Option("lines", "N", "events shown at the start", standard: "10"),
+                    Option("once", nil, "end after those"),
+                    Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option("json", nil, "JSON lines, with the fields of GET /v1/events"),
+                ],
+                examples: [
+                    Example("millrace tail \"outcome != 'success'\"", "watch what fails"),
+                    Example("millrace tail --json | jq .metadata", "hand events on"),
+                ]),
+            Command(
+                "completions", "completions for a shell",
+                arguments: [Argument("SHELL", "bash, zsh or fish", isRequired: true)],
+                examples: [
+                    Example("source <(millrace completions bash)", "in this shell"),
+                    Example(
+                        "millrace completions fish > ~/.config/fish/completions/millrace.fish",
+                        "in every fish from now on"),
+                ], takesConfiguration: false),
+            Command(
+                "man", "the manual page, for man(1)",
+                examples: [Example("millrace man | man -l -", "read it")], takesConfiguration: false),
+            Command(
                 "topics", "Kafka topics",
                 subcommands: [
                     Command(
@@ -142,6 +173,48 @@ extension Program {
                         examples: [
                             Example("millrace config schema > configuration.schema.json", "for an editor")
                         ], takesConfiguration: false),
+                ]),
+            Command(
+                "rules", "normalization rules for metadata",
+                subcommands: [
+                    Command(
+                        "check", "say ok, or name every mistake with its line",
+                        arguments: [Argument("FILE", "a rules file, YAML", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example("millrace rules check rules.yaml", "before it goes into normalization.rules")
+                        ],
+                        takesConfiguration: false),
+                    Command(
+                        "try", "show what the rules make of metadata on standard input, and by which rule",
+                        arguments: [Argument("FILE", "a rules file, YAML", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example(
+                                "echo '{\"userId\":\"u-17\",\"Env\":\"PROD\"}' | millrace rules try rules.yaml",
+                                "one request's metadata")
+                        ], takesConfiguration: false),
+                    Command(
+                        "diff", "count what other rules would change in the stored events",
+                        discussion: [
+                            "Normalizes the raw metadata of every stored event of the range under both files. Nothing is "
+                                + "changed. Without --from it looks at the last 24 hours."
+                        ],
+                        arguments: [
+                            Argument("OLD", "a rules file, YAML", isRequired: true),
+                            Argument("NEW", "another one", isRequired: true),
+                        ],
+                        options: [
+                            Option("from", "TIME", "first instant, RFC 3339", standard: "24 hours before --to"),
+                            Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
+                            Option("limit", "N", "differences shown", standard: "50"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace rules diff rules.yaml next.yaml --from 2026-11-01T00:00:00Z",
+                                "before a replay with --rules next.yaml")
+                        ]),
                 ]),
             Command(
                 "mock-provider", "an OpenAI-compatible upstream for tries and tests",

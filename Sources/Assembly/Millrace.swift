@@ -45,11 +45,21 @@ package enum Millrace {
         case "keys list": return try KeyCommands.list(invocation)
         case "keys revoke": return try KeyCommands.revoke(invocation)
         case "reconcile": return try ReconcileCommand.run(invocation)
+        case "tail": return try TailCommand.run(invocation)
+        case "completions":
+            try Terminal.write(try Program.millrace.completions(for: invocation.arguments[0]))
+            return 0
+        case "man":
+            try Terminal.write(Program.millrace.manualPage)
+            return 0
         case "topics ensure": return try StoreAndTopicCommands.ensureTopics(invocation)
         case "migrate": return try StoreAndTopicCommands.migrate(invocation)
         case "config check": return try ConfigurationCommands.check(invocation)
         case "config print": return try ConfigurationCommands.print(invocation)
         case "config schema": return try ConfigurationCommands.schema()
+        case "rules check": return try RulesCommands.check(invocation)
+        case "rules try": return try RulesCommands.attempt(invocation)
+        case "rules diff": return try RulesCommands.diff(invocation)
         case "mock-provider": return try SimulationCommands.mockProvider(invocation)
         case "loadgen": return try SimulationCommands.loadGenerator(invocation)
         default: throw UsageError("no such command", hint: "see millrace --help")
@@ -69,8 +79,9 @@ struct Failure: Error, CustomStringConvertible {
 }
 
 enum Terminal {
-    /// To standard output, whole.
-    static func write(_ text: String) throws {
+    /// To standard output, whole. False: whoever read it has seen enough.
+    @discardableResult
+    static func write(_ text: String) throws -> Bool {
         var text = text
         let failed = text.withUTF8 { bytes -> Int32 in
             var rest = UnsafeRawBufferPointer(bytes)
@@ -88,6 +99,7 @@ enum Terminal {
         if failed != 0, failed != EPIPE {
             throw Failure("Standard output cannot be written: \(String(cString: strerror(failed))).")
         }
+        return failed == 0
     }
 
     /// To standard error. Nowhere is left to say so where that fails.

@@ -7,20 +7,8 @@ enum PlainHTTPClient {
     private static let timeoutSeconds = 60
     private static let answerLimit = 256 << 20
 
-    static func post(
-        _ url: ProviderURL, path: String, _ headers: [(String, String)], _ body: [UInt8]
-    ) throws -> (status: Int, body: [UInt8]) {
-        try request("POST", url, path: path, headers, body)
-    }
-
-    static func get(
-        _ url: ProviderURL, path: String, _ headers: [(String, String)]
-    ) throws -> (status: Int, body: [UInt8]) {
-        try request("GET", url, path: path, headers, [])
-    }
-
-    private static func request(
-        _ method: String, _ url: ProviderURL, path: String, _ headers: [(String, String)], _ body: [UInt8]
+    static func request(
+        _ method: String, _ url: ProviderURL, path: String, _ headers: [(String, String)] = [], _ body: [UInt8] = []
     ) throws -> (status: Int, body: [UInt8]) {
         guard !url.isTLS else {
             throw Failure("--api takes http:// only. Ask from the API's machine, or through a tunnel.", status: 2)

@@ -12,7 +12,6 @@ import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
-import RollupStoreSQLite
 import Schemas
 import Telemetry
 
@@ -41,19 +40,27 @@ enum Preparation {
         _ = attempt("log.kafka.properties") { try configuration.log.kafka.options.validate() }
         _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
         _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
-        if case .sqlite = configuration.store {} else { problems.append(unknownStore(configuration.store).description) }
+        if let problem = Stores.problem(with: configuration.store) { problems.append(problem) }
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
+        if let path = configuration.normalization.hashKeyFile {
+            _ = attempt("normalization.hash_key_file") { try HashKey.read(path) }
+        } else if rules?.needsHashKey == true, configuration.log.kind == .kafka {
+            problems.append(
+                "normalization.hash_key_file: null, but the rules hash keys and log.kind is kafka; name one file with "
+                    + "the same key for every proxy and consumer")
+        }
         guard problems.isEmpty, let prices, let rules else { throw ConfigurationError(problems: problems) }
         return Inputs(prices: prices, rules: rules)
+    }
+
+    /// Makes the key of hashed values where the rules need one and none is there yet.
+    static func normalizer(_ configuration: MillraceConfiguration, _ rules: Rules) throws -> Normalizer {
+        Normalizer(rules: rules, hash: rules.needsHashKey ? try HashKey.hash(configuration) : nil)
     }
 
     private static func readRules(_ path: String?) throws -> Rules {
         guard let path else { return .builtIn }
         let rules = try Rules.decode(try tree(path))
-        if rules.needsHashKey {
-            throw Failure(
-                "\(path): keys.hash: this version has no keyed hashing yet; drop those keys instead", status: 2)
-        }
         return rules
     }
 
@@ -75,22 +82,22 @@ enum Preparation {
         }
     }
 
-    static func unknownStore(_ store: StoreLocation) -> Failure {
-        Failure("store.url: this version keeps its tables in SQLite only; allowed: sqlite:PATH", status: 2)
+    /// For a command: the store must be there, or be made, now.
+    static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
+        try Stores.open(configuration.store, mustConnect: true, readers: readers)
     }
 
-    /// Makes the file and its directory where there are none.
-    static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> SQLiteRollupStore {
-        guard case .sqlite(let path) = configuration.store else { throw unknownStore(configuration.store) }
-        return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
-    }
-
-    /// Where the journal is the log, what is in flight is counted in it.
-    static func reconciler(_ configuration: MillraceConfiguration, _ log: Log) -> Reconciler {
+    /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.
+    static func reconciler(
+        _ configuration: MillraceConfiguration, _ log: Log, _ metrics: KafkaMetrics
+    ) -> (reconciler: Reconciler, close: @Sendable () -> Void) {
         switch configuration.log.kind {
         case .journal:
-            Reconciler(.journal(directory: configuration.journal.directory), log: log, now: SystemFacts.now)
-        case .kafka: Reconciler(.store, log: log, now: SystemFacts.now)
+            let directory = configuration.journal.directory
+            return (Reconciler(.journal(directory: directory), log: log, now: SystemFacts.now), {})
+        case .kafka:
+            let ends = KafkaTopicEnds(configuration.log.kafka.options, log: log, metrics: metrics)
+            return (Reconciler(.log(ends: { ends.read() }), log: log, now: SystemFacts.now), { ends.close() })
         }
     }
 
@@ -108,6 +115,15 @@ enum Preparation {
     static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {
         guard let tls else { return nil }
         return try TLSContext.server(certificate: tls.certificate, key: tls.key)
+    }
+
+    /// The soft limit is low by custom; every exchange takes two descriptors.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        // Best effort: where it fails the proxy works with what it has.
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 
     /// One event loop a core.
@@ -133,6 +149,32 @@ extension MillraceConfiguration.Kafka {
             bootstrapServers: bootstrapServers, topic: topic, partitions: partitions,
             replicationFactor: replicationFactor, group: group,
             properties: Dictionary(properties.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 }))
+    }
+}
+
+extension MillraceConfiguration.Upstream {
+    var limits: UpstreamLimits {
+        var limits = UpstreamLimits()
+        limits.connectMilliseconds = UInt64(connectMilliseconds)
+        limits.firstByteMilliseconds = UInt64(firstByteMilliseconds)
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.keepMilliseconds = UInt64(keepMilliseconds)
+        limits.ageMilliseconds = UInt64(maxAgeMilliseconds)
+        limits.idleConnections = maxIdle
+        limits.connections = maxConnections
+        limits.waiting = maxWaiting
+        limits.waitMilliseconds = UInt64(waitMilliseconds)
+        return limits
+    }
+}
+
+extension MillraceConfiguration.Limits {
+    var clients: ClientLimits {
+        var limits = ClientLimits()
+        limits.connections = connections
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.stallMilliseconds = UInt64(stallMilliseconds)
+        return limits
     }
 }
 

@@ -40,8 +40,14 @@ enum ReconcileCommand {
         let from =
             try time(invocation, "from") ?? EventTime(microseconds: min(now.microseconds, to.microseconds) - day)
         guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
+            throw Failure(
+                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
+                    + "or a running API with --api.")
+        }
         let store = try Preparation.openStore(configuration, readers: 1)
-        let reconciler = Preparation.reconciler(configuration, Log(role: "reconcile"))
+        let (reconciler, close) = Preparation.reconciler(configuration, Log(role: "reconcile"), KafkaMetrics())
+        defer { close() }
         return try reconciler.balance(reader: store.reader, from: from.startOfMinute, to: to).json
     }
 
@@ -52,22 +58,13 @@ enum ReconcileCommand {
         var query: [String] = []
         for name in ["from", "to"] {
             guard let time = try time(invocation, name) else { continue }
-            query.append("\(name)=\(RFC3339.precise(time))")
+            query.append("\(name)=\(AnswerSource.escaped(RFC3339.precise(time)))")
         }
-        var headers: [(String, String)] = []
-        if let key = processEnvironment()["MILLRACE_API_KEY"] { headers.append(("authorization", "Bearer \(key)")) }
         let path = "/v1/reconciliation" + (query.isEmpty ? "" : "?" + query.joined(separator: "&"))
-        let (status, body) = try PlainHTTPClient.get(url, path: path, headers)
-        guard let answer = try? JSONValue.parse(body) else {
-            throw Failure("\(api) answered \(status) with something other than JSON. Is it Millrace's API?")
-        }
-        if status == 200 { return answer }
-        let message = answer["error"]?["message"]?.string ?? "no reason given"
-        let hint = answer["error"]?["hint"]?.string.map { " \($0)" } ?? ""
-        throw Failure("\(api) answered \(status): \(message)\(hint)")
+        return try AnswerSource.ask(api, url, "GET", path)
     }
 
-    /// Minutes with a difference are marked; the totals come last.
+    /// The totals come last; below, where to look for what is missing.
     private static func table(_ answer: JSONValue) -> String {
         func cells(_ row: JSONValue?) -> [String] {
             BalanceRow.countNames.map { row?[$0]?.integer.map(String.init) ?? "-" }
@@ -77,11 +74,25 @@ enum ReconcileCommand {
         }
         rows.append(["total", ""] + cells(answer["totals"]))
         let text = TextTable(heads: ["minute", "proxy"] + BalanceRow.countNames, rows, numbersFrom: 2).text
-        let wrong = (answer["minutes"]?.array ?? []).filter { $0["difference"]?.integer != 0 }.count
-        let verdict =
-            answer["closed"]?.boolean == true
-            ? "Closed: every recorded event is accounted for."
-            : "Not closed: \(wrong) minutes have a difference. Positive: records are missing; negative: more came than any manifest knows of."
-        return text + "\n" + verdict + "\n" + (answer["note"]?.string.map { $0 + "\n" } ?? "")
+        var lines: [String] = []
+        let wrong = (answer["minutes"]?.array ?? []).filter { $0["difference"]?.integer != 0 }
+        if answer["closed"]?.boolean == true {
+            lines.append("Closed: every recorded event is accounted for.")
+        } else {
+            lines.append(
+                "Not closed: \(wrong.count) minutes have a difference. Positive: records are missing; negative: more "
+                    + "came than any manifest knows of.")
+        }
+        for row in wrong {
+            let name = "\(row["minute"]?.string ?? "") of \(row["proxy"]?.string ?? "")"
+            let places = (row["offsets"]?.array ?? []).map { place in
+                "\(place["topic"]?.string ?? "")/\(place["partition"]?.integer ?? 0) from offset "
+                    + "\(place["from_offset"]?.integer ?? 0) to \(place["to_offset"]?.integer ?? 0)"
+            }
+            lines.append(
+                places.isEmpty ? "\(name): no record of it came." : "\(name): look at \(places.joined(separator: ", ")).")
+        }
+        if let note = answer["note"]?.string { lines.append(note) }
+        return text + "\n" + lines.joined(separator: "\n") + "\n"
     }
 }

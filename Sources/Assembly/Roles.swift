@@ -17,7 +17,6 @@ import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
-import RollupStoreSQLite
 import Shipping
 import Telemetry
 import Threading
@@ -29,7 +28,7 @@ final class Roles {
     private let journalMetrics = JournalMetrics()
     private let kafkaMetrics = KafkaMetrics()
     private var journal: Journal?
-    private var store: SQLiteRollupStore?
+    private var store: OpenStore?
     private var checks: [HealthCheck] = []
     private var hasKafkaMetrics = false
     private var hasSaidOpen = false
@@ -86,17 +85,34 @@ final class Roles {
             } else {
                 .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
             }
-        let service = try ProxyService(
-            options: ProxyOptions(
-                listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
-                strictMetadata: configuration.proxy.strictMetadata,
-                metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-                tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
-                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always),
-            journal: journal, log: running.log, metrics: metrics)
+        var options = ProxyOptions(
+            listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+            strictMetadata: configuration.proxy.strictMetadata,
+            metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
+            tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
+            prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
+            redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
+        options.clients = configuration.proxy.limits.clients
+        options.upstream = configuration.proxy.upstream.limits
+        options.concurrency = configuration.proxy.limits.concurrency
+        options.concurrencyPerKey = configuration.proxy.limits.concurrencyPerKey
+        options.sharesPort = configuration.proxy.reusesPort
+        options.drainMilliseconds = UInt64(configuration.proxy.drainMilliseconds)
+        Preparation.raiseDescriptorLimit()
+        let service = try ProxyService(options: options, journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
         keeper?.observe { service.update(keys: $0) }
         running.onStop { service.stop() }
+        if configuration.proxy.tls != nil {
+            let (log, tls) = (running.log, configuration.proxy.tls)
+            running.onReload {
+                do throws(HTTPTransportError) {
+                    if let fresh = try Preparation.serverTLS(tls) { service.use(fresh) }
+                } catch {
+                    log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
+                }
+            }
+        }
         return ListenAddress(host: address.host, port: service.port)
     }
 
@@ -109,7 +125,7 @@ final class Roles {
         var options = Consumer.Options()
         options.maxEvents = configuration.consumer.maxEvents
         options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
-        let normalizer = Normalizer(rules: inputs.rules)
+        let normalizer = try Preparation.normalizer(configuration, inputs.rules)
         let consumer: Consumer
         switch configuration.log.kind {
         case .journal:
@@ -147,7 +163,9 @@ final class Roles {
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
         let access = APIAccess(keeper: keepKeys(snapshot: nil))
-        let reconciler = Preparation.reconciler(configuration, running.log)
+        if configuration.log.kind == .kafka { registerKafkaMetrics() }
+        let (reconciler, closeReconciler) = Preparation.reconciler(configuration, running.log, kafkaMetrics)
+        running.onStop { closeReconciler() }
         running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
         let operations = operations
         let respond = QueryService.responder(
@@ -157,6 +175,7 @@ final class Roles {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
             },
+            keyClasses: inputs.rules.classNames, corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
             reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(
@@ -170,9 +189,10 @@ final class Roles {
 
     // MARK: Shared by parts of one process
 
-    private func openStore() throws -> SQLiteRollupStore {
+    /// A server that is away is waited for by whoever reads or writes; readiness says so.
+    private func openStore() throws -> OpenStore {
         if let store { return store }
-        let opened = try Preparation.openStore(configuration, readers: Self.queriesAtOnce)
+        let opened = try Stores.open(configuration.store, mustConnect: false, readers: Self.queriesAtOnce)
         store = opened
         return opened
     }

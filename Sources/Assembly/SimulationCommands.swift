@@ -45,7 +45,7 @@ enum SimulationCommands {
         let options = try loadOptions(invocation)
         let configuration = try invocation.configuration()
         let running = Running(role: "loadgen")
-        Signals.watch(running.stop, running.log)
+        Signals.watch(running.stop, Reloads(), running.log)
         var sink = try LoadSink(configuration, running)
         let progress: LoadProgress
         do {

@@ -48,6 +48,8 @@ package struct BatchBuilder: Sendable {
     }
 
     private var normalizer: Normalizer
+    /// Hides in the raw metadata what the rules hide; nil where they hide nothing.
+    private var redactor: Redactor?
     private var folder = BatchFolder()
     private var cursors: [Cursor] = []
     private var byPartition: [TopicPartition: Int] = [:]
@@ -60,7 +62,10 @@ package struct BatchBuilder: Sendable {
     private var minutes = MinuteTally()
     package private(set) var deadLetters: [DeadLetter] = []
 
-    package init(normalizer: Normalizer) { self.normalizer = normalizer }
+    package init(normalizer: Normalizer) {
+        self.normalizer = normalizer
+        redactor = normalizer.redactor
+    }
 
     package var isEmpty: Bool { ranges.isEmpty }
 
@@ -173,7 +178,7 @@ package struct BatchBuilder: Sendable {
             ranges[range].deadLetters += 1
             taken.deadLetters += 1
             taken.bytes += value.count
-            countDeadLetter(key, value, place)
+            _ = countDeadLetter(key, value, place, source(slot.offset, range))
             deadLetters.append(
                 DeadLetter(
                     source: ranges[range].partition, offset: slot.offset, code: code, reason: reason, key: Array(key),
@@ -218,18 +223,22 @@ package struct BatchBuilder: Sendable {
     /// A dead letter has a proxy and a minute where its value still says so, or its key (an event's id begins with its
     /// time); else it is taken to belong with the record before it.
     private mutating func countDeadLetter(
-        _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ place: Int
-    ) {
+        _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ place: Int, _ source: MinuteTally.Source
+    ) -> Int32 {
         if let fields = try? EventDecoder.decode(value, base: 0) {
             let proxy = UnsafeRawBufferPointer(rebasing: value[fields.proxy.range])
-            return minutes.deadLettered(proxy: proxy, time: fields.time)
+            return minutes.deadLettered(proxy: proxy, time: fields.time, source)
         }
         let proxy = cursors[place].proxy
         var time = cursors[place].time
         if key.count == 16, key[6] >> 4 == 7 {
             time = EventTime(microseconds: key[..<6].reduce(Int64(0)) { $0 << 8 | Int64($1) } * 1_000)
         }
-        proxy.withUnsafeBytes { minutes.deadLettered(proxy: $0, time: time) }
+        return proxy.withUnsafeBytes { minutes.deadLettered(proxy: $0, time: time, source) }
+    }
+
+    private func source(_ offset: Offset, _ range: Int) -> MinuteTally.Source {
+        MinuteTally.Source(range: range, partition: ranges[range].partition, offset: offset)
     }
 
     private mutating func take(
@@ -239,7 +248,7 @@ package struct BatchBuilder: Sendable {
         let (proxyStart, proxyCount) = (Int(fields.proxy.start), Int(fields.proxy.count))
         let proxy = UnsafeRawBufferPointer(
             rebasing: value[(proxyCount == 0 ? 0 : proxyStart - bytes.count)...].prefix(proxyCount))
-        let minute = minutes.applied(proxy: proxy, time: fields.time)
+        let minute = minutes.applied(proxy: proxy, time: fields.time, source(offset, range))
         cursors[place].time = fields.time
         if !cursors[place].proxy.elementsEqual(proxy) { cursors[place].proxy = Array(proxy) }
         bytes.append(contentsOf: value)
@@ -248,6 +257,7 @@ package struct BatchBuilder: Sendable {
             let metadata = normalizer.normalize(raw: raw, status: fields.metadataStatus)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
+        if redactor != nil { redact(&fields) }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -256,5 +266,15 @@ package struct BatchBuilder: Sendable {
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
                 metadataStatus: metadata.status, minute: minute))
+    }
+
+    /// A proxy with these rules has done it; one with older rules, or another producer, has not.
+    private mutating func redact(_ fields: inout EventFields) {
+        let redacted = bytes.withUnsafeBytes { text in
+            redactor?.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])) ?? []
+        }
+        fields.metadataRaw = ByteRange(start: bytes.count, count: redacted.count)
+        bytes.append(contentsOf: redacted)
+        fields.metadataRejected = ByteRange(start: 0, count: 0)
     }
 }

@@ -19,7 +19,7 @@ package struct Normalizer: Sendable {
     /// A secret's text -> 32 hex digits.
     package typealias KeyedHash = @Sendable ([UInt8]) -> [UInt8]
 
-    private struct Pair {
+    struct Pair {
         var key: [UInt8]
         /// One value, or a sorted list of different ones where the key is multi-valued.
         var values: [[UInt8]]
@@ -32,7 +32,7 @@ package struct Normalizer: Sendable {
         var isCanonical: Bool { raw == key }
     }
 
-    private struct Member {
+    struct Member {
         var key: [UInt8]
         var order: Int
         var token: JSONToken
@@ -48,7 +48,7 @@ package struct Normalizer: Sendable {
     private static let hashPrefix = Array("hmac:".utf8)
 
     package let rules: Rules
-    private let hash: KeyedHash?
+    let hash: KeyedHash?
     private var plain = PlainMetadata()
     private var seen = ByteInterner()
     private var results: [NormalizedMetadata] = []
@@ -61,6 +61,9 @@ package struct Normalizer: Sendable {
         self.rules = rules
         self.hash = hash
     }
+
+    /// Does to raw metadata what these rules want done before anything is kept; nil where they hide nothing.
+    package var redactor: Redactor? { Redactor(rules: rules, hash: hash) }
 
     /// `raw`: a JSON object, or nothing. Anything else yields no pairs and the status that says so. `status`: what the
     /// event says; the worse of it and of what is found here stands.
@@ -112,14 +115,14 @@ package struct Normalizer: Sendable {
 
     // MARK: 1. Flatten
 
-    private func flatten(
+    func flatten(
         _ object: UnsafeRawBufferPointer, path: [UInt8], splits: [Int], into pairs: inout [Pair]
     ) throws(JSONTextError) {
         for member in try members(of: object) {
             var raw = path
             if !splits.isEmpty { raw.append(UInt8(ascii: ".")) }
             raw.append(contentsOf: member.key)
-            if member.token == .beginObject, raw.count(where: { $0 == UInt8(ascii: ".") }) + 1 < rules.limits.depth {
+            if member.token == .beginObject, rules.descends(into: raw) {
                 let inner = UnsafeRawBufferPointer(rebasing: object[member.range])
                 try flatten(inner, path: raw, splits: splits + [raw.count], into: &pairs)
             } else {
@@ -140,7 +143,8 @@ package struct Normalizer: Sendable {
             try tokens.skip(token)
             members.append(
                 Member(
-                    key: text(key, in: object), order: members.count, token: token, range: start..<tokens.position))
+                    key: Self.text(key, in: object), order: members.count, token: token, range: start..<tokens.position)
+            )
         }
         members.sort { Self.precedes($0.key, $1.key) ?? ($0.order > $1.order) }
         var last = 0
@@ -152,7 +156,7 @@ package struct Normalizer: Sendable {
         return members
     }
 
-    private func text(_ string: JSONString, in bytes: UnsafeRawBufferPointer) -> [UInt8] {
+    static func text(_ string: JSONString, in bytes: UnsafeRawBufferPointer) -> [UInt8] {
         let content = UnsafeRawBufferPointer(rebasing: bytes[string.range])
         guard string.hasEscapes else { return Array(content) }
         var out: [UInt8] = []
@@ -162,7 +166,7 @@ package struct Normalizer: Sendable {
 
     // MARK: 2, 3. Key and value
 
-    private func add(
+    func add(
         _ member: Member, of object: UnsafeRawBufferPointer, raw: [UInt8], splits: [Int], to pairs: inout [Pair]
     ) throws(JSONTextError) {
         guard member.token != .null else { return }
@@ -172,7 +176,7 @@ package struct Normalizer: Sendable {
         var texts: [[UInt8]] = []
         let value = UnsafeRawBufferPointer(rebasing: object[member.range])
         switch member.token {
-        case .string(let string): texts = [text(string, in: object)]
+        case .string(let string): texts = [Self.text(string, in: object)]
         case .number: texts = [DecimalText.canonical(value)]
         case .boolean(let isTrue): texts = [Array((isTrue ? "true" : "false").utf8)]
         case .null, .key, .end: break
@@ -187,7 +191,7 @@ package struct Normalizer: Sendable {
         let isHashed = rules.hashes(key)
         for text in texts {
             if isHashed {
-                if let hashed = hashed(text) { pair.values.append(hashed) }
+                if let hashed = Self.hashed(text, by: hash) { pair.values.append(hashed) }
             } else {
                 let (value, isCut) = rules.canonicalValue(text, of: key)
                 pair.values.append(value)
@@ -203,19 +207,20 @@ package struct Normalizer: Sendable {
         if !pair.values.isEmpty { pairs.append(pair) }
     }
 
-    private func hashed(_ text: [UInt8]) -> [UInt8]? {
+    /// `hmac:` and 32 hexadecimal digits, which are left alone; nil without a hash.
+    static func hashed(_ text: [UInt8], by hash: KeyedHash?) -> [UInt8]? {
         let text = CanonicalText.trimmed(CanonicalText.composed(text))
-        if text.count == 37, text.starts(with: Self.hashPrefix),
+        if text.count == 37, text.starts(with: hashPrefix),
             text[5...].allSatisfy({ ($0 >= 0x30 && $0 <= 0x39) || ($0 >= 0x61 && $0 <= 0x66) })
         {
             return text
         }
         guard let hash else { return nil }
-        return Self.hashPrefix + hash(text)
+        return hashPrefix + hash(text)
     }
 
     /// A scalar's own text; of an object or array compact JSON, in one form whatever the order of members.
-    private static func plainText(_ value: JSONValue) -> [UInt8] {
+    static func plainText(_ value: JSONValue) -> [UInt8] {
         switch value {
         case .string(let text): return Array(text.utf8)
         case .number(let text): return Array(text.utf8).withUnsafeBytes { DecimalText.canonical($0) }
@@ -255,6 +260,13 @@ package struct Normalizer: Sendable {
     // MARK: 4, 5. One pair a key, as many as may be, by class
 
     private func settle(_ pairs: inout [Pair]) -> NormalizedMetadata {
+        let (kept, conflicts, isShort) = winners(of: &pairs)
+        let status = isShort || kept.contains(where: \.isCut) ? MetadataStatus.truncated : .absent
+        return result(kept, status, UInt32(clamping: conflicts))
+    }
+
+    /// `isShort`: there were more keys than the limit.
+    func winners(of pairs: inout [Pair]) -> (kept: [Pair], conflicts: Int, isShort: Bool) {
         pairs.sort { a, b in
             if let order = Self.precedes(a.key, b.key) { return order }
             if a.isCanonical != b.isCanonical { return a.isCanonical }
@@ -264,15 +276,11 @@ package struct Normalizer: Sendable {
         }
         var kept: [Pair] = []
         kept.reserveCapacity(pairs.count)
-        var status = MetadataStatus.absent
         for pair in pairs where pair.key != kept.last?.key { kept.append(pair) }
         let conflicts = pairs.count - kept.count
-        if kept.count > rules.limits.keys {
-            kept.removeLast(kept.count - rules.limits.keys)
-            status = .truncated
-        }
-        if kept.contains(where: \.isCut) { status = .truncated }
-        return result(kept, status, UInt32(clamping: conflicts))
+        let surplus = max(0, kept.count - rules.limits.keys)
+        kept.removeLast(surplus)
+        return (kept, conflicts, surplus > 0)
     }
 
     private func result(_ pairs: [Pair], _ status: MetadataStatus, _ conflicts: UInt32) -> NormalizedMetadata {

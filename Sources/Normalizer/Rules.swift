@@ -58,8 +58,16 @@ package struct Rules: Sendable, Equatable {
     /// Some values must be hashed: without a key for it they are dropped.
     package var needsHashKey: Bool { !hash.isEmpty }
 
+    /// Some values are dropped or hashed: they must not be kept in the raw metadata either.
+    package var hidesValues: Bool { !drop.isEmpty || !hash.isEmpty }
+
     /// The class that the rules give a canonical key; nil where they leave it to observation.
     package func keyClass(of key: [UInt8]) -> KeyClass? { classes[key] }
+
+    /// The classes that the rules give, by canonical key.
+    package var classNames: [String: String] {
+        Dictionary(uniqueKeysWithValues: classes.map { (String(decoding: $0.key, as: UTF8.self), $0.value.name) })
+    }
 
     // MARK: Canonical keys and values
 
@@ -70,6 +78,9 @@ package struct Rules: Sendable, Equatable {
         let key = cut ?? cased
         return (aliases[key] ?? key, cut != nil)
     }
+
+    /// An object under this path is flattened; else its JSON text is the value.
+    func descends(into raw: [UInt8]) -> Bool { raw.count(where: { $0 == UInt8(ascii: ".") }) + 1 < limits.depth }
 
     /// The case rule, level by level.
     func cased(_ key: [UInt8]) -> [UInt8] {
@@ -103,9 +114,16 @@ package struct Rules: Sendable, Equatable {
     }
 
     /// The key or an object that it lies in is to be dropped.
-    func drops(_ key: [UInt8]) -> Bool {
-        guard !drop.isEmpty else { return false }
-        return anyPrefix(of: key) { prefix in drop.contains { Self.matches(prefix, $0[...]) } }
+    func drops(_ key: [UInt8]) -> Bool { !drop.isEmpty && dropping(key) != nil }
+
+    /// The entry that drops the key or an object that it lies in.
+    func dropping(_ key: [UInt8]) -> [UInt8]? {
+        var found: [UInt8]?
+        _ = anyPrefix(of: key) { prefix in
+            found = drop.first { Self.matches(prefix, $0[...]) }
+            return found != nil
+        }
+        return found
     }
 
     /// The key or an object that it lies in is to be hashed.

@@ -59,6 +59,8 @@ package struct Answer: Sendable {
     /// Events were counted under each of several groups.
     package var overlapping: Bool
     package var granularity: Granularity
+    /// How it was found, where that was asked.
+    package var explanation: QueryExplanation?
 }
 
 extension Answer {
@@ -194,6 +196,7 @@ extension Answer {
             ("granularity", .string(granularity.rawValue)),
         ]
         if overlapping { members.append(("overlapping", true)) }
+        if let explanation { members.append(("explain", explanation.json)) }
         return .object(members.map { JSONMember(key: $0, value: $1) })
     }
 
@@ -217,7 +220,7 @@ extension MeasureValue {
 }
 
 /// An integer of the `digits`th decimal place as a plain decimal, exact and without needless zeros.
-func decimal(_ value: Int64, digits: Int) -> String {
+package func decimal(_ value: Int64, digits: Int) -> String {
     var text = String(value.magnitude)
     text = String(repeating: "0", count: max(0, digits + 1 - text.utf8.count)) + text
     let whole = text.dropLast(digits)

@@ -44,30 +44,37 @@ package struct QueryService: Sendable {
     let readiness: @Sendable () -> Readiness
     let now: @Sendable () -> EventTime
     let zoneFile: ZoneFile
+    /// The classes that the rules give to metadata keys, by name.
+    let keyClasses: [String: String]
     /// Keys with values that stand with the events only.
     let nonDimensionKeys: Set<String>
+    /// Other pages that may read answers; `*` is any.
+    let corsOrigins: Set<String>
     /// Where clients send their requests to, for the page's example; empty where not known.
     let proxyURL: String
     /// Both sides of the minutes with `from <= minute < to`; nil where nobody can tell.
     let reconcile: Reconcile?
     let engine = QueryEngine()
+    let exports = ExportSlots()
 
     /// The responder of the API's listener. `now` and `zoneFile` are the clock and the zone files of the system.
     package static func responder(
         reader: any RollupReader, authenticate: @escaping @Sendable (HTTPRequest) -> AuthDecision,
         metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
-        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, nonDimensionKeys: Set<String> = [], proxyURL: String = "",
-        reconcile: Reconcile? = nil
+        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, keyClasses: [String: String] = [:],
+        corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
-            readiness: readiness, now: now, zoneFile: zoneFile, nonDimensionKeys: nonDimensionKeys, proxyURL: proxyURL,
-            reconcile: reconcile)
+            readiness: readiness, now: now, zoneFile: zoneFile, keyClasses: keyClasses,
+            nonDimensionKeys: Set(keyClasses.filter { $0.value != "dimension" }.keys), corsOrigins: corsOrigins,
+            proxyURL: proxyURL, reconcile: reconcile)
         return { service.answer($0) }
     }
 
     func answer(_ request: HTTPRequest) -> HTTPResponse {
+        let started = ContinuousClock.now
         let requestID = Self.requestID(request)
         var response: HTTPResponse
         do {
@@ -84,7 +91,8 @@ package struct QueryService: Sendable {
         default: metrics.failed.add()
         }
         if request.method == "HEAD" { response.body = [] }
-        response.headers += Self.securityHeaders + [("x-request-id", requestID)]
+        response.headers += Self.securityHeaders + [("x-request-id", requestID)] + corsHeaders(request)
+        record(request, &response, since: started, requestID)
         if !response.headers.contains(where: { $0.name == "cache-control" }) {
             response.headers.append(("cache-control", "no-store"))
         }
@@ -93,6 +101,7 @@ package struct QueryService: Sendable {
 
     private func route(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
         let path = request.path
+        if let preflight = preflight(request) { return preflight }
         switch path {
         case "/livez":
             try require(request, "GET")
@@ -147,6 +156,10 @@ package struct QueryService: Sendable {
             try require(request, "GET")
             return try metadataValues(request, key: parts[3], workspace: try workspace(of: request))
         }
+        if parts.count >= 4, parts[0] == "v1", parts[1] == "analytics" {
+            try require(request, "GET")
+            return try analytics(request, parts[2...].joined(separator: "/"), workspace: try workspace(of: request))
+        }
         throw APIError(
             404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
     }
@@ -172,6 +185,54 @@ package struct QueryService: Sendable {
         return String(repeating: "0", count: 16 - digits.utf8.count) + digits
     }
 
+    /// The access log. Probes and the page's files are not worth a line.
+    private func record(
+        _ request: HTTPRequest, _ response: inout HTTPResponse, since started: ContinuousClock.Instant,
+        _ requestID: String
+    ) {
+        guard request.path.hasPrefix("/v1/") else { return }
+        let (log, method, path, status) = (log, request.method, request.path, response.status)
+        let write = { @Sendable (size: Int) in
+            log(
+                .apiAnswered(
+                    method: method, path: path, status: status, microseconds: started.microsecondsSince,
+                    sizeBytes: size, requestID: requestID))
+        }
+        guard let stream = response.stream else { return write(response.body.count) }
+        let head = response.body.count
+        response.stream = { sink in
+            defer { write(head + sink.sizeWritten) }
+            return stream(sink)
+        }
+    }
+
+    // MARK: Pages of other origins
+
+    private func corsHeaders(_ request: HTTPRequest) -> [(name: String, value: String)] {
+        guard !corsOrigins.isEmpty, let origin = request.header("origin") else { return [] }
+        guard corsOrigins.contains(origin) || corsOrigins.contains("*") else { return [("vary", "origin")] }
+        return [
+            ("access-control-allow-origin", origin), ("vary", "origin"),
+            ("access-control-expose-headers", "etag, x-request-id"),
+        ]
+    }
+
+    /// The question that a browser asks first; nil where it is none, or nobody is let in.
+    private func preflight(_ request: HTTPRequest) -> HTTPResponse? {
+        guard request.method == "OPTIONS", !corsOrigins.isEmpty, request.header("access-control-request-method") != nil
+        else { return nil }
+        return HTTPResponse(
+            status: 204,
+            headers: [
+                ("access-control-allow-methods", "GET, HEAD, POST"),
+                (
+                    "access-control-allow-headers",
+                    "authorization, content-type, if-none-match, x-portkey-api-key, x-request-id"
+                ),
+                ("access-control-max-age", "600"),
+            ])
+    }
+
     private static let securityHeaders: [(name: String, value: String)] = [
         (
             "content-security-policy",
@@ -180,6 +241,13 @@ package struct QueryService: Sendable {
         ),
         ("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer"),
     ]
+}
+
+extension ContinuousClock.Instant {
+    var microsecondsSince: Int64 {
+        let (seconds, attoseconds) = duration(to: .now).components
+        return seconds * 1_000_000 + attoseconds / 1_000_000_000_000
+    }
 }
 
 /// A refusal as the API writes it.

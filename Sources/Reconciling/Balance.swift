@@ -4,7 +4,15 @@
 // is accounted for, positive where records are missing, negative where more came than any manifest knows of.
 
 package import Events
+package import RecordLog
 package import RollupStore
+
+/// Where records of a row stand in the log: all of them lie within `first ..< next`, others between them.
+package struct LogSpan: Sendable, Equatable {
+    package var partition: TopicPartition
+    package var first: Offset
+    package var next: Offset
+}
 
 package struct BalanceRow: Sendable, Equatable {
     package var minute: EventTime
@@ -16,6 +24,8 @@ package struct BalanceRow: Sendable, Equatable {
     package var duplicates: Int64 = 0
     package var deadLettered: Int64 = 0
     package var inFlight: Int64 = 0
+    /// By partition: where to look for what is missing.
+    package var spans: [LogSpan] = []
 
     package init(minute: EventTime, proxy: String) {
         self.minute = minute
@@ -59,9 +69,10 @@ package struct Balance: Sendable, Equatable {
 package enum InFlight: Sendable {
     /// Counted one by one in the journal, as of the same moment as everything else.
     case counted([ProxyMinuteKey: Int64])
-    /// The log is elsewhere. What is missing of minutes at or after `settled` is taken to be on its way: their events
-    /// and manifests travel apart.
-    case assumed(since: EventTime)
+    /// The log is elsewhere. A manifest comes into it after all that it counts. `hasArrived`: all that was in it when
+    /// the manifests were read is applied, so what they count and is not there is missing; else it is on its way.
+    /// Rows that have changed at or after `settled` may be ahead of their manifests.
+    case inLog(hasArrived: Bool, settled: EventTime)
 }
 
 package struct ProxyMinuteKey: Hashable, Sendable {
@@ -103,11 +114,15 @@ extension Balance {
                 row.dropped = row.accepted - row.recorded
             }
         }
+        var changed: [ProxyMinuteKey: EventTime] = [:]
         for minute in minutes where minute.minute >= from && minute.minute < to {
-            change(ProxyMinuteKey(minute: minute.minute, proxy: minute.proxy)) { row in
+            let key = ProxyMinuteKey(minute: minute.minute, proxy: minute.proxy)
+            if let time = minute.changed { changed[key] = max(changed[key] ?? time, time) }
+            change(key) { row in
                 row.applied += minute.applied
                 row.duplicates += minute.duplicates
                 row.deadLettered += minute.deadLettered
+                row.spans.append(LogSpan(partition: minute.partition, first: minute.first, next: minute.next))
             }
         }
         var note: String?
@@ -116,15 +131,15 @@ extension Balance {
             for (key, count) in counts where key.minute >= from && key.minute < to && count != 0 {
                 change(key) { $0.inFlight += count }
             }
-        case .assumed(let since):
-            note =
-                "The log is not on this machine: what minutes from \(RFC3339.precise(since)) on miss counts as in flight."
-            for key in rows.keys where key.minute >= since {
+        case .inLog(let hasArrived, let settled):
+            if !hasArrived {
+                note = "The consumer has not come to the end of the log yet: what is missing counts as in flight."
+            }
+            for key in rows.keys {
                 change(key) { row in
                     let missing = row.recorded - row.applied - row.deadLettered
-                    if missing > 0 { row.inFlight = missing }
-                    // The manifest is behind its events.
-                    if missing < 0 {
+                    if missing > 0, !hasArrived { row.inFlight = missing }
+                    if missing < 0, !hasArrived || changed[key].map({ $0 >= settled }) == true {
                         row.recorded -= missing
                         row.accepted -= missing
                     }

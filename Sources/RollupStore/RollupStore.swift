@@ -67,6 +67,11 @@ package protocol RollupWriter {
     /// A duplicate's share is taken out of the delta before it is added.
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult
 
+    /// Deletes up to about `maxRows` rows from before the boundaries; true where more are left, so that a long
+    /// deletion is cut into steps between batches. From the first step on that deletes of a table, readers are told
+    /// that it is whole from its boundary on only (`retained`). A copy of a deleted event is not known as one.
+    mutating func expire(_ boundaries: RetentionBoundaries, maxRows: Int) throws(RollupStoreError) -> Bool
+
     mutating func close()
 }
 
@@ -74,6 +79,21 @@ package protocol RollupWriter {
 package protocol RollupReader: Sendable {
     /// Everything that `body` reads is of one state of the store, however long it takes.
     func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer
+
+    /// As `read`, but the store gives up, with an error, soon after `isUnwanted` has become true. It is asked while the
+    /// store works, from the same thread.
+    func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer
+}
+
+extension RollupReader {
+    /// For stores that cannot be stopped in mid-statement: whoever takes the rows stops taking them.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
+        try read(body)
+    }
 }
 
 /// Which series a scan is for.
@@ -126,6 +146,9 @@ package struct StoredEvent: Sendable {
 }
 
 package protocol RollupSnapshot {
+    /// Which rollups answer: another text once a replay has put others in their place.
+    var generationName: String { get throws }
+
     /// The time of the latest event applied; nil in an empty store.
     var watermark: EventTime? { get throws }
 
@@ -155,8 +178,12 @@ package protocol RollupSnapshot {
     /// order of minute, proxy, lane, serial.
     func manifests(from: EventTime, to: EventTime) throws -> [Manifest]
 
-    /// What became of the records of minutes with `from <= minute < to`, in order of minute, then proxy.
+    /// What became of the records of minutes with `from <= minute < to`, in order of minute, proxy, partition.
     func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute]
+}
+
+extension RollupSnapshot {
+    package var generationName: String { "" }
 }
 
 /// What went wrong with the store, for an operator.

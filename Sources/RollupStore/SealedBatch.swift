@@ -94,7 +94,7 @@ package struct SealedBatch: Sendable {
     package var delta: RollupDelta
     package var manifests: [Manifest]
     package var deadLetters: [DeadLetter]
-    /// Each proxy and minute once. The writer moves one from `applied` to `duplicates` for each event it already has.
+    /// Each proxy, minute and partition once. The writer moves one from `applied` to `duplicates` for each event it already has.
     package var minutes: [ProxyMinute]
 
     package init(

@@ -17,7 +17,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     private let lock: FileLock
     private let checkpointer: Checkpointer
     private var numbers = SeriesNumbers()
-    private let generation: Int64 = 1
+    let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: () -> EventTime
     /// The id of the event that is being inserted: bound once, rewritten in place.
@@ -88,7 +88,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         }
     }
 
-    private func transaction<Result>(
+    func transaction<Result>(
         _ body: (Connection) throws(RollupStoreError) -> Result
     ) throws(RollupStoreError) -> Result {
         guard let connection else {
@@ -383,17 +383,26 @@ package final class SQLiteRollupWriter: RollupWriter {
     private func addMinutes(_ minutes: [ProxyMinute], _ connection: Connection) throws(RollupStoreError) {
         let statement = try connection.statement(
             """
-            INSERT INTO proxy_minutes (minute_us, proxy, applied, duplicates, dead_lettered)
-            VALUES (?1, ?2, ?3, ?4, ?5)
+            INSERT INTO proxy_minutes (minute_us, proxy, topic, partition, applied, duplicates, dead_lettered,
+                first_offset, next_offset, changed_us)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
             ON CONFLICT DO UPDATE SET applied = applied + excluded.applied,
-                duplicates = duplicates + excluded.duplicates, dead_lettered = dead_lettered + excluded.dead_lettered
+                duplicates = duplicates + excluded.duplicates, dead_lettered = dead_lettered + excluded.dead_lettered,
+                first_offset = min(first_offset, excluded.first_offset),
+                next_offset = max(next_offset, excluded.next_offset), changed_us = excluded.changed_us
             """)
+        let now = now().microseconds
         for row in minutes {
             statement.bind(1, row.minute.microseconds)
             statement.bind(2, copying: row.proxy)
-            statement.bind(3, row.applied)
-            statement.bind(4, row.duplicates)
-            statement.bind(5, row.deadLettered)
+            statement.bind(3, copying: row.partition.topic)
+            statement.bind(4, Int64(row.partition.partition))
+            statement.bind(5, row.applied)
+            statement.bind(6, row.duplicates)
+            statement.bind(7, row.deadLettered)
+            statement.bind(8, row.first.value)
+            statement.bind(9, row.next.value)
+            statement.bind(10, now)
             try statement.run()
         }
     }

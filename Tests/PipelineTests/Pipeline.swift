@@ -55,9 +55,10 @@ final class Pipeline {
     private let provider: ChildProcess
     private let settings: String
 
-    /// `log` is the YAML of `log:`; `provider` are options of `millrace mock-provider`.
+    /// `log` is the YAML of `log:`; `rules` the text of a rules file; `provider` are options of `millrace mock-provider`.
     init(
-        _ name: String, log: String = "{ kind: journal }", auth: String = "open", provider options: [String] = []
+        _ name: String, log: String = "{ kind: journal }", auth: String = "open", rules: String? = nil,
+        provider options: [String] = []
     ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
@@ -73,8 +74,10 @@ final class Pipeline {
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
             auth: { mode: \(auth) }
+            normalization: { rules: \(rules == nil ? "null" : "\(work.path)/rules.yaml") }
 
             """
+        if let rules { try writeText("\(work.path)/rules.yaml", rules) }
         try writeText("\(work.path)/millrace.yaml", settings)
         provider = try ChildProcess(
             [Place.binary, "mock-provider", "--listen", "127.0.0.1:\(providerPort)"] + options, name: "provider",

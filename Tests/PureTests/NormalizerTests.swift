@@ -7,7 +7,7 @@ import Testing
 private func rules(_ text: String) throws -> Rules { try Rules.decode(JSONValue.parse(text)) }
 
 /// A stand-in for HMAC-SHA-256: any function to 32 hex digits.
-private let fakeHash: Normalizer.KeyedHash = { text in
+let fakeHash: Normalizer.KeyedHash = { text in
     var state: UInt64 = 0xCBF2_9CE4_8422_2325
     for byte in text { state = (state ^ UInt64(byte)) &* 0x100_0000_01B3 }
     let digits = String(state, radix: 16)
@@ -282,7 +282,8 @@ private let fakeHash: Normalizer.KeyedHash = { text in
     }
 }
 
-private enum Generator {
+/// Rules and metadata of every shape, from few names, so that they meet.
+enum Generator {
     static let keys = [
         "userId", "user_id", "user-id", "UserID", "_user", "a", "A", "a.b", "A.B", "a.b.c", "b", "c", "é", "e\u{301}",
         "É",

@@ -35,8 +35,8 @@ import Threading
             counts["\(sample.event.time.startOfMinute.microseconds) \(sample.event.proxy)", default: 0] += 1
         }
         #expect(
-            minutes.filter { $0.applied != 0 }.reduce(into: [:]) {
-                $0["\($1.minute.microseconds) \($1.proxy)"] = $1.applied
+            minutes.filter { $0.applied != 0 }.reduce(into: [String: Int64]()) {
+                $0["\($1.minute.microseconds) \($1.proxy)", default: 0] += $1.applied
             }
                 == counted)
         #expect(minutes.reduce(0) { $0 + $1.duplicates } == ledger.reduce(0) { $0 + $1.duplicates })
@@ -289,15 +289,23 @@ import Threading
         batch.minutes[0].deadLettered = 2
         #expect(try writer.apply(batch) == ApplyResult(applied: 1, duplicates: 2))
         var again = try maker.batch([.init(partition: Self.first, first: 3, epoch: 1, samples: [sample])])
-        again.minutes.append(ProxyMinute(proxy: "", minute: EventTime(microseconds: 0), deadLettered: 1))
+        let nobody = ProxyMinute(
+            proxy: "", minute: EventTime(microseconds: 0), partition: Self.first, first: Offset(3), next: Offset(4),
+            deadLettered: 1)
+        again.minutes.append(nobody)
         _ = try writer.apply(again)
         let minute = sample.event.time.startOfMinute
         try store.reader.read { snapshot in
-            let all = try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+            var all = try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+            let areTimed = all.allSatisfy { $0.changed != nil }
+            #expect(areTimed)
+            for index in all.indices { all[index].changed = nil }
             #expect(
                 all == [
-                    ProxyMinute(proxy: "", minute: EventTime(microseconds: 0), deadLettered: 1),
-                    ProxyMinute(proxy: "größer", minute: minute, applied: 1, duplicates: 3, deadLettered: 2),
+                    nobody,
+                    ProxyMinute(
+                        proxy: "größer", minute: minute, partition: Self.first, first: Offset(0), next: Offset(4),
+                        applied: 1, duplicates: 3, deadLettered: 2),
                 ])
             let later = try snapshot.proxyMinutes(
                 from: EventTime(microseconds: minute.microseconds + 1), to: EventTime(microseconds: .max))
@@ -472,6 +480,55 @@ import Threading
         #expect(wrong.withLock { $0 } == [])
         #expect(looks.load(ordering: .relaxed) >= 20)
         try check(store.reader, holds: all)
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func whatIsPastItsTimeGoesInStepsAndReadersAreTold(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        let day: Int64 = 86_400_000_000
+        let today: Int64 = 20_400 * day
+        // Ten events on each of ten days, the last of them today.
+        var given = samples(100, seed: 91)
+        for index in given.indices {
+            given[index].event.time = EventTime(
+                microseconds: today - Int64(9 - index / 10) * day + Int64(index) * 1_000_000)
+        }
+        var maker = BatchMaker()
+        _ = try writer.apply(try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)]))
+        let now = EventTime(microseconds: today + 3_600_000_000)
+        func kept() throws -> [Int64] {
+            try store.reader.read { snapshot in
+                try Grain.allCases.map { try requests(snapshot, $0) } + [Int64(try events(snapshot).count)]
+            }
+        }
+
+        let none = RetentionBoundaries(RetentionDays(events: 30, minute: 30, hour: 30, day: 30), now: now)
+        let moreOfNone = try writer.expire(none, maxRows: 1_000)
+        #expect(!moreOfNone)
+        #expect(try kept() == [100, 100, 100, 100])
+        #expect(try store.reader.read { try $0.retained(nil) } == nil)
+
+        // Today and so many days before it.
+        let some = RetentionBoundaries(RetentionDays(events: 4, minute: 1, hour: 2, day: 20), now: now)
+        var steps = 1
+        while try writer.expire(some, maxRows: 7) { steps += 1 }
+        #expect(steps > 1, "\(steps)")
+        #expect(try kept() == [20, 30, 100, 50])
+        let marks = try store.reader.read { snapshot in
+            try [snapshot.retained(.minute), snapshot.retained(.hour), snapshot.retained(.day), snapshot.retained(nil)]
+        }
+        #expect(marks == [some.minute, some.hour, nil, some.events])
+
+        // What comes late counts where there is still a place for it, and goes again where there is none.
+        var late = samples(1, seed: 92)
+        late[0].event.time = EventTime(microseconds: today - 8 * day)
+        _ = try writer.apply(try maker.batch([.init(partition: Self.first, first: 100, epoch: 1, samples: late)]))
+        while try writer.expire(some, maxRows: 7) {}
+        #expect(try kept() == [20, 30, 101, 50])
+        #expect(try store.reader.read { try $0.retained(nil) } == some.events)
         writer.close()
     }
 }

@@ -1,4 +1,4 @@
--- Version 3 of the embedded store: both sides of the reconciliation.
+-- The embedded store: both sides of the reconciliation.
 
 -- What each proxy says it did in a minute. Each part is one lane's count of it, by a serial number of its own: counts
 -- of a part only rise and come again and again, the greatest stand; parts add up. dropped = accepted - recorded.
@@ -13,12 +13,18 @@ CREATE TABLE manifests (
     PRIMARY KEY (minute_us, proxy, lane, serial)
 ) STRICT, WITHOUT ROWID;
 
--- What became of each proxy's records of a minute, counted in the transaction that applied them.
+-- What became of each proxy's records of a minute, by partition, counted in the transaction that applied them. They lie
+-- within first_offset ..< next_offset.
 CREATE TABLE proxy_minutes (
     minute_us INTEGER NOT NULL,
     proxy TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
     applied INTEGER NOT NULL,
     duplicates INTEGER NOT NULL,
     dead_lettered INTEGER NOT NULL,
-    PRIMARY KEY (minute_us, proxy)
+    first_offset INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    changed_us INTEGER NOT NULL,
+    PRIMARY KEY (minute_us, proxy, topic, partition)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,62 @@
+// The secret key of hashed metadata values: a file that the configuration names, or one made once beside the journal.
+
+import Configuration
+import Cryptography
+import Glibc
+
+enum HashKey {
+    /// What hashes a value: its first 16 bytes of HMAC-SHA-256, as digits.
+    static func hash(_ configuration: MillraceConfiguration) throws -> @Sendable ([UInt8]) -> [UInt8] {
+        let hash = KeyedHash(
+            key: try configuration.normalization.hashKeyFile.map(read) ?? made(beside: configuration.journal.directory))
+        return { hash.digits(of: $0) }
+    }
+
+    /// The bytes of the file, a line's end after them left out.
+    static func read(_ path: String) throws -> [UInt8] {
+        switch readFile(path) {
+        case .failure(let problem):
+            throw Failure(
+                "\(path): \(problem.reason). Make it with: head -c 32 /dev/urandom | base64 > \(path)", status: 2)
+        case .success(var bytes):
+            while let last = bytes.last, last == 0x0A || last == 0x0D { bytes.removeLast() }
+            guard KeyedHash.keySizes.contains(bytes.count) else {
+                throw Failure(
+                    "\(path): holds \(bytes.count) bytes; a key has \(KeyedHash.keySizes.lowerBound) to "
+                        + "\(KeyedHash.keySizes.upperBound). Make it with: head -c 32 /dev/urandom | base64 > \(path)",
+                    status: 2)
+            }
+            return bytes
+        }
+    }
+
+    /// `hash.key` in the directory that holds the journal's; its owner's alone to read.
+    private static func made(beside journal: String) throws -> [UInt8] {
+        var parts = journal.split(separator: "/", omittingEmptySubsequences: false)
+        while parts.count > 1, parts.last == "" { parts.removeLast() }
+        let directory = parts.count > 1 ? parts.dropLast().joined(separator: "/") : "."
+        let path = "\(directory)/hash.key"
+        if access(path, F_OK) == 0 { return try read(path) }
+        guard let random = SecureRandom.bytes(32) else { throw Failure("The system has no random bytes to give.") }
+        let text = Hexadecimal.digits(random) + [0x0A]
+        // Written whole under another name first: a process that starts at the same time sees all of it or none.
+        let draft = "\(path).\(getpid())"
+        try write(text, to: draft)
+        defer { unlink(draft) }
+        if link(draft, path) != 0, errno != EEXIST {
+            throw Failure("\(path) cannot be made: \(String(cString: strerror(errno))).")
+        }
+        return try read(path)
+    }
+
+    private static func write(_ text: [UInt8], to path: String) throws {
+        let descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else {
+            throw Failure("\(path) cannot be made: \(String(cString: strerror(errno))). Make its directory writable.")
+        }
+        defer { close(descriptor) }
+        guard Glibc.write(descriptor, text, text.count) == text.count, fsync(descriptor) == 0 else {
+            throw Failure("\(path) cannot be written: \(String(cString: strerror(errno))).")
+        }
+    }
+}
