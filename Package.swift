@@ -10,6 +10,8 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .treatAllWarnings(as: .error),
+    // Places where a test may end the process (`FailPoint`): never in a build for release.
+    .define("MILLRACE_FAIL_POINTS", .when(configuration: .debug)),
 ]
 
 func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
@@ -56,7 +58,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -149,5 +151,11 @@ let package = Package(
                 "Telemetry", "Threading",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests(
+            "Fault",
+            [
+                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog",
+                "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Simulation", "Telemetry", "Threading",
+            ]),
     ]
 )

@@ -6,7 +6,10 @@ package enum Schemas {
     package static var requestEventProto: String { text(PackageResources.request_event_proto) }
     /// `sqlite.sql` and what was added since: step n leads from version n to n + 1 of the embedded store's tables.
     package static var sqlite: [String] {
-        [text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql)]
+        [
+            text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql),
+            text(PackageResources.sqlite_3_redriven_sql),
+        ]
     }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }

@@ -40,14 +40,20 @@ package struct DeadLetter: Sendable, Equatable {
     }
     package var source: TopicPartition
     package var offset: Offset
+    /// As its header said; nil where it said nothing known.
+    package var kind: RecordKind?
     package var code: Code
     package var reason: String
     package var key: [UInt8]
     package var value: [UInt8]
 
-    package init(source: TopicPartition, offset: Offset, code: Code, reason: String, key: [UInt8], value: [UInt8]) {
+    package init(
+        source: TopicPartition, offset: Offset, kind: RecordKind? = nil, code: Code, reason: String, key: [UInt8],
+        value: [UInt8]
+    ) {
         self.source = source
         self.offset = offset
+        self.kind = kind
         self.code = code
         self.reason = reason
         self.key = key

@@ -10,6 +10,7 @@ import Glibc
 package import RecordLog
 package import RollupStore
 import Rollups
+import Threading
 
 package final class SQLiteRollupWriter: RollupWriter {
     /// nil once closed.
@@ -80,6 +81,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
         do {
             let result = try transaction { connection throws(RollupStoreError) in try write(batch, connection) }
+            failPoint("committed")
             numbers.committed()
             return result
         } catch {
@@ -110,10 +112,13 @@ package final class SQLiteRollupWriter: RollupWriter {
     }
 
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
+        failPoint("begun")
         for range in batch.ranges { try moveOffset(range, connection) }
+        failPoint("offsets_moved")
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
+        failPoint("events_inserted")
         if duplicates.isEmpty {
             try addRollups(batch.delta, series, connection)
         } else {
@@ -123,9 +128,11 @@ package final class SQLiteRollupWriter: RollupWriter {
             }
             try addRollups(delta, series, connection)
         }
+        failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
         try putDeadLetters(batch.deadLetters, connection)
         for (range, tally) in zip(batch.ranges, tallies) { try count(range, tally, connection) }
+        failPoint("counted")
         return ApplyResult(
             applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
     }
