@@ -128,7 +128,7 @@ let package = Package(
         tests(
             "Store",
             [
-                "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Access", "CSQLite", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
                 "RollupStoreSQLite",
                 "Telemetry", "Threading",
             ]),

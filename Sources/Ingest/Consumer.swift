@@ -61,7 +61,8 @@ package final class Consumer: Sendable {
 
     private enum Work: Sendable {
         case acquire([TopicPartition])
-        case apply(SealedBatch, since: ContinuousClock.Instant)
+        /// `since`: when its first record came.
+        case apply(SealedBatch, since: ContinuousClock.Instant, sealed: ContinuousClock.Instant)
         case release([TopicPartition])
         case restart
     }
@@ -426,7 +427,7 @@ package final class Consumer: Sendable {
         guard let batch = builder.seal() else { return true }
         report(batch.deadLetters)
         failPoint("sealed")
-        return push(.apply(batch, since: since))
+        return push(.apply(batch, since: since, sealed: .now))
     }
 
     private func push(_ next: Work) -> Bool {
@@ -462,7 +463,8 @@ package final class Consumer: Sendable {
                     if let taken = try persist({ () throws -> [PartitionPosition] in try writer.acquire(partitions) }) {
                         mailbox.withLock { $0.taken += taken }
                     }
-                case .apply(let batch, let since):
+                case .apply(let batch, let since, let sealed):
+                    metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
                     try apply(batch, since, &writer)
                 }
             } catch let error as RollupStoreError where error.code == .staleEpoch {
@@ -494,6 +496,7 @@ package final class Consumer: Sendable {
         _ batch: SealedBatch, _ since: ContinuousClock.Instant, _ writer: inout any RollupWriter
     ) throws {
         if let publish = options.publishDeadLetters, !batch.deadLetters.isEmpty {
+            let began = ContinuousClock.now
             let published: Bool? = try persist {
                 do {
                     try publish(batch.deadLetters)
@@ -505,6 +508,7 @@ package final class Consumer: Sendable {
                 return true
             }
             if published == nil { return }
+            metrics.publishTime.record(microseconds: Self.microseconds(since: began))
             failPoint("dead_letters_published")
         }
         let began = ContinuousClock.now

@@ -14,7 +14,12 @@ final class GroupInbox: Sendable {
         case revoked([Int32], isLost: Bool)
     }
 
-    private let changes = Mutex<[Change]>([])
+    private struct State {
+        var changes: [Change] = []
+        var isRetired = false
+        var hasBeenAssigned = false
+    }
+    private let state = Mutex(State())
     private let number: Int
 
     private struct Registry {
@@ -32,13 +37,19 @@ final class GroupInbox: Sendable {
         Self.registry.withLock { $0.inboxes[number] = self }
     }
 
-    /// From here on the callback answers by itself: everything is given back.
-    func retire() { Self.registry.withLock { $0.inboxes[number] = nil } }
+    /// From here on the callback answers by itself: nothing is taken, everything is given back.
+    func retire() { state.withLock { $0.isRetired = true } }
+
+    /// The client is gone.
+    func remove() { Self.registry.withLock { $0.inboxes[number] = nil } }
+
+    /// The group has given this member partitions, or none, at least once.
+    var hasBeenAssigned: Bool { state.withLock { $0.hasBeenAssigned } }
 
     func take() -> [Change] {
-        changes.withLock { changes in
-            defer { changes = [] }
-            return changes
+        state.withLock { state in
+            defer { state.changes = [] }
+            return state.changes
         }
     }
 
@@ -49,24 +60,35 @@ final class GroupInbox: Sendable {
             let partitions = list.map { list in
                 UnsafeBufferPointer(start: list.pointee.elems, count: Int(list.pointee.cnt)).map(\.partition)
             }
-            switch (inbox, code) {
-            case (let inbox?, RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS):
-                inbox.add(.assigned(partitions ?? []))
-            case (let inbox?, RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS):
-                inbox.add(.revoked(partitions ?? [], isLost: rd_kafka_assignment_lost(client) != 0))
-            default:
-                GroupInbox.giveBack(client, list)
-            }
+            let isNoted =
+                switch code {
+                case RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS: inbox?.note(.assigned(partitions ?? [])) ?? false
+                case RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS:
+                    inbox?.note(.revoked(partitions ?? [], isLost: rd_kafka_assignment_lost(client) != 0)) ?? false
+                default: false
+                }
+            if !isNoted { GroupInbox.decline(client, isAssignment: code == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) }
         }
     }
 
-    private func add(_ change: Change) { changes.withLock { $0.append(change) } }
+    /// False where nobody will answer any more.
+    private func note(_ change: Change) -> Bool {
+        state.withLock { state in
+            if case .assigned = change { state.hasBeenAssigned = true }
+            if !state.isRetired { state.changes.append(change) }
+            return !state.isRetired
+        }
+    }
 
-    private static func giveBack(
-        _ client: OpaquePointer?, _ list: UnsafeMutablePointer<rd_kafka_topic_partition_list_t>?
-    ) {
+    private static func decline(_ client: OpaquePointer?, isAssignment: Bool) {
         guard isCooperative(client) else {
             rd_kafka_assign(client, nil)
+            return
+        }
+        if isAssignment {
+            guard let nothing = rd_kafka_topic_partition_list_new(0) else { return }
+            defer { rd_kafka_topic_partition_list_destroy(nothing) }
+            if let error = rd_kafka_incremental_assign(client, nothing) { rd_kafka_error_destroy(error) }
             return
         }
         var current: UnsafeMutablePointer<rd_kafka_topic_partition_list_t>?

@@ -53,8 +53,9 @@ final class KafkaHandle: @unchecked Sendable {
     deinit { close() }
 
     /// Runs `before` (the last calls on the handle) and destroys the client, on a thread of its own: a client that is
-    /// stuck, as 2.0.2 can be, is left behind after ten seconds. Later calls do nothing.
-    func close(before: @escaping @Sendable () -> Void = {}) {
+    /// stuck, as 2.0.2 can be, is left behind after ten seconds, and so is one of which `before` answers false, because
+    /// destroying it would end the process. Later calls do nothing.
+    func close(before: @escaping @Sendable () -> Bool = { true }) {
         let isFirst = isClosed.withLock { closed in
             defer { closed = true }
             return !closed
@@ -64,7 +65,7 @@ final class KafkaHandle: @unchecked Sendable {
         let addresses = (client: Int(bitPattern: raw), queue: Int(bitPattern: queue))
         let done = StopSignal()
         let closer = ServiceThread("kafka-close") {
-            before()
+            guard before() else { return done.stop() }
             if let queue = OpaquePointer(bitPattern: addresses.queue) { rd_kafka_queue_destroy(queue) }
             if let client = OpaquePointer(bitPattern: addresses.client) {
                 // A reader of a group has left it by itself, as far as that is safe.

@@ -55,7 +55,6 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     private var moved: Set<Int32> = []
     /// In a group: whether the client was told which topic to join for.
     private var isSubscribed = false
-    private var hasBeenAssigned = false
     private var groupProblem: String?
     /// Partitions asked back, and when they go without the owner's `release`.
     private var releaseBy: ContinuousClock.Instant?
@@ -74,6 +73,7 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     private static let commitInterval = Duration.seconds(1)
     /// How long the last commit may take at the end.
     private static let lastCommitMilliseconds: Int32 = 2_000
+    private static let assignmentLimit = Duration.seconds(4)
     /// Offsets in a chunk are 32-bit.
     private static let chunkCeiling = 1 << 30
     /// How long partitions that are asked back may take to be applied and released.
@@ -100,7 +100,7 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         do throws(RecordLogError) {
             handle = try KafkaHandle(options, .reader, events: 0, group: group, log: log, metrics: metrics)
         } catch {
-            group?.retire()
+            group?.remove()
             throw error
         }
         guard let queue = rd_kafka_queue_get_consumer(handle.raw), let name = strdup(RecordHeader.kind) else {
@@ -220,7 +220,6 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
             switch decision {
             case .assigned(let given):
                 groupProblem = nil
-                hasBeenAssigned = true
                 grow(to: (given.max() ?? -1) + 1)
                 for partition in given { cursors[Int(partition)].assigned() }
                 // Accepted; fetching begins when the store has said where.
@@ -650,18 +649,34 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         dropHeld()
         scout.stop()
         group?.retire()
-        // Version 2.0.2 may crash when a cooperative member leaves before its first assignment: the group's own
-        // time-out then says that it has gone.
-        let leaves = isSubscribed && (hasBeenAssigned || !isCooperative)
+        let strategy = options.properties["partition.assignment.strategy"] ?? ""
+        let mustBeAssigned = isSubscribed && strategy.contains("sticky")
         let addresses = (queue: Int(bitPattern: fetchQueue), client: Int(bitPattern: handle.raw))
-        handle.close { [handle, scout, options, commits, isSubscribed] in
+        handle.close { [handle, scout, group, options, commits, isSubscribed] in
             scout.join()
             Self.commit(commits, options.topic, handle, waitMilliseconds: Self.lastCommitMilliseconds)
-            if let client = OpaquePointer(bitPattern: addresses.client) {
-                if leaves { rd_kafka_consumer_close(client) }
-                if !isSubscribed { rd_kafka_assign(client, nil) }
-            }
-            if let queue = OpaquePointer(bitPattern: addresses.queue) { rd_kafka_queue_destroy(queue) }
+            guard let client = OpaquePointer(bitPattern: addresses.client),
+                let queue = OpaquePointer(bitPattern: addresses.queue)
+            else { return true }
+            if mustBeAssigned, let group, !Self.waitForAssignment(group, queue) { return false }
+            if isSubscribed { rd_kafka_consumer_close(client) } else { rd_kafka_assign(client, nil) }
+            rd_kafka_queue_destroy(queue)
+            group?.remove()
+            return true
         }
+    }
+
+    /// Version 2.0.2 ends the process when a sticky member goes between joining and its first assignment. False where
+    /// none came in time: then the client must be left to the process's end, and the group's own time-out says that the
+    /// member has gone.
+    private static func waitForAssignment(_ group: GroupInbox, _ queue: OpaquePointer) -> Bool {
+        let deadline = ContinuousClock.now.advanced(by: assignmentLimit)
+        var message: Message?
+        while !group.hasBeenAssigned, ContinuousClock.now < deadline {
+            if rd_kafka_consume_batch_queue(queue, 100, &message, 1) > 0, let message {
+                rd_kafka_message_destroy(message)
+            }
+        }
+        return group.hasBeenAssigned
     }
 }

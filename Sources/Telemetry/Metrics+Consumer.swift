@@ -1,4 +1,5 @@
-// What the consumer counts.
+// What the consumer counts. The whole table of its metrics stands in `all`: names with their units, and what they mean.
+// Steps of a batch, in order: fold, wait, publish, apply; batch_age is the sum of them and of the waiting for records.
 
 import Synchronization
 
@@ -39,6 +40,8 @@ package struct ConsumerMetrics: Sendable {
     /// By the age that the events are older than.
     package let late: [(age: String, counter: Counter)]
     package let foldTime = DurationHistogram()
+    package let waitTime = DurationHistogram()
+    package let publishTime = DurationHistogram()
     package let applyTime = DurationHistogram()
     package let batchAge = DurationHistogram()
 
@@ -102,6 +105,8 @@ package struct ConsumerMetrics: Sendable {
             Metric(
                 "millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
             duration("fold", "Decoding, normalizing and folding the records of one fetch.", foldTime),
+            duration("wait", "From sealing a batch to its turn at the store.", waitTime),
+            duration("publish", "Publishing the dead letters of one batch.", publishTime),
             duration("apply", "Applying one batch to the store.", applyTime),
             duration("batch_age", "From a batch's first record to its commit.", batchAge),
         ] + letters + ages

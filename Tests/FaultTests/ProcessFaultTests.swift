@@ -7,7 +7,7 @@ import Glibc
 import JSONText
 import Testing
 
-@Suite(.serialized, .timeLimit(.minutes(15))) struct FaultSuite {}
+@Suite(.serialized, .timeLimit(.minutes(max(15, Place.rounds(0) * 2)))) struct FaultSuite {}
 
 extension FaultSuite {
     @Suite(.serialized) struct ProcessFaultTests {
