@@ -128,7 +128,8 @@ let package = Package(
         tests(
             "Store",
             [
-                "Access", "CSQLite", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Access", "CSQLite", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups",
+                "RollupStore",
                 "RollupStoreSQLite",
                 "Telemetry", "Threading",
             ]),

@@ -79,7 +79,7 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     /// How long partitions that are asked back may take to be applied and released.
     private static let releaseLimit = Duration.seconds(3)
     /// How long the client keeps what it has fetched while nobody takes it.
-    private static let standByLimit = Duration.seconds(10)
+    private static let standByLimit = Duration.seconds(5)
     /// Before this version a commit during a cooperative rebalance costs the assignment, and commits are cosmetic.
     private static let commitsCooperatively = rd_kafka_version() >= 0x020a_0000
 

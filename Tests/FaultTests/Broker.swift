@@ -39,10 +39,10 @@ final class Broker: Sendable {
     /// For tests that leave the broker alone; ends with the test process.
     static let shared = Result { try Broker(endsWithProcess: true) }
 
-    init(nodes: Int = 1, endsWithProcess: Bool = false) throws {
+    init(nodes: Int = 1, arguments: [String] = [], endsWithProcess: Bool = false) throws {
         self.nodes = nodes
         directory = "/tmp/millrace-faults-kafka-\(UInt32.random(in: 0...UInt32.max))"
-        servers = try Self.command(["start", "--dir", directory, "--nodes", "\(nodes)", "--heap", "384m"])
+        servers = try Self.command(["start", "--dir", directory, "--nodes", "\(nodes)", "--heap", "384m"] + arguments)
         if endsWithProcess { atexit { if case .success(let broker) = Broker.shared { broker.remove() } } }
     }
 

@@ -134,6 +134,31 @@ extension FaultSuite {
             try installation.expectInvariants()
         }
 
+        @Test("T10: the wire to the broker is slow, torn and dead in turn") func badWire() throws {
+            let (port, advertised) = (try freePort(), try freePort())
+            let wire = try Wire(port: advertised, to: port)
+            defer { wire.stop() }
+            let listeners = "advertised.listeners=PLAINTEXT://127.0.0.1:\(advertised)"
+            let broker = try Broker(arguments: ["--port", "\(port)", "--property", listeners])
+            let installation = try Installation(broker, "t10", properties: "{ socket.timeout.ms: 3000 }")
+            try installation.load(2_000)
+            let process = try installation.start()
+            try installation.waitUntilApplied(200, process)
+            let modes: [(Wire.Mode, UInt32)] = [
+                (.slow(milliseconds: 300), 3), (.torn(after: 5_000), 3), (.stalled, 5), (.trickle, 2),
+                (.torn(after: 100), 2),
+            ]
+            for (mode, seconds) in modes {
+                wire.set(.sound)
+                try installation.load(1_000)
+                wire.set(mode)
+                sleep(seconds)
+            }
+            wire.set(.sound)
+            try installation.expectInvariants(under: process)
+            try installation.stop(process)
+        }
+
         @Test("T14: the disk is full") func diskFull() throws {
             let installation = try Installation(try Broker.shared.get(), "t14")
             try installation.load(500)
