@@ -39,6 +39,7 @@ let package = Package(
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
         library("CCrypto", pkgConfig: "libcrypto"),
+        library("CPQ", pkgConfig: "libpq"),
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
@@ -59,6 +60,7 @@ let package = Package(
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -83,6 +85,9 @@ let package = Package(
                 "Access", "Events", "JSONText", "RecordLog", "Rollups", "RollupStore", "Schemas", "Telemetry",
                 "Threading", "CSQLite",
             ]),
+        module(
+            "RollupStorePostgreSQL",
+            ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
 
         // Services
         module(
@@ -114,7 +119,8 @@ let package = Package(
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
                 "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation", "Telemetry", "Threading",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
+                "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
@@ -132,6 +138,8 @@ let package = Package(
                 "RollupStore",
                 "RollupStoreSQLite",
                 "Telemetry", "Threading",
+                "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
             ]),
         tests(
             "Query",

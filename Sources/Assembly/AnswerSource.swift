@@ -9,11 +9,10 @@ import Normalizer
 import Queries
 import QueryAPI
 import RollupStore
-import RollupStoreSQLite
 
 enum AnswerSource {
     case api(String, ProviderURL)
-    case store(SQLiteRollupStore, QueryEngine, nonDimensionKeys: Set<String>)
+    case store(any RollupReader, QueryEngine, nonDimensionKeys: Set<String>)
 
     /// `--api` names an API; else the store is opened, as it stands.
     init(_ invocation: Invocation) throws {
@@ -25,15 +24,14 @@ enum AnswerSource {
             return
         }
         let configuration = try invocation.configuration()
-        guard case .sqlite(let path) = configuration.store else { throw Preparation.unknownStore(configuration.store) }
-        guard access(path, F_OK) == 0 else {
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
             throw Failure(
                 "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
                     + "or a running API with --api.")
         }
         let classes = try Preparation.read(configuration).rules.classNames
         self = .store(
-            try SQLiteRollupStore.open(path: path, readers: 1), QueryEngine(),
+            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine(),
             nonDimensionKeys: Set(classes.filter { $0.value != "dimension" }.keys))
     }
 
@@ -45,7 +43,7 @@ enum AnswerSource {
         case .store(let store, let engine, let nonDimensionKeys):
             return try Self.refusalsNamed {
                 let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
-                return try store.reader.read { snapshot in
+                return try store.read { snapshot in
                     try engine.answer(
                         question, workspace: Preparation.openWorkspace, snapshot: snapshot,
                         nonDimensionKeys: nonDimensionKeys, explains: explains
@@ -65,7 +63,7 @@ enum AnswerSource {
         case .store(let store, let engine, let nonDimensionKeys):
             return try Self.refusalsNamed {
                 let condition = try ConditionParser.parse(filter)
-                return try store.reader.read { snapshot in
+                return try store.read { snapshot in
                     try engine.events(
                         matching: condition, from: from ?? EventTime(microseconds: 0),
                         to: EventTime(microseconds: .max), after: nil, limit: limit,

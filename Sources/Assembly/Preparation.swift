@@ -10,7 +10,6 @@ import Normalizer
 import RecordLog
 import RecordLogKafka
 import RollupStore
-import RollupStoreSQLite
 import Schemas
 
 enum Preparation {
@@ -38,7 +37,7 @@ enum Preparation {
         _ = attempt("log.kafka.properties") { try configuration.log.kafka.options.validate() }
         _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
         _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
-        if case .sqlite = configuration.store {} else { problems.append(unknownStore(configuration.store).description) }
+        if let problem = Stores.problem(with: configuration.store) { problems.append(problem) }
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
         if let path = configuration.normalization.hashKeyFile {
             _ = attempt("normalization.hash_key_file") { try HashKey.read(path) }
@@ -80,14 +79,9 @@ enum Preparation {
         }
     }
 
-    static func unknownStore(_ store: StoreLocation) -> Failure {
-        Failure("store.url: this version keeps its tables in SQLite only; allowed: sqlite:PATH", status: 2)
-    }
-
-    /// Makes the file and its directory where there are none.
-    static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> SQLiteRollupStore {
-        guard case .sqlite(let path) = configuration.store else { throw unknownStore(configuration.store) }
-        return try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers)
+    /// For a command: the store must be there, or be made, now.
+    static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
+        try Stores.open(configuration.store, mustConnect: true, readers: readers)
     }
 
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away

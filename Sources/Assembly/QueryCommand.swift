@@ -1,4 +1,4 @@
-// `millrace query`: words → question → answer of an API or of the embedded store → table, JSON or CSV.
+// `millrace query`: words → question → answer of an API or of the store → table, JSON or CSV.
 
 import CommandLine
 import Configuration

@@ -16,7 +16,6 @@ import QueryAPI
 import RecordLog
 import RecordLogKafka
 import RollupStore
-import RollupStoreSQLite
 import Shipping
 import Telemetry
 import Threading
@@ -28,7 +27,7 @@ final class Roles {
     private let journalMetrics = JournalMetrics()
     private let kafkaMetrics = KafkaMetrics()
     private var journal: Journal?
-    private var store: SQLiteRollupStore?
+    private var store: OpenStore?
     private var checks: [HealthCheck] = []
     private var hasKafkaMetrics = false
     private var hasSaidOpen = false
@@ -181,9 +180,10 @@ final class Roles {
 
     // MARK: Shared by parts of one process
 
-    private func openStore() throws -> SQLiteRollupStore {
+    /// A server that is away is waited for by whoever reads or writes; readiness says so.
+    private func openStore() throws -> OpenStore {
         if let store { return store }
-        let opened = try Preparation.openStore(configuration, readers: Self.queriesAtOnce)
+        let opened = try Stores.open(configuration.store, mustConnect: false, readers: Self.queriesAtOnce)
         store = opened
         return opened
     }

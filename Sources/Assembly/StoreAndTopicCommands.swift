@@ -4,16 +4,15 @@ import CommandLine
 import Configuration
 import JSONText
 import RecordLogKafka
-import RollupStoreSQLite
 import Telemetry
 
 enum StoreAndTopicCommands {
     static func migrate(_ invocation: Invocation) throws -> Int32 {
         let configuration = try invocation.configuration()
         let store = try Preparation.openStore(configuration, readers: 1)
-        let answer: JSONValue = ["store": .string(store.path)]
+        let answer: JSONValue = ["store": .string(store.name)]
         try Terminal.write(
-            invocation.flag("json") ? answer.text + "\n" : "\(store.path) has the tables that this program uses\n")
+            invocation.flag("json") ? answer.text + "\n" : "\(store.name) has the tables that this program uses\n")
         return 0
     }
 

@@ -2,6 +2,7 @@
 
 import CSQLite
 import RollupStore
+import Rollups
 
 /// A connection and everything prepared on it. Used by one thread at a time; who that is, its owner says.
 final class Connection {

@@ -41,7 +41,7 @@ extension Grain {
 
 extension [SketchBin] {
     /// Sorted by kind and index, one bin for each, none of count 0.
-    mutating func normalize() {
+    package mutating func normalize() {
         sort { $0.kind != $1.kind ? $0.kind.rawValue < $1.kind.rawValue : $0.index < $1.index }
         var kept = 0
         for position in indices {

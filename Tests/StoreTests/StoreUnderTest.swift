@@ -6,7 +6,10 @@ import RollupStoreSQLite
 import Testing
 
 enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
-    case sqlite
+    case sqlite, postgresql
+
+    /// Those whose server is not left out by name.
+    static var allCases: [StoreKind] { isPostgreSQLWanted ? [.sqlite, .postgresql] : [.sqlite] }
 
     var testDescription: String { rawValue }
 
@@ -14,6 +17,7 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
     func make() throws -> any StoreUnderTest {
         switch self {
         case .sqlite: try SQLiteUnderTest()
+        case .postgresql: try PostgreSQLUnderTest()
         }
     }
 }

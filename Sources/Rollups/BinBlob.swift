@@ -4,8 +4,6 @@
 // of a bin is kind * 65,536 + index + 32,768; keys rise strictly, and a gap is a key less the key before it (the
 // first: the key itself). A typical row costs two bytes a bin.
 
-package import Rollups
-
 package enum BinBlob {
     private static let varintSize = 10
 

@@ -1,0 +1,69 @@
+// `store.url` -> the store that it names. A further store is a case more.
+
+import Configuration
+import RollupStore
+import RollupStorePostgreSQL
+import RollupStoreSQLite
+
+/// An opened store, whichever it is.
+enum OpenStore {
+    case sqlite(SQLiteRollupStore)
+    case postgresql(PostgreSQLRollupStore)
+
+    /// For people, without a password.
+    var name: String {
+        switch self {
+        case .sqlite(let store): store.path
+        case .postgresql(let store): store.description
+        }
+    }
+
+    var reader: any RollupReader {
+        switch self {
+        case .sqlite(let store): store.reader
+        case .postgresql(let store): store.reader
+        }
+    }
+
+    var keys: any KeyStore {
+        switch self {
+        case .sqlite(let store): store.keys
+        case .postgresql(let store): store.keys
+        }
+    }
+
+    func makeWriter() throws -> sending any RollupWriter {
+        switch self {
+        case .sqlite(let store): try store.makeWriter()
+        case .postgresql(let store): store.makeWriter()
+        }
+    }
+}
+
+enum Stores {
+    /// What can be said of a location without going there; nil: it is fine.
+    static func problem(with location: StoreLocation) -> String? {
+        switch location {
+        case .sqlite: nil
+        case .postgres(let url): PostgreSQLRollupStore.problem(with: url)
+        case .clickhouse:
+            "store.url: this version keeps its tables in SQLite or PostgreSQL; allowed: sqlite:PATH, "
+                + "postgres://USER@HOST:PORT/DATABASE"
+        }
+    }
+
+    /// Makes the tables where there are none, and for SQLite the file and its directory.
+    ///
+    /// - `mustConnect`: a server that is away is an error; else it is tried again when something is asked of it.
+    static func open(_ location: StoreLocation, mustConnect: Bool, readers: Int) throws -> OpenStore {
+        if let problem = problem(with: location) { throw Failure(problem, status: 2) }
+        switch location {
+        case .sqlite(let path):
+            return .sqlite(try SQLiteRollupStore.open(path: path, createDirectory: true, readers: readers))
+        case .postgres(let url):
+            return .postgresql(
+                try PostgreSQLRollupStore.open(url: url, mustConnect: mustConnect, readers: readers))
+        case .clickhouse: throw Failure("store.url: no ClickHouse in this version", status: 2)
+        }
+    }
+}

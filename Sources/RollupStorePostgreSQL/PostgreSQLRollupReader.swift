@@ -1,0 +1,445 @@
+// The store on the server -> consistent reads, for any number of threads.
+//
+// A read is one REPEATABLE READ, READ ONLY transaction on a connection from a small pool: it sees one commit, and the
+// writers never wait for it. Rows come in pages, so that a scan of any length holds one page in memory.
+
+import Events
+import RecordLog
+package import RollupStore
+import Rollups
+import Synchronization
+import Threading
+
+/// @unchecked: `idle` and `opened` are touched with `lock` held; a connection is one read's alone until given back.
+package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
+    private let address: ServerAddress
+    private let limit: Int
+    private let lock = ConditionLock()
+    private var idle: [Connection] = []
+    private var opened = 0
+    private let series = SeriesMemory()
+
+    init(_ address: ServerAddress, connections: Int) {
+        self.address = address
+        limit = max(1, connections)
+    }
+
+    /// A read must not start another one from inside: with all connections taken, both would wait for good.
+    package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
+        let (connection, generation) = try begin()
+        var isSound = false
+        defer { giveBack(connection, isSound) }
+        do {
+            let snapshot = Snapshot(connection: connection, generation: generation, memory: series)
+            let answer = try body(snapshot)
+            try connection.execute("COMMIT")
+            isSound = true
+            return answer
+        } catch {
+            if connection.isAlive && connection.isInTransaction {
+                isSound = (try? connection.execute("ROLLBACK")) != nil
+            }
+            throw (error as? ServerFailure)?.error ?? error
+        }
+    }
+
+    /// A connection with a transaction begun, and what it sees as live. One that lay idle may have lost its server in
+    /// the meantime: then the next one is taken, and at last a new one.
+    private func begin() throws(RollupStoreError) -> (Connection, Int16) {
+        while true {
+            let (connection, isNew) = try take()
+            do throws(ServerFailure) {
+                // The lock first: from before the snapshot on, no partition goes that it shows.
+                try connection.execute(
+                    """
+                    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY events IN ACCESS SHARE MODE
+                    """)
+                // The first look fixes what the whole read sees.
+                let rows = try connection.query("SELECT id FROM generations WHERE state = 'live'")
+                return (connection, rows.count == 0 ? 1 : Int16(truncatingIfNeeded: rows.integer(0, 0)))
+            } catch {
+                giveBack(connection, false)
+                if isNew || connection.isAlive { throw error.error }
+            }
+        }
+    }
+
+    private func take() throws(RollupStoreError) -> (Connection, isNew: Bool) {
+        let waiting: Connection? = lock.withLock {
+            while idle.isEmpty && opened >= limit { lock.wait() }
+            if let connection = idle.popLast() { return connection }
+            opened += 1
+            return nil
+        }
+        if let waiting { return (waiting, false) }
+        do throws(ServerFailure) {
+            return (try PostgreSQLRollupStore.connect(address, .read), true)
+        } catch {
+            lock.withLock {
+                opened -= 1
+                lock.wakeAll()
+            }
+            throw error.error
+        }
+    }
+
+    private func giveBack(_ connection: Connection, _ isSound: Bool) {
+        lock.withLock {
+            if isSound { idle.append(connection) } else { opened -= 1 }
+            lock.wakeAll()
+        }
+    }
+}
+
+/// Every series that any read has loaded. Series never change and ids rise in the order of their commits, so more is
+/// never wrong: a read of an older state finds no rows for those it is too old for.
+private final class SeriesMemory: Sendable {
+    struct State {
+        var last: Int64 = 0
+        var count = 0
+        var byWorkspace: [String: [StoredSeries]] = [:]
+        /// One copy of each text and set, however many series share it.
+        var texts: Set<String> = []
+        var sets: [Int64: [UInt8]] = [:]
+
+        mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
+    }
+    private static let page = 4_096
+    private let state = Mutex(State())
+
+    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+        try state.withLock { state in
+            while true {
+                var parameters = Parameters()
+                parameters.add(state.last)
+                let rows = try connection.query(
+                    """
+                    SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
+                        s.status_class, m.pairs
+                    FROM series s JOIN metadata_sets m ON m.id = s.set_id
+                    WHERE s.id > $1::bigint ORDER BY s.id LIMIT \(Self.page)
+                    """, parameters)
+                for row in 0..<rows.count {
+                    let number = rows.integer(row, 0)
+                    let setNumber = rows.integer(row, 1)
+                    let set = state.sets[setNumber] ?? Array(rows.bytes(row, 9))
+                    state.sets[setNumber] = set
+                    let key = SeriesKey(
+                        workspace: state.shared(rows.text(row, 2)), apiKey: state.shared(rows.text(row, 3)),
+                        provider: state.shared(rows.text(row, 4)), operation: state.shared(rows.text(row, 5)),
+                        model: state.shared(rows.text(row, 6)),
+                        outcome: try Snapshot.known(Outcome(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 7)))),
+                        statusClass: UInt8(truncatingIfNeeded: rows.integer(row, 8)), set: set)
+                    state.byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                    state.last = number
+                    state.count += 1
+                }
+                if rows.count < Self.page { return state.byWorkspace[workspace] ?? [] }
+            }
+        }
+    }
+
+    /// How many series are known, of all workspaces.
+    var count: Int { state.withLock { $0.count } }
+}
+
+private struct Snapshot: RollupSnapshot {
+    let connection: Connection
+    let generation: Int16
+    let memory: SeriesMemory
+
+    var watermark: EventTime? {
+        get throws {
+            var parameters = Parameters()
+            parameters.add(generation)
+            let rows = try connection.query(
+                "SELECT max(max_time_us) FROM offsets WHERE generation = $1::smallint", parameters)
+            return rows.optionalInteger(0, 0).map { EventTime(microseconds: $0) }
+        }
+    }
+
+    func series(workspace: String) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, connection)
+    }
+
+    func retained(_ grain: Grain?) throws -> EventTime? {
+        var parameters = Parameters()
+        parameters.add(Int16(grain?.rawValue ?? 3))
+        let rows = try connection.query("SELECT from_us FROM retained WHERE what = $1::smallint", parameters)
+        return rows.count == 0 ? nil : EventTime(microseconds: rows.integer(0, 0))
+    }
+
+    func ledger() throws -> [PartitionLedger] {
+        var parameters = Parameters()
+        parameters.add(generation)
+        let rows = try connection.query(
+            """
+            SELECT topic, partition, start_offset, next_offset, applied, duplicates, manifests, dead_letters, skipped,
+                lost
+            FROM offsets WHERE generation = $1::smallint ORDER BY topic, partition
+            """, parameters)
+        return (0..<rows.count).map { row in
+            PartitionLedger(
+                partition: TopicPartition(
+                    topic: rows.text(row, 0), partition: Int32(truncatingIfNeeded: rows.integer(row, 1))),
+                start: Offset(rows.integer(row, 2)), next: Offset(rows.integer(row, 3)),
+                applied: rows.integer(row, 4), duplicates: rows.integer(row, 5), manifests: rows.integer(row, 6),
+                deadLetters: rows.integer(row, 7), skipped: rows.integer(row, 8), lost: rows.integer(row, 9))
+        }
+    }
+
+    // MARK: Rollups
+
+    /// Rows in one answer at most; also look-ups in one statement.
+    private static let page = 8_192
+    /// A look-up by bucket and series costs about as much as so many rows that are passed over.
+    private static let patience = 8
+
+    private static let measureColumns = PostgreSQLRollupWriter.measureColumns.map { "r.\($0)" }.joined(separator: ", ")
+
+    func scanRollups(
+        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        switch series {
+        case .all:
+            try passThrough(grain, from, to, nil, withBins, body)
+        case .only(let wanted):
+            if wanted.isEmpty { return }
+            guard let (first, last) = try bounds(grain, from, to) else { return }
+            // Either look up each wanted series in each bucket, or pass over all rows of the range and leave out what
+            // is not wanted: whichever is likely to touch less. How many of all series have a row in a bucket is a
+            // guess; a wrong one costs time alone.
+            let share = [Grain.minute: 30, .hour: 5, .day: 2][grain] ?? 2
+            if wanted.count * Self.patience * share <= memory.count {
+                try lookUp(grain, first, last, wanted, withBins, body)
+            } else {
+                try passThrough(grain, first, last, wanted, withBins, body)
+            }
+        }
+    }
+
+    /// The first bucket of the range that has rows, and the one after the last.
+    private func bounds(_ grain: Grain, _ from: Int32, _ to: Int32) throws -> (Int32, Int32)? {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(Int16(grain.rawValue))
+        parameters.add(from)
+        parameters.add(to)
+        let rows = try connection.query(
+            """
+            SELECT min(bucket), max(bucket) FROM rollups
+            WHERE generation = $1::smallint AND grain = $2::smallint AND bucket >= $3::integer AND bucket < $4::integer
+            """, parameters)
+        guard let first = rows.optionalInteger(0, 0), let last = rows.optionalInteger(0, 1) else { return nil }
+        return (Int32(truncatingIfNeeded: first), Int32(truncatingIfNeeded: last + 1))
+    }
+
+    /// Page by page along the key; each page goes on behind the last row of the one before.
+    private func passThrough(
+        _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64]?, _ withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        var place = (bucket: from, series: Int64.min, shard: Int16.min)
+        var sum = ShardSum()
+        while true {
+            var parameters = Parameters()
+            parameters.add(generation)
+            parameters.add(Int16(grain.rawValue))
+            parameters.add(place.bucket)
+            parameters.add(place.series)
+            parameters.add(place.shard)
+            parameters.add(to)
+            var condition = ""
+            if let wanted {
+                // An expression rather than the column: a filter, never a walk through the index for each number.
+                condition = "AND r.series + 0 = ANY ($7::bigint[])"
+                parameters.add(bigints: wanted)
+            }
+            let rows = try connection.query(
+                """
+                SELECT r.bucket, r.series, r.shard, \(Self.measureColumns)\(withBins ? ", r.bins" : "") FROM rollups r
+                WHERE r.generation = $1::smallint AND r.grain = $2::smallint
+                    AND (r.bucket, r.series, r.shard) > ($3::integer, $4::bigint, $5::smallint)
+                    AND r.bucket < $6::integer \(condition)
+                ORDER BY r.bucket, r.series, r.shard LIMIT \(Self.page)
+                """, parameters)
+            for row in 0..<rows.count { try sum.add(rows, row, withBins, body) }
+            if rows.count < Self.page { break }
+            place = (
+                Int32(truncatingIfNeeded: rows.integer(rows.count - 1, 0)), rows.integer(rows.count - 1, 1),
+                Int16(truncatingIfNeeded: rows.integer(rows.count - 1, 2))
+            )
+        }
+        sum.finish(body)
+    }
+
+    private func lookUp(
+        _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64], _ withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        // As many whole buckets at once as fit, or one bucket in pieces.
+        let width = max(1, Int64(Self.page / wanted.count))
+        var bucket = Int64(from)
+        while bucket < Int64(to) {
+            let end = min(bucket + width, Int64(to))
+            for start in stride(from: 0, to: wanted.count, by: Self.page) {
+                let some = Array(wanted[start..<min(start + Self.page, wanted.count)])
+                try lookUp(grain, bucket, end, some, withBins, body)
+            }
+            bucket = end
+        }
+    }
+
+    private func lookUp(
+        _ grain: Grain, _ from: Int64, _ to: Int64, _ wanted: [Int64], _ withBins: Bool,
+        _ body: (StoredRollup) -> Void
+    ) throws {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(Int16(grain.rawValue))
+        parameters.add(from)
+        parameters.add(to - 1)
+        parameters.add(bigints: wanted)
+        let rows = try connection.query(
+            """
+            SELECT r.bucket, r.series, r.shard, \(Self.measureColumns)\(withBins ? ", r.bins" : "")
+            FROM generate_series($3::bigint, $4::bigint) AS b (bucket) CROSS JOIN unnest($5::bigint[]) AS w (series)
+            JOIN rollups r ON r.generation = $1::smallint AND r.grain = $2::smallint AND r.bucket = b.bucket::integer
+                AND r.series = w.series
+            ORDER BY r.bucket, r.series
+            """, parameters)
+        var sum = ShardSum()
+        for row in 0..<rows.count { try sum.add(rows, row, withBins, body) }
+        sum.finish(body)
+    }
+
+    /// Adds up the rows of one bucket and series, which follow each other: one for each shard that has it.
+    private struct ShardSum {
+        private var held: StoredRollup?
+        private var isMixed = false
+
+        mutating func add(
+            _ rows: Rows, _ row: Int, _ withBins: Bool, _ body: (StoredRollup) -> Void
+        ) throws {
+            let bucket = Int32(truncatingIfNeeded: rows.integer(row, 0))
+            let series = rows.integer(row, 1)
+            let measures = Measures(rows, row, from: 3)
+            var bins: [SketchBin] = []
+            if withBins {
+                guard let decoded = BinParts.decode(rows.bytes(row, 17)) else {
+                    throw Snapshot.unreadable("the bins of a rollup")
+                }
+                bins = decoded
+            }
+            if held?.bucket == bucket, held?.series == series {
+                held?.measures += measures
+                held?.bins += bins
+                isMixed = true
+                return
+            }
+            finish(body)
+            held = StoredRollup(bucket: bucket, series: series, measures: measures, bins: bins)
+        }
+
+        mutating func finish(_ body: (StoredRollup) -> Void) {
+            if isMixed { held?.bins.normalize() }
+            if let held { body(held) }
+            held = nil
+            isMixed = false
+        }
+    }
+
+    // MARK: Events
+
+    private static let eventColumns =
+        """
+        time_us, id, series, status, proxy, request_model, response_model, error_type, finish_reason, streamed,
+        trace_id, span_id, parent_span_id, input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source,
+        cost_nano_usd, price_version, request_bytes, response_bytes, latency_us, first_token_us, upstream_us,
+        overhead_us, metadata_status, metadata_sources, metadata_conflicts, metadata_raw, metadata_rejected,
+        metadata_extra
+        """
+    /// Rows of one fetch: few at first, since a listing shows few; never many, since one may hold a quarter of a MiB.
+    private static let eventPages = (first: 128, then: 512)
+
+    func scanEvents(
+        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws {
+        var condition = "time_us >= $1::bigint AND time_us < $2::bigint"
+        var end = to.microseconds
+        if let before {
+            let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
+            if !overflows { end = min(end, next) }
+        }
+        var parameters = Parameters()
+        parameters.add(from.microseconds)
+        parameters.add(end)
+        if let before {
+            condition += " AND (time_us, id) < ($3::bigint, $4::uuid)"
+            parameters.add(before.time.microseconds)
+            parameters.add(before.id.bytes)
+        }
+        if case .only(let wanted) = series {
+            if wanted.isEmpty { return }
+            condition += " AND series = ANY ($\(before == nil ? 3 : 5)::bigint[])"
+            parameters.add(bigints: wanted)
+        }
+        try connection.scan(
+            "SELECT \(Self.eventColumns) FROM events WHERE \(condition) ORDER BY time_us DESC, id DESC", parameters,
+            batches: Self.eventPages
+        ) { rows, row in try body(Self.event(rows, row)) }
+    }
+
+    func event(id: EventID) throws -> StoredEvent? {
+        var parameters = Parameters()
+        parameters.add(id.bytes)
+        let rows = try connection.query(
+            "SELECT \(Self.eventColumns) FROM events WHERE id = $1::uuid", parameters)
+        return rows.count == 0 ? nil : try Self.event(rows, 0)
+    }
+
+    private static func event(_ rows: Rows, _ row: Int) throws -> StoredEvent {
+        let idBytes = rows.bytes(row, 1)
+        guard idBytes.count == 16 else { throw unreadable("the id of an event") }
+        var event = RequestEvent(id: EventID(idBytes), time: EventTime(microseconds: rows.integer(row, 0)))
+        event.status = UInt16(truncatingIfNeeded: rows.integer(row, 3))
+        event.proxy = rows.text(row, 4)
+        event.requestModel = rows.text(row, 5)
+        event.responseModel = rows.text(row, 6)
+        event.errorType = rows.text(row, 7)
+        event.finishReason = rows.text(row, 8)
+        event.streamed = rows.integer(row, 9) != 0
+        event.traceID = rows.text(row, 10)
+        event.spanID = rows.text(row, 11)
+        event.parentSpanID = rows.text(row, 12)
+        event.inputTokens = UInt64(bitPattern: rows.integer(row, 13))
+        event.outputTokens = UInt64(bitPattern: rows.integer(row, 14))
+        event.cachedTokens = UInt64(bitPattern: rows.integer(row, 15))
+        event.reasoningTokens = UInt64(bitPattern: rows.integer(row, 16))
+        event.usageSource = try known(UsageSource(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 17))))
+        event.cost = rows.optionalInteger(row, 18).map { NanoUSD($0) }
+        event.priceVersion = rows.text(row, 19)
+        event.requestBytes = UInt64(bitPattern: rows.integer(row, 20))
+        event.responseBytes = UInt64(bitPattern: rows.integer(row, 21))
+        event.latencyMicroseconds = rows.optionalInteger(row, 22).map { UInt64(bitPattern: $0) }
+        event.firstTokenMicroseconds = rows.optionalInteger(row, 23).map { UInt64(bitPattern: $0) }
+        event.upstreamMicroseconds = rows.optionalInteger(row, 24).map { UInt64(bitPattern: $0) }
+        event.overheadMicroseconds = rows.optionalInteger(row, 25).map { UInt64(bitPattern: $0) }
+        event.metadataStatus = try known(MetadataStatus(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 26))))
+        event.metadataSources = MetadataSources(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 27)))
+        event.metadataConflicts = UInt32(truncatingIfNeeded: rows.integer(row, 28))
+        event.metadataRaw = Array(rows.bytes(row, 29))
+        event.metadataRejected = Array(rows.bytes(row, 30))
+        return StoredEvent(series: rows.integer(row, 2), event: event, extra: Array(rows.bytes(row, 31)))
+    }
+
+    static func known<Value>(_ value: Value?) throws(RollupStoreError) -> Value {
+        guard let value else { throw unreadable("a code in a row") }
+        return value
+    }
+
+    static func unreadable(_ what: String) -> RollupStoreError {
+        RollupStoreError(
+            code: .corrupt, tried: "read \(what)", reason: "it does not parse",
+            next: "Restore the database, or rebuild it from the log.")
+    }
+}

@@ -1,0 +1,685 @@
+// SealedBatch -> one transaction on the server.
+//
+// Before it, each in a short transaction of its own: numbers for new series, partitions for new days. Within it: the
+// offsets' rows are locked and compared first, so that a stale writer stops before it has written anything; then events
+// (whose duplicates are told), rollups less the duplicates' share, manifests, dead letters, and the offsets moved with
+// the ledger's counts. Whatever fails, all of it is rolled back.
+//
+// Duplicates. Events are copied straight into their table: mostly none is known, and nothing is faster. Where one is,
+// its id is in the way, the transaction is begun again, and this time the store is asked first which ids it has; so for
+// each batch until one had none. The primary key judges in both cases, other writers' events included.
+//
+// In doubt. Where the connection is lost on COMMIT, nobody knows whether it was done. The batch goes under a name that
+// no other has, which stands in its offsets' rows once it is committed. The same batch tried again locks those rows,
+// for which it waits until the server has ended the lost transaction one way or the other: they bear the name, then it
+// was done; they stand at the batch's first offset, then it was not; else another writer has taken over.
+//
+// Rollups. Each writer's session holds a shard by an advisory lock and adds to rows of that shard alone: no two writers
+// wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order.
+
+import EventCodec
+package import Events
+import Glibc
+package import RecordLog
+package import RollupStore
+import Rollups
+
+package final class PostgreSQLRollupWriter: RollupWriter {
+    /// One server has no use for more writers; each costs readers a row to add.
+    private static let shards = 1_024
+    /// How often a batch is begun anew within one `apply`, when another transaction was in the way.
+    private static let attempts = 5
+
+    private let address: ServerAddress
+    private let now: () -> EventTime
+    let generation: Int16 = 1
+    /// nil before the first use, and when it was lost.
+    private var connection: Connection?
+    private var isClosed = false
+    private var shard: Int16 = 0
+    private var numbers = SeriesNumbers()
+    private var partitions = EventPartitions()
+    /// The store is asked for known ids before events are copied.
+    private var expectsDuplicates = false
+    /// The sums of the batch in hand go beyond 63 bits, which the server refuses to add.
+    private var isWrapping = false
+    private var doubt: Doubt?
+    private let bins = ReusedBuffer()
+
+    /// A commit whose answer was lost.
+    private struct Doubt {
+        var name: [UInt8]
+        var ranges: [PartitionRange]
+        var result: ApplyResult
+
+        func isOf(_ batch: SealedBatch) -> Bool {
+            ranges.count == batch.ranges.count
+                && zip(ranges, batch.ranges).allSatisfy {
+                    $0.partition == $1.partition && $0.first == $1.first && $0.epoch == $1.epoch && $0.next == $1.next
+                }
+        }
+    }
+
+    init(_ address: ServerAddress, now: @escaping () -> EventTime) {
+        self.address = address
+        self.now = now
+    }
+
+    package func close() {
+        connection = nil
+        isClosed = true
+    }
+
+    package func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition] {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(texts: partitions.map(\.topic))
+        parameters.add(integers: partitions.map(\.partition))
+        return try repeating { connection throws(ServerFailure) in
+            let rows = try connection.query(
+                """
+                INSERT INTO offsets (generation, topic, partition, start_offset, next_offset, epoch)
+                SELECT $1::smallint, topic, partition, 0, 0, 1
+                FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::integer[])) AS w (topic, partition)
+                ORDER BY topic COLLATE "C", partition
+                ON CONFLICT (generation, topic, partition) DO UPDATE SET epoch = offsets.epoch + 1
+                RETURNING topic, partition, next_offset, epoch
+                """, parameters)
+            var taken: [TopicPartition: PartitionPosition] = [:]
+            for row in 0..<rows.count {
+                let partition = TopicPartition(
+                    topic: rows.text(row, 0), partition: Int32(truncatingIfNeeded: rows.integer(row, 1)))
+                taken[partition] = PartitionPosition(
+                    partition: partition, next: Offset(rows.integer(row, 2)), epoch: rows.integer(row, 3))
+            }
+            return partitions.compactMap { taken[$0] }
+        }
+    }
+
+    package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
+        isWrapping = false
+        let result = try repeating { connection throws(ServerFailure) in try write(batch, connection) }
+        doubt = nil
+        return result
+    }
+
+    // MARK: Connection
+
+    /// Begins anew what another transaction was in the way of.
+    func repeating<Result>(
+        _ body: (Connection) throws(ServerFailure) -> Result
+    ) throws(RollupStoreError) -> Result {
+        if isClosed {
+            throw RollupStoreError(
+                code: .configuration, tried: "write the store", reason: "the writer is closed",
+                next: "Open another one.")
+        }
+        var attempt = 1
+        while true {
+            do throws(ServerFailure) {
+                return try body(try connected())
+            } catch {
+                tidyUp()
+                if error.state == ServerFailure.outOfRange && !isWrapping {
+                    isWrapping = true
+                } else if !error.isConflict {
+                    throw error.error
+                } else if attempt == Self.attempts {
+                    throw RollupStoreError(
+                        code: .unavailable, tried: error.error.tried, reason: error.error.reason,
+                        next: "Other writers are in the way; it is tried again.")
+                }
+                attempt += 1
+            }
+        }
+    }
+
+    private func connected() throws(ServerFailure) -> Connection {
+        if let connection { return connection }
+        let opened = try PostgreSQLRollupStore.connect(address, .write)
+        let taken = try opened.query(
+            """
+            SELECT s::smallint FROM generate_series(0, \(Self.shards - 1)) AS s
+            WHERE pg_try_advisory_lock(\(AdvisoryLock.shards), s) LIMIT 1
+            """)
+        guard taken.count == 1 else {
+            throw ServerFailure(
+                RollupStoreError(
+                    code: .unavailable, tried: "write the store \(address)", reason: "it has \(Self.shards) writers",
+                    next: "Stop some of them."))
+        }
+        shard = Int16(truncatingIfNeeded: taken.integer(0, 0))
+        try opened.execute(
+            """
+            CREATE TEMPORARY TABLE added_rollups (
+                series bigint, bucket integer, grain smallint,
+                \(Self.measureColumns.map { "\($0) bigint" }.joined(separator: ", ")), bins bytea
+            ) ON COMMIT DELETE ROWS
+            """)
+        // What a crashed server has forgotten must not be remembered here.
+        numbers.forget()
+        partitions.forget()
+        connection = opened
+        return opened
+    }
+
+    /// After a failure: no transaction is open, and a connection that cannot say so is given up.
+    private func tidyUp() {
+        guard let held = connection else { return }
+        if held.isAlive {
+            do throws(ServerFailure) {
+                if held.isInTransaction { try held.execute("ROLLBACK") }
+                return
+            } catch {
+                // Given up with the connection: the server rolls back by itself.
+                connection = nil
+            }
+        }
+        connection = nil
+    }
+
+    // MARK: The transaction
+
+    private func write(_ batch: SealedBatch, _ connection: Connection) throws(ServerFailure) -> ApplyResult {
+        let series = try numbers.resolve(batch.series, connection)
+        try partitions.make(for: batch.events, now: now(), connection)
+        try connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        if let done = try compareOffsets(batch, connection) {
+            try connection.execute("ROLLBACK")
+            return done
+        }
+        var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
+        let duplicates = try insertEvents(batch, series, &tallies, connection)
+        if duplicates.isEmpty {
+            try addRollups(batch.delta, series, connection)
+        } else {
+            var delta = batch.delta
+            for index in duplicates {
+                delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
+            }
+            try addRollups(delta, series, connection)
+        }
+        try putManifests(batch.manifests, connection)
+        try putDeadLetters(batch.deadLetters, connection)
+        var random = SystemRandomNumberGenerator()
+        let name = EventID(high: random.next(), low: random.next()).bytes
+        try moveOffsets(batch.ranges, tallies, name, connection)
+        let result = ApplyResult(
+            applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
+        do throws(ServerFailure) {
+            try connection.execute("COMMIT")
+        } catch {
+            doubt = Doubt(name: name, ranges: batch.ranges, result: result)
+            throw error
+        }
+        expectsDuplicates = result.duplicates > 0
+        return result
+    }
+
+    // MARK: Offsets
+
+    private struct Tally {
+        var applied: Int64 = 0
+        var duplicates: Int64 = 0
+        var latest: Int64?
+    }
+
+    /// Locks the rows, in order. The result where this very batch was committed before without our knowing.
+    private func compareOffsets(
+        _ batch: SealedBatch, _ connection: Connection
+    ) throws(ServerFailure) -> ApplyResult? {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(texts: batch.ranges.map(\.partition.topic))
+        parameters.add(integers: batch.ranges.map(\.partition.partition))
+        let rows = try connection.query(
+            """
+            SELECT topic, partition, next_offset, epoch, batch FROM offsets
+            WHERE generation = $1::smallint
+                AND (topic, partition) IN (SELECT * FROM unnest($2::text[], $3::integer[]))
+            ORDER BY topic, partition FOR UPDATE
+            """, parameters)
+        var found: [TopicPartition: Int] = [:]
+        for row in 0..<rows.count {
+            found[
+                TopicPartition(topic: rows.text(row, 0), partition: Int32(truncatingIfNeeded: rows.integer(row, 1)))] =
+                row
+        }
+        let stale = batch.ranges.first { range in
+            guard let row = found[range.partition] else { return true }
+            return rows.integer(row, 2) != range.first.value || rows.integer(row, 3) != range.epoch
+        }
+        guard let stale else { return nil }
+        if let doubt, doubt.isOf(batch) {
+            let isDone = batch.ranges.allSatisfy { range in
+                guard let row = found[range.partition] else { return false }
+                return rows.bytes(row, 4).elementsEqual(doubt.name)
+            }
+            if isDone { return doubt.result }
+        }
+        throw Self.staleEpoch(stale)
+    }
+
+    private static func staleEpoch(_ range: PartitionRange) -> ServerFailure {
+        let name = "\(range.partition.topic)/\(range.partition.partition)"
+        return ServerFailure(
+            RollupStoreError(
+                code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(name)",
+                reason: "the store no longer stands at that offset under epoch \(range.epoch)",
+                next: "Another consumer has taken the partition over: let it run, or stop it and start this one again."
+            ))
+    }
+
+    /// The compare-and-set, and the ledger: exactly one row for each range, or nothing of the batch happens.
+    private func moveOffsets(
+        _ ranges: [PartitionRange], _ tallies: [Tally], _ name: [UInt8], _ connection: Connection
+    ) throws(ServerFailure) {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(name)
+        parameters.add(texts: ranges.map(\.partition.topic))
+        parameters.add(integers: ranges.map(\.partition.partition))
+        parameters.add(bigints: ranges.map(\.first.value))
+        parameters.add(bigints: ranges.map(\.epoch))
+        parameters.add(bigints: ranges.map(\.next.value))
+        parameters.add(bigints: tallies.map(\.applied))
+        parameters.add(bigints: tallies.map(\.duplicates))
+        parameters.add(bigints: ranges.map(\.manifests))
+        parameters.add(bigints: ranges.map(\.deadLetters))
+        parameters.add(bigints: ranges.map(\.skipped))
+        parameters.add(bigints: ranges.map(\.lost))
+        parameters.add(bigints: tallies.map(\.latest))
+        let moved = try connection.query(
+            """
+            UPDATE offsets AS o SET next_offset = w.next, batch = $2::uuid, applied = o.applied + w.applied,
+                duplicates = o.duplicates + w.duplicates, manifests = o.manifests + w.manifests,
+                dead_letters = o.dead_letters + w.dead_letters, skipped = o.skipped + w.skipped,
+                lost = o.lost + w.lost, max_time_us = greatest(o.max_time_us, w.latest)
+            FROM unnest($3::text[], $4::integer[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+                $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
+                AS w (topic, partition, first, epoch, next, applied, duplicates, manifests, dead_letters, skipped, lost,
+                    latest)
+            WHERE o.generation = $1::smallint AND o.topic = w.topic AND o.partition = w.partition
+                AND o.next_offset = w.first AND o.epoch = w.epoch
+            """, parameters)
+        guard moved.changes == ranges.count else {
+            guard let first = ranges.first else { return }
+            throw Self.staleEpoch(first)
+        }
+    }
+
+    // MARK: Events
+
+    private static let copyEvents =
+        """
+        COPY events (id, time_us, series, input_tokens, output_tokens, cached_tokens, reasoning_tokens, request_bytes,
+            response_bytes, cost_nano_usd, latency_us, first_token_us, upstream_us, overhead_us, metadata_conflicts,
+            status, usage_source, metadata_status, metadata_sources, streamed, proxy, request_model, response_model,
+            error_type, finish_reason, trace_id, span_id, parent_span_id, price_version, metadata_raw,
+            metadata_rejected, metadata_extra)
+        FROM STDIN (FORMAT binary)
+        """
+    private static let eventColumns: Int16 = 32
+
+    /// The indices of the events that the store already had, or that came before in the batch.
+    private func insertEvents(
+        _ batch: SealedBatch, _ series: [Int64], _ tallies: inout [Tally], _ connection: Connection
+    ) throws(ServerFailure) -> [Int] {
+        if batch.events.isEmpty { return [] }
+        let duplicates = expectsDuplicates ? try findDuplicates(batch.events, connection) : []
+        do throws(ServerFailure) {
+            try copyEvents(batch, except: duplicates, series, connection)
+        } catch {
+            if error.state == ServerFailure.uniqueViolation { expectsDuplicates = true }
+            throw error
+        }
+        var next = 0
+        for (index, event) in batch.events.enumerated() {
+            let range = Int(event.range)
+            if next < duplicates.count && duplicates[next] == index {
+                tallies[range].duplicates += 1
+                next += 1
+            } else {
+                let time = event.fields.time.microseconds
+                tallies[range].applied += 1
+                tallies[range].latest = max(tallies[range].latest ?? time, time)
+            }
+        }
+        return duplicates
+    }
+
+    /// Ascending indices of those of which an earlier one of the batch, or the store, has the id.
+    private func findDuplicates(
+        _ events: [NormalizedEvent], _ connection: Connection
+    ) throws(ServerFailure) -> [Int] {
+        var parameters = Parameters()
+        parameters.add(uuids: events.map { $0.fields.id.bytes })
+        let rows = try connection.query(
+            "SELECT e.id FROM unnest($1::uuid[]) AS w (id) JOIN events e ON e.id = w.id", parameters)
+        var seen: Set<EventID> = []
+        for row in 0..<rows.count {
+            let bytes = rows.bytes(row, 0)
+            guard bytes.count == 16 else { continue }
+            seen.insert(EventID(bytes))
+        }
+        return events.indices.filter { !seen.insert(events[$0].fields.id).inserted }
+    }
+
+    private func copyEvents(
+        _ batch: SealedBatch, except duplicates: [Int], _ series: [Int64], _ connection: Connection
+    ) throws(ServerFailure) {
+        if duplicates.count == batch.events.count { return }
+        try connection.copy(Self.copyEvents) { stream in
+            batch.bytes.withUnsafeBytes { bytes in
+                batch.extras.withUnsafeBytes { extras in
+                    var next = 0
+                    for index in batch.events.indices {
+                        if next < duplicates.count && duplicates[next] == index {
+                            next += 1
+                            continue
+                        }
+                        let event = batch.events[index]
+                        Self.write(event, bytes, extras, series[Int(event.series)], to: &stream)
+                    }
+                }
+            }
+        }
+    }
+
+    private static func write(
+        _ event: NormalizedEvent, _ bytes: UnsafeRawBufferPointer, _ extras: UnsafeRawBufferPointer, _ series: Int64,
+        to stream: inout CopyStream
+    ) {
+        func text(_ range: ByteRange) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[range.range]) }
+        let fields = event.fields
+        stream.row(columns: eventColumns)
+        stream.column(fields.id.high, fields.id.low)
+        stream.column(fields.time.microseconds)
+        stream.column(series)
+        stream.column(fields.inputTokens)
+        stream.column(fields.outputTokens)
+        stream.column(fields.cachedTokens)
+        stream.column(fields.reasoningTokens)
+        stream.column(fields.requestBytes)
+        stream.column(fields.responseBytes)
+        stream.column(fields.cost?.amount)
+        stream.column(fields.latencyMicroseconds)
+        stream.column(fields.firstTokenMicroseconds)
+        stream.column(fields.upstreamMicroseconds)
+        stream.column(fields.overheadMicroseconds)
+        stream.column(Int64(fields.metadataConflicts))
+        stream.column(Int32(fields.status))
+        stream.column(Int16(fields.usageSource.rawValue))
+        stream.column(Int16(event.metadataStatus.rawValue))
+        stream.column(Int16(fields.metadataSources.rawValue))
+        stream.column(UInt8(fields.streamed ? 1 : 0))
+        stream.column(unlessEmpty: text(fields.proxy))
+        stream.column(unlessEmpty: text(fields.requestModel))
+        stream.column(unlessEmpty: text(fields.responseModel))
+        stream.column(unlessEmpty: text(fields.errorType))
+        stream.column(unlessEmpty: text(fields.finishReason))
+        stream.column(unlessEmpty: text(fields.traceID))
+        stream.column(unlessEmpty: text(fields.spanID))
+        stream.column(unlessEmpty: text(fields.parentSpanID))
+        stream.column(unlessEmpty: text(fields.priceVersion))
+        stream.column(unlessEmpty: text(fields.metadataRaw))
+        stream.column(unlessEmpty: text(fields.metadataRejected))
+        stream.column(unlessEmpty: UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
+    }
+
+    // MARK: Rollups
+
+    static let measureColumns = [
+        "requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano_usd",
+        "request_bytes", "response_bytes", "latency_count", "latency_sum_us", "first_token_count",
+        "first_token_sum_us", "overhead_count", "overhead_sum_us",
+    ]
+    private static let rowColumns = "series, bucket, grain, \(measureColumns.joined(separator: ", ")), bins"
+    private static let stageRollups = "COPY added_rollups (\(rowColumns)) FROM STDIN (FORMAT binary)"
+
+    /// Adds the staged rows, and answers those whose bins have become a long list.
+    private static func mergeRollups(_ sums: [String]) -> String {
+        """
+        WITH merged AS (
+            INSERT INTO rollups AS r (generation, shard, \(rowColumns))
+            SELECT $1::smallint, $2::smallint, \(rowColumns) FROM added_rollups
+            ON CONFLICT (generation, grain, bucket, series, shard)
+            DO UPDATE SET \(sums.joined(separator: ", ")), bins = r.bins || excluded.bins
+            RETURNING r.grain, r.bucket, r.series,
+                CASE WHEN octet_length(r.bins) > \(BinParts.longest) THEN r.bins END AS bins
+        )
+        SELECT grain, bucket, series, bins FROM merged WHERE bins IS NOT NULL
+        """
+    }
+    private static let addRollups = mergeRollups(measureColumns.map { "\($0) = r.\($0) + excluded.\($0)" })
+    private static let replaceSums = mergeRollups(measureColumns.map { "\($0) = excluded.\($0)" })
+
+    private func addRollups(
+        _ delta: RollupDelta, _ series: [Int64], _ connection: Connection
+    ) throws(ServerFailure) {
+        // In the order of the key: each page is looked up once, and two writers could not wait for each other.
+        var order: [Place] = []
+        order.reserveCapacity(delta.rows.count)
+        var longest = 0
+        for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
+            let bucket = UInt64(row.grain.rawValue) << 32 | UInt64(UInt32(bitPattern: row.bucket ^ .min))
+            order.append(Place(bucket: bucket, series: series[Int(row.series)], row: index))
+            longest = max(longest, row.bins.count)
+        }
+        if order.isEmpty { return }
+        order.sort { $0.bucket != $1.bucket ? $0.bucket < $1.bucket : $0.series < $1.series }
+
+        let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
+        let bins = bins.sized(BinParts.capacity(longest))
+        try connection.copy(Self.stageRollups) { stream in
+            for place in order {
+                let row = delta.rows[place.row]
+                stream.row(columns: Int16(Self.measureColumns.count + 4))
+                stream.column(place.series)
+                stream.column(row.bucket)
+                stream.column(Int16(row.grain.rawValue))
+                var measures = row.measures
+                if let sums = stored[place.row] { measures += sums }
+                Self.write(measures, to: &stream)
+                let count = BinParts.encode(row.bins, into: bins)
+                stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
+            }
+        }
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(shard)
+        let long = try connection.query(isWrapping ? Self.replaceSums : Self.addRollups, parameters)
+        try shorten(long, connection)
+    }
+
+    private struct Place {
+        var bucket: UInt64
+        var series: Int64
+        var row: Int
+    }
+
+    private static func write(_ measures: Measures, to stream: inout CopyStream) {
+        stream.column(measures.requests)
+        stream.column(measures.inputTokens)
+        stream.column(measures.outputTokens)
+        stream.column(measures.cachedTokens)
+        stream.column(measures.reasoningTokens)
+        stream.column(measures.costNanoUSD)
+        stream.column(measures.requestBytes)
+        stream.column(measures.responseBytes)
+        stream.column(measures.latencyCount)
+        stream.column(measures.latencySum)
+        stream.column(measures.firstTokenCount)
+        stream.column(measures.firstTokenSum)
+        stream.column(measures.overheadCount)
+        stream.column(measures.overheadSum)
+    }
+
+    /// The sums that the rows to add to hold now, by index of the delta's row. Only a hostile count makes them needed: a
+    /// sum beyond 63 bits wraps, as everywhere (`Measures`), which the server does not do, and the partition goes on.
+    /// The rows are locked, and the shard is this writer's own: nothing is added to them in between.
+    private func storedSums(
+        _ delta: RollupDelta, _ order: [Place], _ connection: Connection
+    ) throws(ServerFailure) -> [Int: Measures] {
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(shard)
+        parameters.add(smallints: order.map { Int16(delta.rows[$0.row].grain.rawValue) })
+        parameters.add(integers: order.map { delta.rows[$0.row].bucket })
+        parameters.add(bigints: order.map(\.series))
+        parameters.add(bigints: order.map { Int64($0.row) })
+        let rows = try connection.query(
+            """
+            SELECT w.place, \(Self.measureColumns.map { "r.\($0)" }.joined(separator: ", "))
+            FROM unnest($3::smallint[], $4::integer[], $5::bigint[], $6::bigint[]) AS w (grain, bucket, series, place)
+            JOIN rollups r ON r.generation = $1::smallint AND r.grain = w.grain AND r.bucket = w.bucket
+                AND r.series = w.series AND r.shard = $2::smallint
+            FOR UPDATE OF r
+            """, parameters)
+        var sums: [Int: Measures] = [:]
+        for row in 0..<rows.count { sums[Int(rows.integer(row, 0))] = Measures(rows, row, from: 1) }
+        return sums
+    }
+
+    /// Makes long lists of bins one part again, where that is worth a write.
+    private func shorten(_ long: Rows, _ connection: Connection) throws(ServerFailure) {
+        var grains: [Int16] = []
+        var buckets: [Int32] = []
+        var series: [Int64?] = []
+        var shortened: [[UInt8]] = []
+        for row in 0..<long.count {
+            let list = long.bytes(row, 3)
+            guard let bins = BinParts.decode(list) else { throw Self.unreadableBins }
+            let packed = BinParts.encode(bins)
+            if packed.count * 2 > list.count { continue }
+            grains.append(Int16(truncatingIfNeeded: long.integer(row, 0)))
+            buckets.append(Int32(truncatingIfNeeded: long.integer(row, 1)))
+            series.append(long.integer(row, 2))
+            shortened.append(packed)
+        }
+        if shortened.isEmpty { return }
+        var parameters = Parameters()
+        parameters.add(generation)
+        parameters.add(shard)
+        parameters.add(smallints: grains)
+        parameters.add(integers: buckets)
+        parameters.add(bigints: series)
+        parameters.add(bytes: shortened)
+        _ = try connection.query(
+            """
+            UPDATE rollups AS r SET bins = w.bins
+            FROM unnest($3::smallint[], $4::integer[], $5::bigint[], $6::bytea[]) AS w (grain, bucket, series, bins)
+            WHERE r.generation = $1::smallint AND r.grain = w.grain AND r.bucket = w.bucket AND r.series = w.series
+                AND r.shard = $2::smallint
+            """, parameters)
+    }
+
+    private static let unreadableBins = ServerFailure(
+        RollupStoreError(
+            code: .corrupt, tried: "read the bins of a rollup", reason: "they do not parse",
+            next: "Restore the database, or rebuild it from the log."))
+
+    // MARK: Manifests and dead letters
+
+    private func putManifests(_ manifests: [Manifest], _ connection: Connection) throws(ServerFailure) {
+        if manifests.isEmpty { return }
+        // A minute's counts only rise, and a manifest may come twice: the greater one is the later one. Sorted, so that
+        // two writers could not wait for each other.
+        var greatest: [Int64: [String: Manifest]] = [:]
+        for manifest in manifests {
+            var known = greatest[manifest.minute.microseconds]?[manifest.proxy] ?? manifest
+            known.accepted = max(known.accepted, manifest.accepted)
+            known.recorded = max(known.recorded, manifest.recorded)
+            known.dropped = max(known.dropped, manifest.dropped)
+            greatest[manifest.minute.microseconds, default: [:]][manifest.proxy] = known
+        }
+        let sorted = greatest.values.flatMap(\.values).sorted {
+            ($0.minute.microseconds, $0.proxy) < ($1.minute.microseconds, $1.proxy)
+        }
+        var parameters = Parameters()
+        parameters.add(bytes: sorted.map { Array($0.proxy.utf8) })
+        parameters.add(bigints: sorted.map(\.minute.microseconds))
+        parameters.add(bigints: sorted.map { Int64(clamping: $0.accepted) })
+        parameters.add(bigints: sorted.map { Int64(clamping: $0.recorded) })
+        parameters.add(bigints: sorted.map { Int64(clamping: $0.dropped) })
+        _ = try connection.query(
+            """
+            INSERT INTO manifests AS m (proxy, minute_us, accepted, recorded, dropped)
+            SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+            ON CONFLICT (minute_us, proxy) DO UPDATE SET accepted = greatest(m.accepted, excluded.accepted),
+                recorded = greatest(m.recorded, excluded.recorded), dropped = greatest(m.dropped, excluded.dropped)
+            """, parameters)
+    }
+
+    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(ServerFailure) {
+        if letters.isEmpty { return }
+        var parameters = Parameters()
+        parameters.add(now().microseconds)
+        parameters.add(texts: letters.map(\.source.topic))
+        parameters.add(integers: letters.map(\.source.partition))
+        parameters.add(bigints: letters.map(\.offset.value))
+        parameters.add(texts: letters.map(\.code.rawValue))
+        parameters.add(bytes: letters.map { Array($0.reason.utf8) })
+        parameters.add(bytes: letters.map(\.key))
+        parameters.add(bytes: letters.map(\.value))
+        _ = try connection.query(
+            """
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
+            SELECT topic, partition, source_offset, $1::bigint, code, reason, key, value
+            FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[])
+                AS w (topic, partition, source_offset, code, reason, key, value)
+            ON CONFLICT DO NOTHING
+            """, parameters)
+    }
+
+    package static func systemTime() -> EventTime {
+        var instant = timespec()
+        clock_gettime(CLOCK_REALTIME, &instant)
+        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
+    }
+}
+
+/// Memory that grows as needed and is written over by each use.
+private final class ReusedBuffer {
+    private var memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 4_096, alignment: 8)
+
+    deinit { memory.deallocate() }
+
+    func sized(_ size: Int) -> UnsafeMutableRawBufferPointer {
+        if size > memory.count {
+            memory.deallocate()
+            memory = .allocate(byteCount: size, alignment: 8)
+        }
+        return memory
+    }
+}
+
+extension EventID {
+    /// 16 bytes, big-endian.
+    init(_ bytes: UnsafeRawBufferPointer) {
+        self.init(
+            high: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
+            low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
+    }
+}
+
+extension Measures {
+    /// The measures as they stand in a row, from this column on.
+    init(_ rows: Rows, _ row: Int, from first: Int32) {
+        self.init()
+        requests = rows.integer(row, first)
+        inputTokens = rows.integer(row, first + 1)
+        outputTokens = rows.integer(row, first + 2)
+        cachedTokens = rows.integer(row, first + 3)
+        reasoningTokens = rows.integer(row, first + 4)
+        costNanoUSD = rows.integer(row, first + 5)
+        requestBytes = rows.integer(row, first + 6)
+        responseBytes = rows.integer(row, first + 7)
+        latencyCount = rows.integer(row, first + 8)
+        latencySum = rows.integer(row, first + 9)
+        firstTokenCount = rows.integer(row, first + 10)
+        firstTokenSum = rows.integer(row, first + 11)
+        overheadCount = rows.integer(row, first + 12)
+        overheadSum = rows.integer(row, first + 13)
+    }
+}
