@@ -60,7 +60,7 @@ let package = Package(
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"),
+                .embedInCode("postgresql.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -134,12 +134,8 @@ let package = Package(
         tests(
             "Store",
             [
-                "Access", "CSQLite", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups",
-                "RollupStore",
-                "RollupStoreSQLite",
-                "Telemetry", "Threading",
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ", "CSQLite",
             ]),
         tests(
             "Query",

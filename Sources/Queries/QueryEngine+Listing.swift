@@ -41,7 +41,7 @@ package struct KeySummary: Sendable {
     package var key: String
     package var distinct: Int
     package var requests: Int64
-    /// To the precision of the rollups that were read.
+    /// To the instant, where its events are kept; else to the finest rollup that is.
     package var firstSeen: EventTime
     package var lastSeen: EventTime
 }
@@ -118,13 +118,17 @@ extension QueryEngine {
             let catalog = try catalog(workspace, snapshot)
             var summaries: [String: KeySummary] = [:]
             var values: [String: Set<String>] = [:]
+            var ends: [String: (first: SeenTimes.Bucket, last: SeenTimes.Bucket)] = [:]
             func add(_ key: String, _ value: MetadataValue, _ seen: Activity) {
+                let old = ends[key] ?? (seen.first, seen.last)
+                ends[key] = (
+                    seen.first.start < old.first.start ? seen.first : old.first,
+                    seen.last.start > old.last.start ? seen.last : old.last
+                )
                 var summary =
                     summaries[key]
-                    ?? KeySummary(key: key, distinct: 0, requests: 0, firstSeen: seen.first, lastSeen: seen.last)
+                    ?? KeySummary(key: key, distinct: 0, requests: 0, firstSeen: from, lastSeen: from)
                 summary.requests += seen.requests
-                summary.firstSeen = min(summary.firstSeen, seen.first)
-                summary.lastSeen = max(summary.lastSeen, seen.last)
                 summaries[key] = summary
                 values[key, default: []].formUnion(value.values)
             }
@@ -134,11 +138,18 @@ extension QueryEngine {
             if !nonDimensionKeys.isEmpty {
                 try eachExtra(catalog, from: from, to: to, snapshot, budget) { key, value, time in
                     if nonDimensionKeys.contains(key) {
-                        add(key, value, Activity(requests: 1, first: time, last: time))
+                        let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
+                        add(key, value, Activity(requests: 1, first: instant, last: instant))
                     }
                 }
             }
             for (key, found) in values { summaries[key]?.distinct = found.count }
+            for (key, time) in try SeenTimes(.first, ends.mapValues(\.first)).narrowed(catalog, snapshot) {
+                summaries[key]?.firstSeen = EventTime(microseconds: time)
+            }
+            for (key, time) in try SeenTimes(.last, ends.mapValues(\.last)).narrowed(catalog, snapshot) {
+                summaries[key]?.lastSeen = EventTime(microseconds: time)
+            }
             return summaries.values.sorted { a, b in
                 a.requests != b.requests
                     ? a.requests > b.requests : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
@@ -178,8 +189,8 @@ extension QueryEngine {
 
     private struct Activity {
         var requests: Int64
-        var first: EventTime
-        var last: EventTime
+        var first: SeenTimes.Bucket
+        var last: SeenTimes.Bucket
     }
 
     /// The pairs that events carry beside their sets.
@@ -218,15 +229,16 @@ extension QueryEngine {
         var out: [Int: Activity] = [:]
         var passed = 0
         var isTooLate = false
-        func add(_ series: Int64, _ requests: Int64, _ time: EventTime) {
+        func add(_ series: Int64, _ requests: Int64, _ time: EventTime, _ length: Int64) {
             passed += 1
             if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
             guard requests != 0, !isTooLate, let position = positions[series] else { return }
             let set = Int(catalog.setOfSeries[position])
-            var seen = out[set] ?? Activity(requests: 0, first: time, last: time)
+            let bucket = SeenTimes.Bucket(start: time.microseconds, length: length)
+            var seen = out[set] ?? Activity(requests: 0, first: bucket, last: bucket)
             seen.requests += requests
-            seen.first = min(seen.first, time)
-            seen.last = max(seen.last, time)
+            if bucket.start < seen.first.start { seen.first = bucket }
+            if bucket.start > seen.last.start { seen.last = bucket }
             out[set] = seen
         }
         for stretch in stretches where !isTooLate {
@@ -235,7 +247,7 @@ extension QueryEngine {
                     from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
                     series: .all
                 ) {
-                    add($0.series, 1, $0.event.time)
+                    add($0.series, 1, $0.event.time, 0)
                     return !isTooLate
                 }
                 continue
@@ -243,7 +255,7 @@ extension QueryEngine {
             try snapshot.scanRollups(
                 grain: grain, from: Int32(clamping: stretch.from / grain.microseconds),
                 to: Int32(clamping: stretch.to / grain.microseconds), series: .all, withBins: false
-            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket)) }
+            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket), grain.microseconds) }
         }
         if isTooLate { throw QueryBudget.timedOut() }
         return out
