@@ -9,7 +9,6 @@ import JSONText
 import QueryAPI
 import RecordLog
 import RollupStore
-import RollupStoreSQLite
 import Telemetry
 
 enum DeadLetterCommands {
@@ -129,7 +128,7 @@ enum DeadLetterCommands {
                 "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url."
             )
         }
-        return try Preparation.openStore(configuration, readers: 1).deadLetters
+        return try Preparation.openStore(configuration, readers: 1).deadLetters()
     }
 
     private static func source(_ text: String) throws(UsageError) -> RecordSource {
