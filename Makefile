@@ -7,7 +7,7 @@ PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
 SOURCES := Package.swift Sources Tests schemas
 
-.PHONY: help setup packages clients swift run build test soak mutants format lint schemas clean
+.PHONY: help setup packages clients swift run build test soak mutants fuzz format lint schemas clean
 help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak     the fault tests' loops for longer (ROUNDS=200)"
 	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
 	@echo "make setup    install what is missing: system packages ($(PACKAGES)), clients for tests (.venv)"
+	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60: for each of the three)"
 	@echo "make format   format the sources; make lint checks them"
 	@echo "make schemas  write schemas/configuration.schema.json anew from the table of keys"
 	@echo "make clean    remove everything built"
@@ -71,6 +72,12 @@ soak: setup swift
 
 mutants: setup swift
 	@Tests/Mutants/mutants.py
+
+# A finding is left as a file beside the corpus, and is replayed by the same command with the file as its argument.
+FUZZ_SECONDS ?= 60
+
+fuzz: swift
+	@SWIFTC=$(dir $(SWIFT))swiftc Tests/Fuzz/run $(FUZZ_SECONDS)
 
 format: swift
 	@$(SWIFT) format --in-place --recursive --parallel $(SOURCES)

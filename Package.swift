@@ -43,6 +43,7 @@ let package = Package(
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
@@ -60,7 +61,7 @@ let package = Package(
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
-                .embedInCode("postgresql.sql"),
+                .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -76,7 +77,9 @@ let package = Package(
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
-        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
+        module(
+            "HTTPTransport",
+            ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
         module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
@@ -152,8 +155,9 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
+                "JSONText",
+                "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
         tests(

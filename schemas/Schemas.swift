@@ -11,8 +11,10 @@ package enum Schemas {
             text(PackageResources.sqlite_3_redriven_sql),
         ]
     }
-    /// `postgresql.sql`: the tables of the store on a PostgreSQL server.
-    package static var postgresql: String { text(PackageResources.postgresql_sql) }
+    /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.
+    package static var postgresql: [String] {
+        [text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql)]
+    }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.

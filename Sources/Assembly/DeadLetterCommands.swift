@@ -92,7 +92,7 @@ enum DeadLetterCommands {
         _ letters: [FiledDeadLetter], _ archive: any DeadLetterArchive, _ configuration: MillraceConfiguration
     ) throws {
         let running = Running(role: "dead-letters")
-        Signals.watch(running.stop, running.log)
+        Signals.watch(running.stop, Reloads(), running.log)
         var sink = try LogSink(configuration, running)
         var sent: [RecordSource] = []
         for letter in letters {
@@ -128,7 +128,7 @@ enum DeadLetterCommands {
                 "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url."
             )
         }
-        return try Preparation.openStore(configuration, readers: 1).deadLetters()
+        return try Preparation.openStore(configuration, readers: 1).deadLetters
     }
 
     private static func source(_ text: String) throws(UsageError) -> RecordSource {

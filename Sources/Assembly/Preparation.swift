@@ -100,6 +100,15 @@ enum Preparation {
         return try TLSContext.server(certificate: tls.certificate, key: tls.key)
     }
 
+    /// The soft limit is low by custom; every exchange takes two descriptors.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        // Best effort: where it fails the proxy works with what it has.
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+
     /// One event loop a core.
     static var cores: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
 }
@@ -123,6 +132,32 @@ extension MillraceConfiguration.Kafka {
             bootstrapServers: bootstrapServers, topic: topic, partitions: partitions,
             replicationFactor: replicationFactor, group: group,
             properties: Dictionary(properties.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 }))
+    }
+}
+
+extension MillraceConfiguration.Upstream {
+    var limits: UpstreamLimits {
+        var limits = UpstreamLimits()
+        limits.connectMilliseconds = UInt64(connectMilliseconds)
+        limits.firstByteMilliseconds = UInt64(firstByteMilliseconds)
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.keepMilliseconds = UInt64(keepMilliseconds)
+        limits.ageMilliseconds = UInt64(maxAgeMilliseconds)
+        limits.idleConnections = maxIdle
+        limits.connections = maxConnections
+        limits.waiting = maxWaiting
+        limits.waitMilliseconds = UInt64(waitMilliseconds)
+        return limits
+    }
+}
+
+extension MillraceConfiguration.Limits {
+    var clients: ClientLimits {
+        var limits = ClientLimits()
+        limits.connections = connections
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.stallMilliseconds = UInt64(stallMilliseconds)
+        return limits
     }
 }
 

@@ -84,18 +84,34 @@ final class Roles {
             } else {
                 .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
             }
-        let service = try ProxyService(
-            options: ProxyOptions(
-                listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
-                strictMetadata: configuration.proxy.strictMetadata,
-                metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-                tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
-                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
-                redactor: try Preparation.normalizer(configuration, inputs.rules).redactor),
-            journal: journal, log: running.log, metrics: metrics)
+        var options = ProxyOptions(
+            listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+            strictMetadata: configuration.proxy.strictMetadata,
+            metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
+            tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
+            prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
+            redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
+        options.clients = configuration.proxy.limits.clients
+        options.upstream = configuration.proxy.upstream.limits
+        options.concurrency = configuration.proxy.limits.concurrency
+        options.concurrencyPerKey = configuration.proxy.limits.concurrencyPerKey
+        options.sharesPort = configuration.proxy.reusesPort
+        options.drainMilliseconds = UInt64(configuration.proxy.drainMilliseconds)
+        Preparation.raiseDescriptorLimit()
+        let service = try ProxyService(options: options, journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
         keeper?.observe { service.update(keys: $0) }
         running.onStop { service.stop() }
+        if configuration.proxy.tls != nil {
+            let (log, tls) = (running.log, configuration.proxy.tls)
+            running.onReload {
+                do throws(HTTPTransportError) {
+                    if let fresh = try Preparation.serverTLS(tls) { service.use(fresh) }
+                } catch {
+                    log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
+                }
+            }
+        }
         return ListenAddress(host: address.host, port: service.port)
     }
 

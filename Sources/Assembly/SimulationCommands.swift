@@ -43,7 +43,7 @@ enum SimulationCommands {
         let options = try loadOptions(invocation)
         let configuration = try invocation.configuration()
         let running = Running(role: "loadgen")
-        Signals.watch(running.stop, running.log)
+        Signals.watch(running.stop, Reloads(), running.log)
         var sink = try LogSink(configuration, running)
         let progress: LoadProgress
         do {

@@ -32,14 +32,10 @@ enum OpenStore {
         }
     }
 
-    /// For the commands that look at them; the PostgreSQL store's stand in its table alone so far.
-    func deadLetters() throws -> any DeadLetterArchive {
+    var deadLetters: any DeadLetterArchive {
         switch self {
-        case .sqlite(let store): return store.deadLetters
-        case .postgresql:
-            throw Failure(
-                "dead-letters: this version shows those of a SQLite store; with PostgreSQL look at the table dead_letters, "
-                    + "or at the dead-letter topic.")
+        case .sqlite(let store): store.deadLetters
+        case .postgresql(let store): store.deadLetters
         }
     }
 

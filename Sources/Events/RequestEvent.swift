@@ -77,7 +77,7 @@ package enum MetadataStatus: UInt8, CaseIterable, Comparable, Sendable {
 /// Where the token counts come from. `none` is said, never guessed around.
 package enum UsageSource: UInt8, Sendable {
     case none = 0
-    /// Read out of the provider's answer.
+    /// Read out of the provider's answer: its body, or a header of its that tells tokens.
     case response = 1
     /// The answer was compressed in a way the proxy does not read.
     case unreadable = 2
@@ -96,6 +96,14 @@ package struct MetadataSources: OptionSet, Sendable {
     package static let bodyMetadata = MetadataSources(rawValue: 4)
     /// The request body's `user`, as the key `_user`.
     package static let bodyUser = MetadataSources(rawValue: 8)
+    /// Other gateways' headers: `Helicone-Property-*`, `Helicone-User-Id`, `Helicone-Session-Id`.
+    package static let helicone = MetadataSources(rawValue: 16)
+    /// `cf-aig-metadata`.
+    package static let cloudflare = MetadataSources(rawValue: 32)
+    /// `x-litellm-tags`.
+    package static let liteLLM = MetadataSources(rawValue: 64)
+    /// `x-bf-lh-*`.
+    package static let bifrost = MetadataSources(rawValue: 128)
 }
 
 /// One completed exchange. Text fields are UTF-8; an empty text means "not known".

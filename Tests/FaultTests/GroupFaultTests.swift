@@ -59,6 +59,11 @@ private struct GatedWriter: RollupWriter {
         return try inner.apply(batch)
     }
 
+    mutating func expire(_ boundaries: RetentionBoundaries, maxRows: Int) throws(RollupStoreError) -> Bool {
+        try gate.pass()
+        return try inner.expire(boundaries, maxRows: maxRows)
+    }
+
     mutating func close() { inner.close() }
 }
 

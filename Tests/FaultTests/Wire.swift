@@ -106,7 +106,7 @@ final class Wire: Sendable {
         var sent = 0
         while sent < count {
             let written = bytes.withUnsafeBytes {
-                send(descriptor, $0.baseAddress?.advanced(by: sent), count - sent, Int32(MSG_NOSIGNAL.rawValue))
+                send(descriptor, $0.baseAddress?.advanced(by: sent), count - sent, Int32(MSG_NOSIGNAL))
             }
             guard written > 0 else { return false }
             sent += written

@@ -125,7 +125,9 @@ func readAll(
     var records: [Read] = []
     var gaps: [Range<Int64>] = []
     let deadline = ContinuousClock.now.advanced(by: .seconds(seconds))
-    while records.count < count, ContinuousClock.now < deadline {
+    while records.count < count {
+        // A reading that is cut short must not pass for one that found the end.
+        try #require(ContinuousClock.now < deadline, "after \(seconds) s only \(records.count) records were read")
         switch try reader.poll(maxRecords: 5_000, maxBytes: 1 << 20, timeoutMilliseconds: 30) {
         case .discovered(let partitions): try reader.start(partitions.map { ($0, Offset(next)) })
         case .records(let chunk): records += Read.all(chunk)

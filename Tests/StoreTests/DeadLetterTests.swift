@@ -1,6 +1,5 @@
 // Dead letters as a store keeps them: listed by what they are, shown whole, marked when they were sent again.
 
-import CSQLite
 import Events
 import RecordLog
 import RollupStore
@@ -16,8 +15,8 @@ import Testing
             key: [9, 0, UInt8(offset)], value: value)
     }
 
-    private func filled() throws -> SQLiteUnderTest {
-        let store = try SQLiteUnderTest()
+    private func filled(_ kind: StoreKind) throws -> any StoreUnderTest {
+        let store = try kind.make()
         var writer = try store.writer()
         _ = try writer.acquire([Self.partition])
         var maker = BatchMaker()
@@ -28,8 +27,10 @@ import Testing
         return store
     }
 
-    @Test func theyAreListedAndShownAsTheyCame() throws {
-        let letters = try filled().store.deadLetters
+    @Test(arguments: StoreKind.allCases) func theyAreListedAndShownAsTheyCame(_ kind: StoreKind) throws {
+        let store = try filled(kind)
+        let letters = store.deadLetters
+        defer { withExtendedLifetime(store) {} }
         let all = try letters.list(DeadLetterFilter())
         #expect(Set(all.map(\.source.description)) == ["events/0/0", "events/0/1", "events/0/2"])
         #expect(all.allSatisfy { $0.redriven == nil })
@@ -41,8 +42,10 @@ import Testing
         #expect(try letters.find(RecordSource(partition: Self.partition, offset: Offset(7))) == nil)
     }
 
-    @Test func eachConditionChooses() throws {
-        let letters = try filled().store.deadLetters
+    @Test(arguments: StoreKind.allCases) func eachConditionChooses(_ kind: StoreKind) throws {
+        let store = try filled(kind)
+        let letters = store.deadLetters
+        defer { withExtendedLifetime(store) {} }
         func count(_ change: (inout DeadLetterFilter) -> Void) throws -> Int {
             var filter = DeadLetterFilter()
             change(&filter)
@@ -60,8 +63,10 @@ import Testing
         #expect(try count { $0.from = time } == 3)
     }
 
-    @Test func whatWasSentAgainIsMarked() throws {
-        let letters = try filled().store.deadLetters
+    @Test(arguments: StoreKind.allCases) func whatWasSentAgainIsMarked(_ kind: StoreKind) throws {
+        let store = try filled(kind)
+        let letters = store.deadLetters
+        defer { withExtendedLifetime(store) {} }
         let source = RecordSource(partition: Self.partition, offset: Offset(0))
         try letters.markRedriven([source], at: EventTime(microseconds: 77))
         #expect(try letters.find(source)?.letter.redriven == EventTime(microseconds: 77))
@@ -82,12 +87,8 @@ import Testing
     }
 
     @Test func aFileOfTheVersionBeforeIsBroughtForward() throws {
-        let store = try filled()
-        var handle: OpaquePointer?
-        #expect(sqlite3_open(store.store.path, &handle) == SQLITE_OK)
-        let back = "ALTER TABLE dead_letters DROP COLUMN redriven_us; PRAGMA user_version = 1"
-        #expect(sqlite3_exec(handle, back, nil, nil, nil) == SQLITE_OK)
-        sqlite3_close(handle)
+        let store = try #require(try filled(.sqlite) as? SQLiteUnderTest)
+        try store.bringBack(to: 2)
         let opened = try SQLiteRollupStore.open(path: store.store.path)
         #expect(try opened.deadLetters.list(DeadLetterFilter()).count == 3)
     }
