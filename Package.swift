@@ -10,6 +10,8 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .treatAllWarnings(as: .error),
+    // Places where a test may end the process (`FailPoint`): never in a build for release.
+    .define("MILLRACE_FAIL_POINTS", .when(configuration: .debug)),
 ]
 
 func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
@@ -58,8 +60,10 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-4-reconciliation.sql"),
-                .embedInCode("postgresql.sql"), .embedInCode("postgresql-3-reconciliation.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
+                .embedInCode("sqlite-4-reconciliation.sql"),
+                .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -103,7 +107,8 @@ let package = Package(
             "Ingest",
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
-            "Reconciling", ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
+            "Reconciling",
+            ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
         module(
             "QueryAPI",
             [
@@ -144,7 +149,7 @@ let package = Package(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ", "CSQLite",
             ]),
         tests(
             "Query",
@@ -166,5 +171,11 @@ let package = Package(
                 "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
         tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests(
+            "Fault",
+            [
+                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog",
+                "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Simulation", "Telemetry", "Threading",
+            ]),
     ]
 )

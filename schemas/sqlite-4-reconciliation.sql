@@ -28,3 +28,8 @@ CREATE TABLE proxy_minutes (
     changed_us INTEGER NOT NULL,
     PRIMARY KEY (minute_us, proxy, topic, partition)
 ) STRICT, WITHOUT ROWID;
+
+-- Whose record a dead letter was, as counted in proxy_minutes: sent to the log again, it is taken off there. NULL where it
+-- counts for nobody.
+ALTER TABLE dead_letters ADD COLUMN proxy TEXT;
+ALTER TABLE dead_letters ADD COLUMN minute_us INTEGER;

@@ -3,6 +3,14 @@
 import CommandLine
 import Configuration
 
+/// How `dead-letters list` and `redrive` choose.
+private let deadLetterFilters = [
+    Option("code", "CODE", "why it was rejected, such as undecodable"),
+    Option("from", "TIME", "filed at or after, RFC 3339"),
+    Option("to", "TIME", "filed before, RFC 3339"),
+    Option("source", "PLACE", "topic, topic/partition or topic/partition/offset"),
+]
+
 extension Program {
     static let millrace = Program(
         name: "millrace", version: Version.text,
@@ -141,6 +149,46 @@ extension Program {
             Command(
                 "man", "the manual page, for man(1)",
                 examples: [Example("millrace man | man -l -", "read it")], takesConfiguration: false),
+            Command(
+                "dead-letters", "records that could not be counted",
+                subcommands: [
+                    Command(
+                        "list", "newest first",
+                        options: deadLetterFilters + [
+                            Option("limit", "N", "how many", standard: "100"), Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example("millrace dead-letters list --code undecodable", "what no version could read"),
+                            Example(
+                                "millrace dead-letters list --source millrace.request-events.v1/3 --json",
+                                "those of one partition"),
+                        ]),
+                    Command(
+                        "show", "one record, its bytes in hex and as text",
+                        arguments: [Argument("ID", "as the list shows it: topic/partition/offset", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example("millrace dead-letters show millrace.request-events.v1/3/1042", "look at one")
+                        ]),
+                    Command(
+                        "redrive", "send records to the log again, as they came",
+                        discussion: [
+                            "Key and value are sent as they came, so an event that was counted meanwhile is found by "
+                                + "its id and not counted twice. What fails again becomes a dead letter again, at its "
+                                + "new offset. Without --again, those that were redriven before are left out."
+                        ],
+                        arguments: [Argument("ID", "this one; else those that the options choose", isRequired: false)],
+                        options: deadLetterFilters + [
+                            Option("all", nil, "every one, where nothing else chooses"),
+                            Option("again", nil, "also those that were redriven before"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace dead-letters redrive --code undecodable",
+                                "after an upgrade that can read what a newer proxy sent")
+                        ]),
+                ]),
             Command(
                 "topics", "Kafka topics",
                 subcommands: [

@@ -119,7 +119,8 @@ final class Roles {
     /// Log -> store. It ends the process where it cannot go on: another consumer has the partitions, the store is newer.
     func startConsumer() throws {
         let writer = try openStore().makeWriter()
-        let metrics = ConsumerMetrics(deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue))
+        let metrics = ConsumerMetrics(
+            deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue), lateAges: LateAge.allCases.map(\.label))
         running.metrics.register(metrics.all)
         let log = running.log
         var options = Consumer.Options()
@@ -134,8 +135,20 @@ final class Roles {
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         case .kafka:
             registerKafkaMetrics()
+            let topic = DeadLetterTopic(
+                configuration.log.kafka.deadLetterTopic, configuration.log.kafka.options,
+                refused: metrics.deadLettersRefused, log: log, metrics: kafkaMetrics)
+            running.onStop { topic.close() }
+            options.publishDeadLetters = { try topic.publish($0) }
+            // A SQLite store has one writer, so its consumer needs no group to share the partitions with.
+            let membership: KafkaLogReader.Membership =
+                switch configuration.store {
+                case .sqlite: .alone
+                case .postgres, .clickhouse: .group
+                }
             let reader = try KafkaLogReader(
-                configuration.log.kafka.options, createsTopic: true, log: log, metrics: kafkaMetrics)
+                configuration.log.kafka.options, membership: membership, createsTopic: true, log: log,
+                metrics: kafkaMetrics)
             consumer = Consumer(
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         }

@@ -32,6 +32,13 @@ enum OpenStore {
         }
     }
 
+    var deadLetters: any DeadLetterArchive {
+        switch self {
+        case .sqlite(let store): store.deadLetters
+        case .postgresql(let store): store.deadLetters
+        }
+    }
+
     func makeWriter() throws -> sending any RollupWriter {
         switch self {
         case .sqlite(let store): try store.makeWriter()

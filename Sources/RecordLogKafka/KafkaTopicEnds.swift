@@ -77,7 +77,10 @@ package final class KafkaTopicEnds: Sendable {
         state.withLock { state in
             state.isClosed = true
             let thread = state.unanswered?.thread
-            state.handle?.close { thread?.join() }
+            state.handle?.close {
+                thread?.join()
+                return true
+            }
             state.handle = nil
         }
     }

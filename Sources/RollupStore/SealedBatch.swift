@@ -43,18 +43,27 @@ package struct DeadLetter: Sendable, Equatable {
     }
     package var source: TopicPartition
     package var offset: Offset
+    /// As its header said; nil where it said nothing known.
+    package var kind: RecordKind?
     package var code: Code
     package var reason: String
     package var key: [UInt8]
     package var value: [UInt8]
+    /// Index into the batch's `minutes`: where it is counted; -1: nowhere.
+    package var minute: Int32
 
-    package init(source: TopicPartition, offset: Offset, code: Code, reason: String, key: [UInt8], value: [UInt8]) {
+    package init(
+        source: TopicPartition, offset: Offset, kind: RecordKind? = nil, code: Code, reason: String, key: [UInt8],
+        value: [UInt8], minute: Int32 = -1
+    ) {
         self.source = source
         self.offset = offset
+        self.kind = kind
         self.code = code
         self.reason = reason
         self.key = key
         self.value = value
+        self.minute = minute
     }
 }
 
@@ -110,6 +119,11 @@ package struct SealedBatch: Sendable {
         self.manifests = manifests
         self.deadLetters = deadLetters
         self.minutes = minutes
+    }
+
+    /// Where a dead letter is counted; nil: nowhere.
+    package func minute(of letter: DeadLetter) -> ProxyMinute? {
+        letter.minute < 0 ? nil : minutes[Int(letter.minute)]
     }
 
     /// The rows of `minutes` once it is known which events (by index) the store already had.

@@ -200,7 +200,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             try addRollups(delta, series, connection)
         }
         try putManifests(batch.manifests, connection)
-        try putDeadLetters(batch.deadLetters, connection)
+        try putDeadLetters(batch, connection)
         try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
         var random = SystemRandomNumberGenerator()
         let name = EventID(high: random.next(), low: random.next()).bytes
@@ -646,7 +646,8 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             """, parameters)
     }
 
-    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(ServerFailure) {
+    private func putDeadLetters(_ batch: SealedBatch, _ connection: Connection) throws(ServerFailure) {
+        let letters = batch.deadLetters
         if letters.isEmpty { return }
         var parameters = Parameters()
         parameters.add(now().microseconds)
@@ -657,12 +658,18 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         parameters.add(bytes: letters.map { Array($0.reason.utf8) })
         parameters.add(bytes: letters.map(\.key))
         parameters.add(bytes: letters.map(\.value))
+        // Without a minute the proxy means nothing: the server makes it NULL.
+        parameters.add(bytes: letters.map { Array((batch.minute(of: $0)?.proxy ?? "").utf8) })
+        parameters.add(bigints: letters.map { batch.minute(of: $0)?.minute.microseconds })
         _ = try connection.query(
             """
-            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
-            SELECT topic, partition, source_offset, $1::bigint, code, reason, key, value
-            FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[])
-                AS w (topic, partition, source_offset, code, reason, key, value)
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value, proxy,
+                minute_us)
+            SELECT topic, partition, source_offset, $1::bigint, code, reason, key, value,
+                CASE WHEN minute_us IS NOT NULL THEN proxy END, minute_us
+            FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[],
+                $9::bytea[], $10::bigint[])
+                AS w (topic, partition, source_offset, code, reason, key, value, proxy, minute_us)
             ON CONFLICT DO NOTHING
             """, parameters)
     }

@@ -51,6 +51,8 @@ package struct PostgreSQLRollupStore: Sendable {
 
     package var keys: PostgreSQLKeyStore { PostgreSQLKeyStore(address) }
 
+    package var deadLetters: PostgreSQLDeadLetters { PostgreSQLDeadLetters(address) }
+
     /// The server and the database, without a password.
     package var description: String { address.description }
 

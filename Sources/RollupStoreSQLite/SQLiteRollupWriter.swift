@@ -10,6 +10,7 @@ import Glibc
 package import RecordLog
 package import RollupStore
 import Rollups
+import Threading
 
 package final class SQLiteRollupWriter: RollupWriter {
     /// nil once closed.
@@ -80,6 +81,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
         do {
             let result = try transaction { connection throws(RollupStoreError) in try write(batch, connection) }
+            failPoint("committed")
             numbers.committed()
             return result
         } catch {
@@ -110,10 +112,13 @@ package final class SQLiteRollupWriter: RollupWriter {
     }
 
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
+        failPoint("begun")
         for range in batch.ranges { try moveOffset(range, connection) }
+        failPoint("offsets_moved")
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
+        failPoint("events_inserted")
         if duplicates.isEmpty {
             try addRollups(batch.delta, series, connection)
         } else {
@@ -123,10 +128,12 @@ package final class SQLiteRollupWriter: RollupWriter {
             }
             try addRollups(delta, series, connection)
         }
+        failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
-        try putDeadLetters(batch.deadLetters, connection)
+        try putDeadLetters(batch, connection)
         try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
         for (range, tally) in zip(batch.ranges, tallies) { try count(range, tally, connection) }
+        failPoint("counted")
         return ApplyResult(
             applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
     }
@@ -407,13 +414,14 @@ package final class SQLiteRollupWriter: RollupWriter {
         }
     }
 
-    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(RollupStoreError) {
+    private func putDeadLetters(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) {
         let statement = try connection.statement(
             """
-            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value, proxy,
+                minute_us)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING
             """)
-        for letter in letters {
+        for letter in batch.deadLetters {
             statement.bind(1, copying: letter.source.topic)
             statement.bind(2, Int64(letter.source.partition))
             statement.bind(3, letter.offset.value)
@@ -422,6 +430,9 @@ package final class SQLiteRollupWriter: RollupWriter {
             statement.bind(6, copying: letter.reason)
             statement.bindBlob(7, copying: letter.key)
             statement.bindBlob(8, copying: letter.value)
+            let minute = batch.minute(of: letter)
+            if let minute { statement.bind(9, copying: minute.proxy) } else { statement.bind(9, Int64?.none) }
+            statement.bind(10, minute?.minute.microseconds)
             try statement.run()
         }
     }

@@ -38,6 +38,14 @@ extension LogLine {
             [("count", .number(count))])
     }
 
+    package static func deadLetterRefused(source: String, reason: String) -> LogLine {
+        LogLine(
+            .error, "dead_letter_refused",
+            "The dead-letter topic will never take this record; the store's dead letters alone have it. "
+                + "Raise the topic's max.message.bytes.",
+            [("source", .text(source)), ("reason", .text(reason))])
+    }
+
     package static func consumerStoreUnavailable(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_store_unavailable",
@@ -49,6 +57,14 @@ extension LogLine {
         LogLine(
             .info, "consumer_store_available", "The store takes batches again.",
             [("waited_ms", .number(waitedMilliseconds))])
+    }
+
+    package static func consumerStaleEpoch(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_stale_epoch",
+            "The store refused a batch whole: another consumer has taken a partition over. What is held is forgotten, "
+                + "and what is still this consumer's is read again from the store's offsets.",
+            [("reason", .text(reason))])
     }
 
     package static func consumerFailed(reason: String) -> LogLine {

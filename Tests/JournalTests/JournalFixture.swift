@@ -133,6 +133,7 @@ func readAll(
         case .records(let chunk): records += Read.all(chunk)
         case .gap(_, let from, let to): gaps.append(from.value..<to.value)
         case .truncated(_, _, let end): return (records, gaps, end.value)
+        case .revoked: break
         case .idle: if count == .max { return (records, gaps, nil) }
         }
     }
