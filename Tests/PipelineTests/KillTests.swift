@@ -143,6 +143,11 @@ extension PipelineTests {
             let (received, begun) = load.stop()
             #expect(received.count > 200)
             try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled(seconds: 60)
+            // The last manifests may come after the last events.
+            try waitUntil("every counted event stands in a manifest", seconds: 60) {
+                try pipeline.told() == pipeline.count(nil)
+            }
             try pipeline.stopAll()
         }
     }

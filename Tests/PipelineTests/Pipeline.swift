@@ -195,6 +195,16 @@ final class Pipeline {
         return try JSONValue.parse(response.body)
     }
 
+    /// What proxies have recorded by the manifests alone, as they stand in the store.
+    func told() throws -> Int64 {
+        let result = try run(
+            [
+                "sqlite3", "-cmd", ".timeout 10000", "\(work.path)/millrace.db",
+                "SELECT coalesce(sum(recorded), 0) FROM manifests",
+            ], directory: work.path)
+        return try #require(Int64(result.output.filter(\.isNumber)), "\(result.errors)")
+    }
+
     /// Closed at every look, and after a while nothing is in flight any more.
     func expectReconciled(seconds: Int = 30) throws {
         var last = JSONValue.null

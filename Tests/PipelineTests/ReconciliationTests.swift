@@ -47,8 +47,12 @@ extension PipelineTests {
             let removed = try run(
                 [
                     "sqlite3", "-cmd", ".timeout 10000", "\(pipeline.work.path)/millrace.db",
-                    "UPDATE proxy_minutes SET applied = applied - 1 WHERE proxy <> 'loadgen' AND applied > 0 AND minute_us = "
-                        + "(SELECT max(minute_us) FROM manifests)",
+                    """
+                    UPDATE proxy_minutes SET applied = applied - 1
+                    WHERE (minute_us, proxy, topic, partition) IN (
+                        SELECT minute_us, proxy, topic, partition FROM proxy_minutes
+                        WHERE proxy <> 'loadgen' AND applied > 0 ORDER BY minute_us DESC LIMIT 1)
+                    """,
                 ], directory: pipeline.work.path)
             #expect(removed.status == 0, "\(removed.errors)")
             let after = try pipeline.reconciliation()
@@ -58,6 +62,7 @@ extension PipelineTests {
             let failed = try reconcile(pipeline)
             #expect(failed.status == 1)
             #expect(failed.output.contains(wrong.first?["minute"]?.string ?? "?"))
+            #expect(failed.output.contains(": look at "), "\(failed.output)")
             try pipeline.stopAll()
         }
     }
