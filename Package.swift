@@ -170,7 +170,7 @@ let package = Package(
                 "JSONText",
                 "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
-        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests("Pipeline", ["CRDKafka", "JSONText", "Simulation", "Threading"]),
         tests(
             "Fault",
             [

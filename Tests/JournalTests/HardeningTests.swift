@@ -94,12 +94,13 @@ import Threading
         var kept: [Int64] = []
         var dropped = 0
         var number: Int64 = 0
-        while dropped < 500 {
-            if lane.append(number) == .dropped { dropped += 1 } else { kept.append(number) }
-            if number % 256 == 0 { usleep(1_000) }
-            number += 1
+        waitUntil("the limit is said, and events are dropped") {
+            for _ in 0..<256 {
+                if lane.append(number) == .dropped { dropped += 1 } else { kept.append(number) }
+                number += 1
+            }
+            return dropped >= 500 && journal.degraded?.contains("journal.max_size_bytes") == true
         }
-        waitUntil("the limit is said") { journal.degraded?.contains("journal.max_size_bytes") == true }
         #expect(fixture.metrics.retiredSegments.value == 0)
         #expect(fixture.metrics.sizeBytes.value <= 512 << 10)
         #expect(fixture.metrics.dropped.value == UInt64(dropped))
@@ -135,8 +136,9 @@ import Threading
         let lane = try journal.openLane { sequence in released.withLock { $0.append(sequence) } }
         for number in 0..<Int64(10) { lane.append(number) }
         waitUntil("who waits is let go") { released.withLock { $0.last } == 9 }
-        #expect(fixture.metrics.syncFailures.value > 0)
-        #expect(fixture.codes().contains("journal_sync_failed"))
+        waitUntil("it is said") {
+            fixture.metrics.syncFailures.value > 0 && fixture.codes().contains("journal_sync_failed")
+        }
         isBroken.withLock { $0 = false }
         waitUntil("it is written through") { fixture.metrics.syncs.value > 0 }
         journal.stop()

@@ -205,6 +205,19 @@ final class Pipeline {
         return try #require(Int64(result.output.filter(\.isNumber)), "\(result.errors)")
     }
 
+    /// Where ingest stands, by the store.
+    func offsets() throws -> [(partition: Int32, next: Int64, manifests: Int64)] {
+        let result = try run(
+            [
+                "sqlite3", "-cmd", ".timeout 10000", "\(work.path)/millrace.db",
+                "SELECT partition, next_offset, manifests FROM offsets ORDER BY partition",
+            ], directory: work.path)
+        return result.output.split(separator: "\n").compactMap { line in
+            let numbers = line.split(separator: "|").compactMap { Int64($0) }
+            return numbers.count == 3 ? (Int32(clamping: numbers[0]), numbers[1], numbers[2]) : nil
+        }
+    }
+
     /// Closed at every look, and after a while nothing is in flight any more.
     func expectReconciled(seconds: Int = 30) throws {
         var last = JSONValue.null

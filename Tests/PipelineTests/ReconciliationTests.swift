@@ -65,5 +65,54 @@ extension PipelineTests {
             #expect(failed.output.contains(": look at "), "\(failed.output)")
             try pipeline.stopAll()
         }
+
+        @Test(
+            "A record deleted from the Kafka topic is named by minute, partition and offsets", .timeLimit(.minutes(4)))
+        func namesWhatWasDeleted() throws {
+            let brokers = try WorkDirectory("kafka")
+            let kafka = try KafkaCluster(in: brokers.path)
+            let pipeline = try Pipeline("deleted", log: kafka.log)
+            for role in [Pipeline.Role.proxy, .consumer, .api] { try pipeline.start(role) }
+            for _ in 0..<12 { #expect(try pipeline.chat(#"{"foo":"before"}"#).status == 200) }
+            try pipeline.expectCount("metadata.foo = 'before'", 12, seconds: 60)
+            try pipeline.expectReconciled(seconds: 60)
+            try waitUntil("the manifests are there", seconds: 30) { try pipeline.told() == 12 }
+            try pipeline.stop(.consumer)
+
+            let topic = KafkaTopic(servers: kafka.servers, name: "millrace.request-events.v1")
+            let next = try pipeline.offsets()
+            let spared = try #require(next.first { $0.manifests > 0 }).partition
+            for _ in 0..<30 { #expect(try pipeline.chat(#"{"foo":"after"}"#).status == 200) }
+            // Manifests go by the proxy's id: any other partition holds events alone.
+            let others = (Int32(0)..<3).filter { $0 != spared }
+            var victim: (partition: Int32, offset: Int64)?
+            try waitUntil("the events are in the topic", seconds: 30) {
+                for partition in others {
+                    let known = next.first { $0.partition == partition }?.next ?? 0
+                    if try topic.end(of: partition) > known { victim = (partition, known) }
+                }
+                return victim != nil
+            }
+            let (partition, offset) = try #require(victim)
+            try topic.deleteRecords(of: partition, before: offset + 1)
+            // Behind the log, what is missing is on its way.
+            #expect(try pipeline.reconciliation()["closed"]?.boolean == true)
+            try pipeline.start(.consumer)
+            try pipeline.expectCount("metadata.foo = 'after'", 29, seconds: 60)
+            var last = JSONValue.null
+            try waitUntil("the difference is named", seconds: 60, detail: { last.text }) {
+                last = try pipeline.reconciliation()
+                return last["closed"]?.boolean == false
+            }
+            #expect(last["totals"]?["difference"]?.integer == 1)
+            let wrong = try #require(last["minutes"]?.array).filter { $0["difference"]?.integer != 0 }
+            #expect(wrong.count == 1)
+            let places = wrong.first?["offsets"]?.array ?? []
+            #expect(places.allSatisfy { $0["topic"]?.string == topic.name } && !places.isEmpty, "\(last.text)")
+            let failed = try reconcile(pipeline)
+            #expect(failed.status == 1, "\(failed.output)")
+            #expect(failed.output.contains("look at \(topic.name)/"), "\(failed.output)")
+            try pipeline.stopAll()
+        }
     }
 }
