@@ -40,9 +40,12 @@ package struct ProxyMinute: Sendable, Equatable {
 extension EventTime {
     package static let minuteMicroseconds: Int64 = 60_000_000
 
-    /// The start of the minute that this instant lies in.
+    /// The start of the minute that this instant lies in; the earliest instant there is where it began before that, for
+    /// a hostile record may hold any time.
     package var startOfMinute: EventTime {
         let rest = microseconds % Self.minuteMicroseconds
-        return EventTime(microseconds: microseconds - (rest < 0 ? rest + Self.minuteMicroseconds : rest))
+        let (start, isBefore) = microseconds.subtractingReportingOverflow(
+            rest < 0 ? rest + Self.minuteMicroseconds : rest)
+        return EventTime(microseconds: isBefore ? .min : start)
     }
 }

@@ -123,4 +123,13 @@ private func balance(
             inFlight: .counted([ProxyMinuteKey(minute: minute(1), proxy: proxy): 1]), from: minute(2), to: minute(3))
         #expect(result.rows.map(\.minute) == [minute(2)])
     }
+
+    @Test(
+        arguments: [
+            (0, 0), (59_999_999, 0), (60_000_000, 60_000_000), (-1, -60_000_000), (-60_000_000, -60_000_000),
+            (.max, .max - .max % 60_000_000), (.min, .min), (.min + 1, .min),
+        ] as [(Int64, Int64)])
+    func anyInstantHasAMinute(_ instant: Int64, start: Int64) {
+        #expect(EventTime(microseconds: instant).startOfMinute == EventTime(microseconds: start))
+    }
 }
