@@ -455,10 +455,13 @@ package final class Consumer: Sendable {
         var writer = given
         // From a batch that was refused as stale to the restart behind it: nothing in between may be applied.
         var isStale = false
-        var schedule = options.retention.map { (days: $0, next: RetentionSchedule(at: .now)) }
+        var schedule = RetentionSchedule(at: .now)
         while true {
-            if let days = schedule?.days { expire(days, &schedule!.next, &writer) }
-            let left = schedule.map { Int(max(.zero, $0.next.left(at: .now)) / .milliseconds(1)) + 1 }
+            var left: Int?
+            if let days = options.retention {
+                expire(days, &schedule, &writer)
+                left = Int(max(.zero, schedule.left(at: .now)) / .milliseconds(1)) + 1
+            }
             guard let next = work.pop(timeoutMilliseconds: left) else {
                 if work.isFinished { break }
                 continue
