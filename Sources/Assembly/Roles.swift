@@ -126,6 +126,10 @@ final class Roles {
         var options = Consumer.Options()
         options.maxEvents = configuration.consumer.maxEvents
         options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
+        let retention = configuration.retention
+        options.retention = RetentionDays(
+            events: retention.eventsDays, minute: retention.minuteDays, hour: retention.hourDays,
+            day: retention.dayDays)
         let normalizer = try Preparation.normalizer(configuration, inputs.rules)
         let consumer: Consumer
         switch configuration.log.kind {

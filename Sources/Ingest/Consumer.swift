@@ -41,6 +41,8 @@ package final class Consumer: Sendable {
         /// Must have the records where they are safe when it returns; it is tried again when it throws, and a record
         /// may then come twice. nil: the dead letters are in the store alone.
         package var publishDeadLetters: (@Sendable ([DeadLetter]) throws -> Void)?
+        /// nil: nothing is deleted.
+        package var retention: RetentionDays?
 
         package init() {}
     }
@@ -453,7 +455,17 @@ package final class Consumer: Sendable {
         var writer = given
         // From a batch that was refused as stale to the restart behind it: nothing in between may be applied.
         var isStale = false
-        while let next = work.pop() {
+        var schedule = RetentionSchedule(at: .now)
+        while true {
+            var left: Int?
+            if let days = options.retention {
+                expire(days, &schedule, &writer)
+                left = Int(max(.zero, schedule.left(at: .now)) / .milliseconds(1)) + 1
+            }
+            guard let next = work.pop(timeoutMilliseconds: left) else {
+                if work.isFinished { break }
+                continue
+            }
             do {
                 switch next {
                 case .restart: isStale = false
@@ -490,6 +502,21 @@ package final class Consumer: Sendable {
         work.close()
         drained.stop()
         writer.close()
+    }
+
+    /// A step of deleting, where one is due. A store that cannot do it now is asked again later: batches go first.
+    private func expire(_ days: RetentionDays, _ schedule: inout RetentionSchedule, _ writer: inout any RollupWriter) {
+        let began = ContinuousClock.now
+        guard schedule.left(at: began) <= .zero, !stopping.isStopped else { return }
+        do {
+            let isMoreLeft = try writer.expire(
+                RetentionBoundaries(days, now: options.now()), maxRows: RetentionSchedule.stepRows)
+            metrics.expireTime.record(microseconds: Self.microseconds(since: began))
+            schedule.stepped(isMoreLeft: isMoreLeft, began: began, at: .now)
+        } catch {
+            log(.consumerRetentionFailed(reason: error.description))
+            schedule.failed(at: .now)
+        }
     }
 
     private func apply(

@@ -53,6 +53,13 @@ extension LogLine {
             [("reason", .text(reason))])
     }
 
+    package static func consumerRetentionFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_retention_failed",
+            "What is past its retention was not deleted; it is tried again in a minute. Nothing else waits for it.",
+            [("reason", .text(reason))])
+    }
+
     package static func consumerStoreAvailable(waitedMilliseconds: Int64) -> LogLine {
         LogLine(
             .info, "consumer_store_available", "The store takes batches again.",

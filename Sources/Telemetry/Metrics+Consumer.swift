@@ -44,6 +44,7 @@ package struct ConsumerMetrics: Sendable {
     package let publishTime = DurationHistogram()
     package let applyTime = DurationHistogram()
     package let batchAge = DurationHistogram()
+    package let expireTime = DurationHistogram()
 
     package init(deadLetterCodes: [String], lateAges: [String] = []) {
         deadLetters = deadLetterCodes.map { ($0, Counter()) }
@@ -109,6 +110,7 @@ package struct ConsumerMetrics: Sendable {
             duration("publish", "Publishing the dead letters of one batch.", publishTime),
             duration("apply", "Applying one batch to the store.", applyTime),
             duration("batch_age", "From a batch's first record to its commit.", batchAge),
+            duration("expire", "One step of deleting what is past its retention.", expireTime),
         ] + letters + ages
     }
 }

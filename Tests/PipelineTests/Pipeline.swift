@@ -55,10 +55,11 @@ final class Pipeline {
     private let provider: ChildProcess
     private let settings: String
 
-    /// `log` is the YAML of `log:`; `rules` the text of a rules file; `provider` are options of `millrace mock-provider`.
+    /// `log` is the YAML of `log:`; `rules` the text of a rules file; `more` further YAML; `provider` are options of
+    /// `millrace mock-provider`.
     init(
         _ name: String, log: String = "{ kind: journal }", auth: String = "open", rules: String? = nil,
-        provider options: [String] = []
+        more: String = "", provider options: [String] = []
     ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
@@ -75,6 +76,7 @@ final class Pipeline {
             api: { listen: 127.0.0.1:\(apiPort) }
             auth: { mode: \(auth) }
             normalization: { rules: \(rules == nil ? "null" : "\(work.path)/rules.yaml") }
+            \(more)
 
             """
         if let rules { try writeText("\(work.path)/rules.yaml", rules) }

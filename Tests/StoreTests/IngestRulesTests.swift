@@ -57,3 +57,18 @@ import Testing
         #expect(clock.seconds(Self.partition, at: EventTime(microseconds: 1_000_100_000_000)) == 0)
     }
 }
+
+@Suite struct RetentionScheduleTests {
+    @Test func aStepIsFollowedByNineTimesItsTimeAndAPassByAnHour() {
+        let start = ContinuousClock.now
+        var schedule = RetentionSchedule(at: start)
+        #expect(schedule.left(at: start) <= .zero)
+        let done = start.advanced(by: .milliseconds(20))
+        schedule.stepped(isMoreLeft: true, began: start, at: done)
+        #expect(schedule.left(at: done) == .milliseconds(180))
+        schedule.stepped(isMoreLeft: false, began: done, at: done)
+        #expect(schedule.left(at: done) == RetentionSchedule.betweenPasses)
+        schedule.failed(at: done)
+        #expect(schedule.left(at: done) == RetentionSchedule.afterFailure)
+    }
+}
