@@ -89,8 +89,8 @@ enum ReconcileCommand {
                 "\(place["topic"]?.string ?? "")/\(place["partition"]?.integer ?? 0) from offset "
                     + "\(place["from_offset"]?.integer ?? 0) to \(place["to_offset"]?.integer ?? 0)"
             }
-            lines.append(
-                places.isEmpty ? "\(name): no record of it came." : "\(name): look at \(places.joined(separator: ", ")).")
+            let advice = places.isEmpty ? "no record of it came" : "look at \(places.joined(separator: ", "))"
+            lines.append("\(name): \(advice).")
         }
         if let note = answer["note"]?.string { lines.append(note) }
         return text + "\n" + lines.joined(separator: "\n") + "\n"
