@@ -61,9 +61,9 @@ let package = Package(
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
-                .embedInCode("sqlite-4-reconciliation.sql"),
+                .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
-                .embedInCode("postgresql-3-reconciliation.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -105,7 +105,10 @@ let package = Package(
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
         module(
             "Ingest",
-            ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
+            [
+                "Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "RecordLog", "Rollups",
+                "RollupStore", "Telemetry", "Threading",
+            ]),
         module(
             "Reconciling",
             ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),

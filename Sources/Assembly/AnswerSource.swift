@@ -12,7 +12,7 @@ import RollupStore
 
 enum AnswerSource {
     case api(String, ProviderURL)
-    case store(any RollupReader, QueryEngine, nonDimensionKeys: Set<String>)
+    case store(any RollupReader, QueryEngine)
 
     /// `--api` names an API; else the store is opened, as it stands.
     init(_ invocation: Invocation) throws {
@@ -29,10 +29,8 @@ enum AnswerSource {
                 "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
                     + "or a running API with --api.")
         }
-        let classes = try Preparation.read(configuration).rules.classNames
         self = .store(
-            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine(),
-            nonDimensionKeys: Set(classes.filter { $0.value != "dimension" }.keys))
+            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine())
     }
 
     func ask(_ input: QuestionInput, explains: Bool) throws -> JSONValue {
@@ -40,13 +38,13 @@ enum AnswerSource {
         case .api(let name, let url):
             return try Self.ask(
                 name, url, "POST", "/v1/query" + (explains ? "?explain=true" : ""), Self.body(of: input))
-        case .store(let store, let engine, let nonDimensionKeys):
+        case .store(let store, let engine):
             return try Self.refusalsNamed {
                 let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
                 return try store.read { snapshot in
                     try engine.answer(
                         question, workspace: Preparation.openWorkspace, snapshot: snapshot,
-                        nonDimensionKeys: nonDimensionKeys, explains: explains
+                        explains: explains
                     ).json
                 }
             }
@@ -60,14 +58,14 @@ enum AnswerSource {
             var path = "/v1/events?limit=\(limit)&where=\(Self.escaped(filter))"
             if let from { path += "&from=\(Self.escaped(RFC3339.precise(from)))" }
             return try Self.ask(name, url, "GET", path, [])["data"]?.array ?? []
-        case .store(let store, let engine, let nonDimensionKeys):
+        case .store(let store, let engine):
             return try Self.refusalsNamed {
                 let condition = try ConditionParser.parse(filter)
                 return try store.read { snapshot in
                     try engine.events(
                         matching: condition, from: from ?? EventTime(microseconds: 0),
                         to: EventTime(microseconds: .max), after: nil, limit: limit,
-                        workspace: Preparation.openWorkspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys
+                        workspace: Preparation.openWorkspace, snapshot: snapshot
                     ).events
                 }
             }

@@ -55,7 +55,9 @@ enum Preparation {
 
     /// Makes the key of hashed values where the rules need one and none is there yet.
     static func normalizer(_ configuration: MillraceConfiguration, _ rules: Rules) throws -> Normalizer {
-        Normalizer(rules: rules, hash: rules.needsHashKey ? try HashKey.hash(configuration) : nil)
+        // Earlier rules of the timeline may need one where these do not.
+        let needsKey = rules.needsHashKey || configuration.normalization.hashKeyFile != nil
+        return Normalizer(rules: rules, hash: needsKey ? try HashKey.hash(configuration) : nil)
     }
 
     private static func readRules(_ path: String?) throws -> Rules {

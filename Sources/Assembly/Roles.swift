@@ -192,7 +192,7 @@ final class Roles {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
             },
-            keyClasses: inputs.rules.classNames, corsOrigins: Set(configuration.api.corsOrigins),
+            corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
             reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(

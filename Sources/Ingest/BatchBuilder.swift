@@ -74,9 +74,7 @@ package struct BatchBuilder: Sendable {
         var time = EventTime(microseconds: 0)
     }
 
-    private var normalizer: Normalizer
-    /// Hides in the raw metadata what the rules hide; nil where they hide nothing.
-    private var redactor: Redactor?
+    private var rules: RulesEras
     private var folder = BatchFolder()
     private var cursors: [Cursor] = []
     private var byPartition: [TopicPartition: Int] = [:]
@@ -90,11 +88,15 @@ package struct BatchBuilder: Sendable {
     package private(set) var deadLetters: [DeadLetter] = []
 
     package init(normalizer: Normalizer) {
-        self.normalizer = normalizer
-        redactor = normalizer.redactor
+        rules = RulesEras(normalizer)
     }
 
     package var isEmpty: Bool { ranges.isEmpty }
+
+    /// What the next events are normalized under. Call with an empty batch.
+    package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) { try rules.use(timeline) }
+
+    package var rulesVersion: Int64 { rules.version }
 
     /// From here on, by the store. Call with an empty batch where a partition is taken again.
     package mutating func started(_ positions: [PartitionPosition]) {
@@ -165,7 +167,8 @@ package struct BatchBuilder: Sendable {
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
             ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
-            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish())
+            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
+            rulesVersion: rules.version)
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
@@ -293,12 +296,12 @@ package struct BatchBuilder: Sendable {
         cursors[place].time = fields.time
         if !cursors[place].proxy.elementsEqual(proxy) { cursors[place].proxy = Array(proxy) }
         bytes.append(contentsOf: value)
+        redact(&fields)
         let (metadata, series) = bytes.withUnsafeBytes { text in
             let raw = UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])
-            let metadata = normalizer.normalize(raw: raw, status: fields.metadataStatus)
+            let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
-        if redactor != nil { redact(&fields) }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -312,8 +315,9 @@ package struct BatchBuilder: Sendable {
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.
     private mutating func redact(_ fields: inout EventFields) {
         let redacted = bytes.withUnsafeBytes { text in
-            redactor?.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])) ?? []
+            rules.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range]), at: fields.time)
         }
+        guard let redacted else { return }
         fields.metadataRaw = ByteRange(start: bytes.count, count: redacted.count)
         bytes.append(contentsOf: redacted)
         fields.metadataRejected = ByteRange(start: 0, count: 0)

@@ -49,7 +49,7 @@ package final class Consumer: Sendable {
 
     private enum Fetched: Sendable {
         case discovered([TopicPartition])
-        case started([PartitionPosition])
+        case started([PartitionPosition], RulesTimeline)
         /// `isLast`: the log had no more at the time.
         case chunk(RecordChunk, isLast: Bool)
         case gap(TopicPartition, from: Offset, to: Offset)
@@ -72,6 +72,8 @@ package final class Consumer: Sendable {
     /// What the apply thread has for the fetch thread, which alone may talk to the reader.
     private struct Mailbox {
         var taken: [PartitionPosition] = []
+        /// As it was when partitions were last taken.
+        var timeline = RulesTimeline()
         var applied: [TopicPartition: Offset] = [:]
         var released: [TopicPartition] = []
         /// The store refused a batch as a stale one's.
@@ -93,6 +95,7 @@ package final class Consumer: Sendable {
     private struct Handed<Value>: @unchecked Sendable { let value: Value }
 
     private let options: Options
+    private let configuredRules: RulesText
     private let log: Log
     private let metrics: ConsumerMetrics
     private let fetched = BoundedQueue<Fetched>(capacity: 4)
@@ -114,6 +117,7 @@ package final class Consumer: Sendable {
         self.options = options
         self.log = log
         self.metrics = metrics
+        configuredRules = RulesText(normalizer.rules)
         parts = Mutex(Handed(value: (reader, writer, normalizer)))
     }
 
@@ -230,13 +234,13 @@ package final class Consumer: Sendable {
         _ reader: inout any RecordLogReader, _ clock: inout LagClock, _ backoff: inout Backoff
     ) throws(RecordLogError) -> Bool {
         tell(&reader, &clock, &backoff)
-        let taken = mailbox.withLock { mailbox in
+        let (taken, timeline) = mailbox.withLock { mailbox in
             defer { mailbox.taken = [] }
-            return mailbox.taken
+            return (mailbox.taken, mailbox.timeline)
         }
         if taken.isEmpty { return false }
         // Down the line first: the fold must know the partitions before their records come.
-        guard try deliver(.started(taken), &reader, &clock, &backoff) else { return false }
+        guard try deliver(.started(taken, timeline), &reader, &clock, &backoff) else { return false }
         try reader.start(taken.map { ($0.partition, $0.next) })
         for position in taken { clock.started(position.partition, at: position.next) }
         log(.consumerStarted(partitions: taken.map { (Self.name($0.partition), $0.next.value) }))
@@ -371,7 +375,8 @@ package final class Consumer: Sendable {
             case .idle: break
             case .discovered(let partitions):
                 goesOn = seal(&builder, &sealer) && push(.acquire(partitions))
-            case .started(let positions):
+            case .started(let positions, let timeline):
+                goesOn = use(timeline, &builder, &sealer)
                 builder.started(positions)
             case .chunk(let chunk, let last):
                 isLast = last
@@ -397,6 +402,23 @@ package final class Consumer: Sendable {
         }
         if failure == nil { _ = seal(&builder, &sealer) }
         work.close()
+    }
+
+    /// What was made under another timeline goes first; the store refuses it. False when the consumer is ending.
+    private func use(_ timeline: RulesTimeline, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer) -> Bool {
+        if timeline.version == builder.rulesVersion { return true }
+        guard seal(&builder, &sealer) else { return false }
+        do throws(RollupStoreError) {
+            try builder.use(timeline)
+        } catch {
+            fail(error.description)
+            return false
+        }
+        metrics.rules.set(timeline.entries.map { ($0.rules.fingerprint, $0.from.microseconds) })
+        if let last = timeline.entries.last {
+            log(.consumerRules(fingerprint: last.rules.fingerprint, from: last.from.microseconds))
+        }
+        return true
     }
 
     /// False when the consumer is ending.
@@ -455,6 +477,8 @@ package final class Consumer: Sendable {
         var writer = given
         // From a batch that was refused as stale to the restart behind it: nothing in between may be applied.
         var isStale = false
+        // The configured rules take over once; later a newer consumer's may have.
+        var adopts: RulesText? = configuredRules
         var schedule = RetentionSchedule(at: .now)
         while true {
             var left: Int?
@@ -472,8 +496,16 @@ package final class Consumer: Sendable {
                 case .release(let partitions): mailbox.withLock { $0.released += partitions }
                 case .acquire where isStale, .apply where isStale: break
                 case .acquire(let partitions):
-                    if let taken = try persist({ () throws -> [PartitionPosition] in try writer.acquire(partitions) }) {
-                        mailbox.withLock { $0.taken += taken }
+                    let taken = try persist { () throws -> ([PartitionPosition], RulesTimeline) in
+                        let timeline = try writer.rules(adopting: adopts, now: options.now())
+                        return (try writer.acquire(partitions), timeline)
+                    }
+                    if let taken {
+                        adopts = nil
+                        mailbox.withLock {
+                            $0.taken += taken.0
+                            $0.timeline = taken.1
+                        }
                     }
                 case .apply(let batch, let since, let sealed):
                     metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))

@@ -15,8 +15,11 @@ package struct QueryPlan: Sendable, Equatable {
     package var grains: [Grain]
     package var rowsRead: Int
     package var reason: String
+    /// Fingerprints of the normalization rules that hold in the range, in order of time.
+    package var rules: [String]
 
-    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?) {
+    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?, rules: [String]) {
+        self.rules = rules
         grains = Set(stretches.compactMap(\.grain)).sorted(by: >)
         let hasEvents = stretches.contains { $0.grain == nil }
         source = !hasEvents ? .rollups : grains.isEmpty ? .events : .both
@@ -189,6 +192,7 @@ extension Answer {
                     "grains": .array(plan.grains.map { .string($0.name) }),
                     "rows_read": JSONValue(plan.rowsRead),
                     "reason": .string(plan.reason),
+                    "rules": .array(plan.rules.map { .string($0) }),
                 ]
             ),
             ("watermark", Self.text(watermark.map { RFC3339.precise($0) })),

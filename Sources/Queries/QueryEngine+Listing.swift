@@ -49,12 +49,12 @@ package struct KeySummary: Sendable {
 extension QueryEngine {
     package func events(
         matching condition: Condition?, from: EventTime, to: EventTime, after cursor: EventCursor?, limit: Int,
-        workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = [],
+        workspace: String, snapshot: any RollupSnapshot,
         budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> EventPage {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
-            let verdicts = catalog.decide(condition, eventKeys: nonDimensionKeys)
+            let verdicts = catalog.decide(condition, eventKeys: try eventKeys(from: from, to: to, snapshot))
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
             var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
@@ -109,10 +109,10 @@ extension QueryEngine {
         }
     }
 
-    /// The keys with events in the range, most frequent first. Those of `nonDimensionKeys` are looked for in events.
+    /// The keys with events in the range, most frequent first. Those that were no dimensions are looked for in events.
     package func metadataKeys(
         from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot,
-        nonDimensionKeys: Set<String> = [], budget: QueryBudget = QueryBudget()
+        budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> [KeySummary] {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
@@ -135,6 +135,7 @@ extension QueryEngine {
             for (set, seen) in try activity(catalog, from: from, to: to, snapshot, budget) {
                 for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
             }
+            let nonDimensionKeys = try eventKeys(from: from, to: to, snapshot)
             if !nonDimensionKeys.isEmpty {
                 try eachExtra(catalog, from: from, to: to, snapshot, budget) { key, value, time in
                     if nonDimensionKeys.contains(key) {
@@ -160,7 +161,7 @@ extension QueryEngine {
     /// The values of a key, most frequent first; each element of a list for itself.
     package func metadataValues(
         of key: String, prefix: String, limit: Int, from: EventTime, to: EventTime, workspace: String,
-        snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = [], budget: QueryBudget = QueryBudget()
+        snapshot: any RollupSnapshot, budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> [(value: String, requests: Int64)] {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
@@ -175,7 +176,7 @@ extension QueryEngine {
                     add(value, seen.requests)
                 }
             }
-            if nonDimensionKeys.contains(key) {
+            if try eventKeys(from: from, to: to, snapshot).contains(key) {
                 try eachExtra(catalog, from: from, to: to, snapshot, budget) { found, value, _ in
                     if found == key { add(value, 1) }
                 }

@@ -14,7 +14,7 @@ package struct StatusCount: Sendable {
 extension QueryEngine {
     /// Errors among the events of the question; its groups and measures do not matter.
     package func errorStatuses(
-        _ question: Question, workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = [],
+        _ question: Question, workspace: String, snapshot: any RollupSnapshot,
         budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> [StatusCount] {
         try storeErrorsNamed {
@@ -23,7 +23,8 @@ extension QueryEngine {
             _ = try Planner.plan(
                 from: question.from, to: question.to, grid: grid, onlyEvents: true, retention: try Retention(snapshot))
             let catalog = try catalog(workspace, snapshot)
-            let verdicts = catalog.decide(question.condition, eventKeys: nonDimensionKeys)
+            let verdicts = catalog.decide(
+                question.condition, eventKeys: try eventKeys(from: question.from, to: question.to, snapshot))
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails && catalog.isError[$0] }
             var counts: [[Int]: Int64] = [:]

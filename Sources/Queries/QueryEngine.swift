@@ -8,17 +8,17 @@ import Synchronization
 package final class QueryEngine: Sendable {
     /// By workspace. Kept between questions: building one from nothing is most of the work of a small question.
     private let catalogs = Mutex<[String: SeriesCatalog]>([:])
+    let classMemory = ClassMemory()
 
     package init() {}
 
-    /// `nonDimensionKeys`: metadata keys of which (some) values stand with the events only. A question that names one
-    /// of them is answered from events.
+    /// A question that names a metadata key of which (some) values stand with the events only is answered from events.
     /// `explains`: the answer says how it was found, too.
     package func answer(
-        _ question: Question, workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = [],
+        _ question: Question, workspace: String, snapshot: any RollupSnapshot,
         budget: QueryBudget = QueryBudget(), explains: Bool = false
     ) throws(QueryError) -> Answer {
-        try storeErrorsNamed { try evaluate(question, workspace, snapshot, nonDimensionKeys, budget, explains) }
+        try storeErrorsNamed { try evaluate(question, workspace, snapshot, budget, explains) }
     }
 
     func storeErrorsNamed<Result>(_ body: () throws -> Result) throws(QueryError) -> Result {
@@ -30,15 +30,17 @@ package final class QueryEngine: Sendable {
     }
 
     private func evaluate(
-        _ question: Question, _ workspace: String, _ snapshot: any RollupSnapshot, _ nonDimensionKeys: Set<String>,
-        _ budget: QueryBudget, _ explains: Bool
+        _ question: Question, _ workspace: String, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
+        _ explains: Bool
     ) throws -> Answer {
         let watermark = try snapshot.watermark
         let shape = CellShape(measures: question.measures + question.orderMeasure)
         let grid: BucketGrid
         let stretches: [Stretch]
-        let onEvents = question.reasonForEvents(nonDimensionKeys)
         let end = Planner.end(of: question, watermark: watermark)
+        let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
+        let nonDimensionKeys = eventKeys(under: rules)
+        let onEvents = question.reasonForEvents(nonDimensionKeys)
         grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
         stretches = try Planner.plan(
             from: question.from, to: end, grid: grid, onlyEvents: onEvents != nil,
@@ -69,7 +71,9 @@ package final class QueryEngine: Sendable {
                 "The answer has more than \(QueryLimits.cells) pairs of bucket and group.",
                 hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
         }
-        let plan = QueryPlan(stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents)
+        let plan = QueryPlan(
+            stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents,
+            rules: rules.map(\.rules.fingerprint))
         var answer = Answer(evaluation, plan: plan, watermark: watermark)
         answer.explanation = explanation
         return answer

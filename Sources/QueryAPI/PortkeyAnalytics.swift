@@ -23,7 +23,7 @@ extension QueryService {
         return try tagged(request, workspace, []) { (snapshot, budget) throws(QueryError) in
             let reading = PortkeyReading(
                 engine: engine, snapshot: snapshot, budget: budget, workspace: workspace,
-                nonDimensionKeys: nonDimensionKeys, filter: filter)
+                filter: filter)
             if let group = PortkeyGroup(name) { return try reading.rows(of: group) }
             return try reading.graph(name)
         }
@@ -201,7 +201,6 @@ struct PortkeyReading {
     let snapshot: any RollupSnapshot
     let budget: QueryBudget
     let workspace: String
-    let nonDimensionKeys: Set<String>
     let filter: PortkeyFilter
 
     private typealias Figures = [MeasureValue]
@@ -221,7 +220,7 @@ struct PortkeyReading {
 
     private func answer(_ question: Question) throws(QueryError) -> Answer {
         try engine.answer(
-            question, workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys, budget: budget)
+            question, workspace: workspace, snapshot: snapshot, budget: budget)
     }
 
     // MARK: Graphs
@@ -308,7 +307,7 @@ struct PortkeyReading {
 
     private func statuses(_ question: Question) throws(QueryError) -> [StatusCount] {
         try engine.errorStatuses(
-            question, workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys, budget: budget)
+            question, workspace: workspace, snapshot: snapshot, budget: budget)
     }
 
     private func errorStacks() throws(QueryError) -> JSONValue {
@@ -382,7 +381,7 @@ struct PortkeyReading {
             let condition = filter.conditions + [.leaf(.dimension(.metadata(key), .anyOf([value])))]
             let last = try engine.events(
                 matching: .all(condition), from: filter.from, to: filter.to, after: nil, limit: 1,
-                workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys, budget: budget)
+                workspace: workspace, snapshot: snapshot, budget: budget)
             var members = [
                 JSONMember(key: "metadata_value", value: .string(value)), JSONMember(key: "requests", value: requests),
                 JSONMember(key: "cost", value: cost),

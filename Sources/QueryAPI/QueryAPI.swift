@@ -44,10 +44,6 @@ package struct QueryService: Sendable {
     let readiness: @Sendable () -> Readiness
     let now: @Sendable () -> EventTime
     let zoneFile: ZoneFile
-    /// The classes that the rules give to metadata keys, by name.
-    let keyClasses: [String: String]
-    /// Keys with values that stand with the events only.
-    let nonDimensionKeys: Set<String>
     /// Other pages that may read answers; `*` is any.
     let corsOrigins: Set<String>
     /// Where clients send their requests to, for the page's example; empty where not known.
@@ -62,13 +58,12 @@ package struct QueryService: Sendable {
         reader: any RollupReader, authenticate: @escaping @Sendable (HTTPRequest) -> AuthDecision,
         metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
-        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, keyClasses: [String: String] = [:],
+        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
         corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
-            readiness: readiness, now: now, zoneFile: zoneFile, keyClasses: keyClasses,
-            nonDimensionKeys: Set(keyClasses.filter { $0.value != "dimension" }.keys), corsOrigins: corsOrigins,
+            readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
             proxyURL: proxyURL, reconcile: reconcile)
         return { service.answer($0) }
     }

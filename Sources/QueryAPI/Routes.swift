@@ -28,8 +28,7 @@ extension QueryService {
         return try tagged(request, workspace, [RFC3339.precise(question.from), RFC3339.precise(question.to)]) {
             (snapshot, budget) throws(QueryError) in
             let answer = try engine.answer(
-                question, workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys,
-                budget: budget, explains: explains)
+                question, workspace: workspace, snapshot: snapshot, budget: budget, explains: explains)
             metrics.questions.add()
             metrics.rowsRead.add(answer.plan.rowsRead)
             metrics.questionDuration.record(microseconds: UInt64(started.microsecondsSince))
@@ -72,7 +71,7 @@ extension QueryService {
     ) throws(QueryError) -> EventPage {
         try engine.events(
             matching: listing.condition, from: listing.from, to: listing.to, after: cursor, limit: limit,
-            workspace: listing.workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys, budget: budget)
+            workspace: listing.workspace, snapshot: snapshot, budget: budget)
     }
 
     /// One that was given out, or the id of the last event that came.
@@ -111,11 +110,14 @@ extension QueryService {
             (snapshot, budget) throws(QueryError) in
             let keys = try engine.metadataKeys(
                 from: range.from, to: range.to, workspace: workspace, snapshot: snapshot,
-                nonDimensionKeys: nonDimensionKeys, budget: budget)
+                budget: budget)
+            let classes = try engine.keyClasses(of: keys.map(\.key), before: range.to, snapshot: snapshot)
             let rows = keys.map { key -> JSONValue in
-                [
-                    "key": .string(key.key), "class": .string(keyClasses[key.key] ?? "dimension"), "since": nil,
-                    "reason": keyClasses[key.key] == nil ? "no rule says otherwise" : "the rules' classes name it",
+                let found = classes[key.key]
+                return [
+                    "key": .string(key.key), "class": .string(found?.name ?? "dimension"),
+                    "since": found?.since.map { .string(RFC3339.precise($0)) } ?? .null,
+                    "reason": found?.isNamed == true ? "the rules' classes name it" : "no rule says otherwise",
                     "distinct": JSONValue(key.distinct), "requests": JSONValue(key.requests),
                     "first_seen": .string(RFC3339.precise(key.firstSeen)),
                     "last_seen": .string(RFC3339.precise(key.lastSeen)),
@@ -138,7 +140,7 @@ extension QueryService {
             (snapshot, budget) throws(QueryError) in
             let values = try engine.metadataValues(
                 of: key, prefix: prefix, limit: limit, from: range.from, to: range.to, workspace: workspace,
-                snapshot: snapshot, nonDimensionKeys: nonDimensionKeys, budget: budget)
+                snapshot: snapshot, budget: budget)
             let rows = values.map { value -> JSONValue in
                 ["value": .string(value.value), "requests": JSONValue(value.requests)]
             }

@@ -63,6 +63,10 @@ package protocol RollupWriter {
     /// has never seen begins at offset 0 or, where the log begins later, at the first offset it has (`gap`).
     mutating func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition]
 
+    /// The timeline of normalization rules, `new` in force from `RulesTimeline.takeover` on where they are not the
+    /// latest already; nil: as it stands.
+    mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline
+
     /// One atomic step: events, rollups, dead letters, manifests and offsets, or nothing.
     /// A duplicate's share is taken out of the delta before it is added.
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult
@@ -173,6 +177,8 @@ package protocol RollupSnapshot {
     func retained(_ grain: Grain?) throws -> EventTime?
 
     func ledger() throws -> [PartitionLedger]
+
+    func rulesTimeline() throws -> RulesTimeline
 
     /// The parts that proxies have told of minutes with `from <= minute < to`, each once with its greatest counts, in
     /// order of minute, proxy, lane, serial.

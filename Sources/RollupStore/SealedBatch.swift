@@ -105,10 +105,13 @@ package struct SealedBatch: Sendable {
     package var deadLetters: [DeadLetter]
     /// Each proxy, minute and partition once. The writer moves one from `applied` to `duplicates` for each event it already has.
     package var minutes: [ProxyMinute]
+    /// Of the timeline that the events were normalized under; the store's must be the same for the batch to apply.
+    package var rulesVersion: Int64
 
     package init(
         ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], series: [SeriesKey], events: [NormalizedEvent],
-        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter], minutes: [ProxyMinute] = []
+        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter], minutes: [ProxyMinute] = [],
+        rulesVersion: Int64 = 0
     ) {
         self.ranges = ranges
         self.bytes = bytes
@@ -119,6 +122,7 @@ package struct SealedBatch: Sendable {
         self.manifests = manifests
         self.deadLetters = deadLetters
         self.minutes = minutes
+        self.rulesVersion = rulesVersion
     }
 
     /// Where a dead letter is counted; nil: nowhere.

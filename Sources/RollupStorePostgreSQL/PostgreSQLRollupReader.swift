@@ -148,6 +148,8 @@ private struct Snapshot: RollupSnapshot {
     let generation: Int16
     let memory: SeriesMemory
 
+    var generationName: String { "\(generation)" }
+
     var watermark: EventTime? {
         get throws {
             var parameters = Parameters()
@@ -187,6 +189,8 @@ private struct Snapshot: RollupSnapshot {
                 deadLetters: rows.integer(row, 7), skipped: rows.integer(row, 8), lost: rows.integer(row, 9))
         }
     }
+
+    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
 
     // MARK: Reconciliation
 

@@ -188,6 +188,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             try connection.execute("ROLLBACK")
             return done
         }
+        try compareRules(batch, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         if duplicates.isEmpty {

@@ -107,6 +107,7 @@ enum AdvisoryLock {
     static let numbers = key("numbers")
     static let partitions = key("partitions")
     static let retention = key("retention")
+    static let rules = key("rules")
     /// The first half of a shard's key; the other one is its number.
     static let shards = "hashtext('millrace shards ' || current_schema())"
 

@@ -180,6 +180,8 @@ private struct Snapshot: RollupSnapshot {
         return rows
     }
 
+    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
+
     // MARK: Reconciliation
 
     func manifests(from: EventTime, to: EventTime) throws -> [Manifest] {

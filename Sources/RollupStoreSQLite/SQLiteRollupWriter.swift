@@ -114,6 +114,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
         failPoint("begun")
         for range in batch.ranges { try moveOffset(range, connection) }
+        try compareRules(batch, connection)
         failPoint("offsets_moved")
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)

@@ -53,6 +53,12 @@ extension LogLine {
             [("reason", .text(reason))])
     }
 
+    package static func consumerRules(fingerprint: String, from: Int64) -> LogLine {
+        LogLine(
+            .info, "consumer_rules", "These normalization rules hold for events from this time on (UTC us since 1970).",
+            [("fingerprint", .text(fingerprint)), ("from_us", .number(from))])
+    }
+
     package static func consumerRetentionFailed(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_retention_failed",

@@ -15,6 +15,20 @@ package final class PartitionGauges: Sendable {
     }
 }
 
+/// The rules timeline: from which event time on (UTC microseconds since 1970) which rules hold.
+package final class RulesGauges: Sendable {
+    private let rows = Mutex<[(fingerprint: String, from: Int64)]>([])
+    package init() {}
+
+    package func set(_ new: [(fingerprint: String, from: Int64)]) { rows.withLock { $0 = new } }
+
+    package var values: [(labels: [(String, String)], value: Int64)] {
+        // Rules may come back: the latest time of each.
+        let latest = rows.withLock { Dictionary($0.map { ($0.fingerprint, $0.from) }) { max($0, $1) } }
+        return latest.sorted { $0.key < $1.key }.map { ([("fingerprint", $0.key)], $0.value) }
+    }
+}
+
 package struct ConsumerMetrics: Sendable {
     package let records = Counter()
     package let applied = Counter()
@@ -33,6 +47,7 @@ package struct ConsumerMetrics: Sendable {
     package let latest = Gauge()
     package let lag = PartitionGauges()
     package let lagSeconds = PartitionGauges()
+    package let rules = RulesGauges()
     package let staleBatches = Counter()
     package let restarts = Counter()
     package let batchEvents = Counter()
@@ -105,6 +120,10 @@ package struct ConsumerMetrics: Sendable {
                 .gauges { lagSeconds.values }),
             Metric(
                 "millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
+            Metric(
+                "millrace_consumer_rules_from_microseconds",
+                "From which event time on these normalization rules hold, UTC since 1970; the greatest is in force.",
+                .gauges { rules.values }),
             duration("fold", "Decoding, normalizing and folding the records of one fetch.", foldTime),
             duration("wait", "From sealing a batch to its turn at the store.", waitTime),
             duration("publish", "Publishing the dead letters of one batch.", publishTime),

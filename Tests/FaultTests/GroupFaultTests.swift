@@ -54,6 +54,10 @@ private struct GatedWriter: RollupWriter {
         return try inner.acquire(partitions)
     }
 
+    mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
+        try inner.rules(adopting: new, now: now)
+    }
+
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
         try gate.pass()
         return try inner.apply(batch)

@@ -53,7 +53,7 @@ private struct API {
         respond = QueryService.responder(
             reader: store, authenticate: { _ in .allowed(workspace: "default") }, metrics: APIMetrics(),
             registry: MetricsRegistry(), log: log, readiness: { Readiness(isReady: true) },
-            now: { EventTime(microseconds: 1_793_700_000_000_000) }, keyClasses: ["_user": "entity"], corsOrigins: cors)
+            now: { EventTime(microseconds: 1_793_700_000_000_000) }, corsOrigins: cors)
     }
 
     func get(

@@ -150,6 +150,18 @@ struct FakeStore: RollupReader, RollupSnapshot {
         ]
     }
 
+    /// Under one set of rules for all time, with a class for each key that the samples have as `extra`.
+    var timeline = RulesTimeline(
+        entries: [
+            RulesTimeline.Entry(
+                from: EventTime(microseconds: 0),
+                rules: RulesText(
+                    fingerprint: String(repeating: "f", count: 64),
+                    text: #"{"version":1,"classes":{"_user":"entity","user":"entity"}}"#))
+        ], version: 1)
+
+    func rulesTimeline() -> RulesTimeline { timeline }
+
     func manifests(from: EventTime, to: EventTime) -> [Manifest] { [] }
 
     func proxyMinutes(from: EventTime, to: EventTime) -> [ProxyMinute] { [] }

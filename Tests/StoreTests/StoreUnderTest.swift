@@ -63,6 +63,7 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (version: 5, sql: "DROP TABLE rules_timeline; DROP TABLE rules;"),
         (
             version: 4,
             sql: """
