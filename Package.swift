@@ -33,6 +33,7 @@ let package = Package(
     products: [.executable(name: "millrace", targets: ["millrace"])],
     targets: [
         // C libraries
+        library("CCurl", pkgConfig: "libcurl"),
         library("CLibevent", pkgConfig: "libevent"),
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
@@ -57,7 +58,7 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"), .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -85,6 +86,12 @@ let package = Package(
         module(
             "RollupStorePostgreSQL",
             ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
+        module(
+            "RollupStoreClickHouse",
+            [
+                "Access", "Events", "EventCodec", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading",
+                "CCurl",
+            ]),
 
         // Services
         module(
@@ -116,7 +123,8 @@ let package = Package(
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
                 "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
+                "Simulation",
                 "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
@@ -132,7 +140,7 @@ let package = Package(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
             ]),
         tests(
             "Query",

@@ -10,6 +10,8 @@ package enum Schemas {
     }
     /// `postgresql.sql`: the tables of the store on a PostgreSQL server.
     package static var postgresql: String { text(PackageResources.postgresql_sql) }
+    /// `clickhouse.sql`: the tables of the ClickHouse store.
+    package static var clickhouse: String { text(PackageResources.clickhouse_sql) }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.

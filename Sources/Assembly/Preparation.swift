@@ -11,6 +11,7 @@ import RecordLog
 import RecordLogKafka
 import RollupStore
 import Schemas
+import Telemetry
 
 enum Preparation {
     /// The workspace of every event and question in open mode.
@@ -81,7 +82,7 @@ enum Preparation {
 
     /// For a command: the store must be there, or be made, now.
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
-        try Stores.open(configuration.store, mustConnect: true, readers: readers)
+        try Stores.open(configuration.store, mustConnect: true, readers: readers, log: Log(role: "store"))
     }
 
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away
