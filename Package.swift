@@ -10,6 +10,8 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .treatAllWarnings(as: .error),
+    // Places where a test may end the process (`FailPoint`): never in a build for release.
+    .define("MILLRACE_FAIL_POINTS", .when(configuration: .debug)),
 ]
 
 func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
@@ -42,6 +44,7 @@ let package = Package(
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
@@ -58,7 +61,10 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"), .embedInCode("clickhouse.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
+                .embedInCode("sqlite-4-reconciliation.sql"),
+                .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -74,8 +80,10 @@ let package = Package(
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
-        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
-        module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
+        module(
+            "HTTPTransport",
+            ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
+        module("Journal", ["EventCodec", "Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
             "RollupStoreSQLite",
@@ -106,6 +114,9 @@ let package = Package(
             "Ingest",
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
+            "Reconciling",
+            ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
+        module(
             "QueryAPI",
             [
                 "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
@@ -122,10 +133,9 @@ let package = Package(
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
-                "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
-                "Simulation",
-                "Telemetry", "Threading",
+                "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
@@ -133,14 +143,21 @@ let package = Package(
         tests(
             "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
+        tests(
+            "Reconciling",
+            [
+                "EventCodec", "Events", "Ingest", "Journal", "Normalizer", "Reconciling", "RecordLog", "RollupStore",
+                "RollupStoreSQLite", "Telemetry", "Threading",
+            ]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
-        tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
+        tests("Journal", ["EventCodec", "Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "CSQLite",
             ]),
         tests(
             "Query",
@@ -157,9 +174,16 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
+                "JSONText",
+                "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
-        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests("Pipeline", ["CRDKafka", "JSONText", "Simulation", "Threading"]),
+        tests(
+            "Fault",
+            [
+                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog",
+                "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Simulation", "Telemetry", "Threading",
+            ]),
     ]
 )

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS commits (
     run_levels Array(UInt8),
     -- The highest id of an event that counts.
     highest_id FixedString(16),
-    -- From which instant each grain (as in rollups) and the events (3) are still whole: what is older does not count.
+    -- From which instant each grain (as in rollups), the events (3), and manifests with proxy_minutes (4) are still whole:
+    -- what is older does not count.
     retained_whats Array(UInt8),
     retained_from_us Array(Int64),
     -- By partition of the log: the only truth about offsets.
@@ -131,18 +132,39 @@ CREATE TABLE IF NOT EXISTS events (
 ) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (time_us, id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- What each proxy says it did in a minute. One may come twice; counts only rise: the greatest hold.
+-- What each proxy says it did in a minute. Each part is one lane's count of it, by a serial number of its own: counts
+-- of a part only rise and come again and again, the greatest hold; parts add up. dropped = accepted - recorded.
 CREATE TABLE IF NOT EXISTS manifests (
-    proxy String,
     minute_us Int64,
+    proxy String,
+    lane UInt32,
+    serial UInt64,
     accepted UInt64,
     recorded UInt64,
-    dropped UInt64,
     number Int64
-) ENGINE = MergeTree ORDER BY (minute_us, proxy)
+) ENGINE = MergeTree ORDER BY (minute_us, proxy, lane, serial)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Records that could not be applied for their own fault, as they came.
+-- What became of each proxy's records of a minute, by partition. They lie within first_offset ..< next_offset. Rows of
+-- one place are summed when read, and into runs, as in rollups. Letters that were sent again are not taken off here.
+CREATE TABLE IF NOT EXISTS proxy_minutes (
+    minute_us Int64,
+    proxy String,
+    topic String,
+    partition Int32,
+    applied Int64,
+    duplicates Int64,
+    dead_lettered Int64,
+    first_offset Int64,
+    next_offset Int64,
+    changed_us Int64,
+    chunk Int64,
+    number Int64
+) ENGINE = MergeTree PARTITION BY chunk ORDER BY (minute_us, proxy, topic, partition)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Records that could not be applied for their own fault, as they came. minute_us and proxy: where it is counted in
+-- proxy_minutes; null: nowhere.
 CREATE TABLE IF NOT EXISTS dead_letters (
     topic String,
     partition Int32,
@@ -152,6 +174,18 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     reason String,
     key String,
     value String,
+    proxy String,
+    minute_us Nullable(Int64),
+    number Int64
+) ENGINE = MergeTree ORDER BY (topic, partition, source_offset)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Dead letters whose bytes were sent to the log again, each time one row.
+CREATE TABLE IF NOT EXISTS redrives (
+    topic String,
+    partition Int32,
+    source_offset Int64,
+    time_us Int64,
     number Int64
 ) ENGINE = MergeTree ORDER BY (topic, partition, source_offset)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

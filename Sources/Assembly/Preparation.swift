@@ -7,6 +7,8 @@ import HTTPTransport
 import JSONText
 import Journal
 import Normalizer
+import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -85,6 +87,20 @@ enum Preparation {
         try Stores.open(configuration.store, mustConnect: true, readers: readers, log: Log(role: "store"))
     }
 
+    /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.
+    static func reconciler(
+        _ configuration: MillraceConfiguration, _ log: Log, _ metrics: KafkaMetrics
+    ) -> (reconciler: Reconciler, close: @Sendable () -> Void) {
+        switch configuration.log.kind {
+        case .journal:
+            let directory = configuration.journal.directory
+            return (Reconciler(.journal(directory: directory), log: log, now: SystemFacts.now), {})
+        case .kafka:
+            let ends = KafkaTopicEnds(configuration.log.kafka.options, log: log, metrics: metrics)
+            return (Reconciler(.log(ends: { ends.read() }), log: log, now: SystemFacts.now), { ends.close() })
+        }
+    }
+
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away
     /// for a while must not come back as an empty one.
     static func openKeyStore(_ configuration: MillraceConfiguration, makesStore: Bool) throws -> any KeyStore {
@@ -99,6 +115,15 @@ enum Preparation {
     static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {
         guard let tls else { return nil }
         return try TLSContext.server(certificate: tls.certificate, key: tls.key)
+    }
+
+    /// The soft limit is low by custom; every exchange takes two descriptors.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        // Best effort: where it fails the proxy works with what it has.
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 
     /// One event loop a core.
@@ -124,6 +149,32 @@ extension MillraceConfiguration.Kafka {
             bootstrapServers: bootstrapServers, topic: topic, partitions: partitions,
             replicationFactor: replicationFactor, group: group,
             properties: Dictionary(properties.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 }))
+    }
+}
+
+extension MillraceConfiguration.Upstream {
+    var limits: UpstreamLimits {
+        var limits = UpstreamLimits()
+        limits.connectMilliseconds = UInt64(connectMilliseconds)
+        limits.firstByteMilliseconds = UInt64(firstByteMilliseconds)
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.keepMilliseconds = UInt64(keepMilliseconds)
+        limits.ageMilliseconds = UInt64(maxAgeMilliseconds)
+        limits.idleConnections = maxIdle
+        limits.connections = maxConnections
+        limits.waiting = maxWaiting
+        limits.waitMilliseconds = UInt64(waitMilliseconds)
+        return limits
+    }
+}
+
+extension MillraceConfiguration.Limits {
+    var clients: ClientLimits {
+        var limits = ClientLimits()
+        limits.connections = connections
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.stallMilliseconds = UInt64(stallMilliseconds)
+        return limits
     }
 }
 

@@ -13,6 +13,7 @@ import Journal
 import KeyKeeping
 import Normalizer
 import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -84,30 +85,51 @@ final class Roles {
             } else {
                 .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
             }
-        let service = try ProxyService(
-            options: ProxyOptions(
-                listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
-                strictMetadata: configuration.proxy.strictMetadata,
-                metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-                tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
-                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
-                redactor: try Preparation.normalizer(configuration, inputs.rules).redactor),
-            journal: journal, log: running.log, metrics: metrics)
+        var options = ProxyOptions(
+            listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+            strictMetadata: configuration.proxy.strictMetadata,
+            metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
+            tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
+            prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
+            redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
+        options.clients = configuration.proxy.limits.clients
+        options.upstream = configuration.proxy.upstream.limits
+        options.concurrency = configuration.proxy.limits.concurrency
+        options.concurrencyPerKey = configuration.proxy.limits.concurrencyPerKey
+        options.sharesPort = configuration.proxy.reusesPort
+        options.drainMilliseconds = UInt64(configuration.proxy.drainMilliseconds)
+        Preparation.raiseDescriptorLimit()
+        let service = try ProxyService(options: options, journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
         keeper?.observe { service.update(keys: $0) }
         running.onStop { service.stop() }
+        if configuration.proxy.tls != nil {
+            let (log, tls) = (running.log, configuration.proxy.tls)
+            running.onReload {
+                do throws(HTTPTransportError) {
+                    if let fresh = try Preparation.serverTLS(tls) { service.use(fresh) }
+                } catch {
+                    log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
+                }
+            }
+        }
         return ListenAddress(host: address.host, port: service.port)
     }
 
     /// Log -> store. It ends the process where it cannot go on: another consumer has the partitions, the store is newer.
     func startConsumer() throws {
         let writer = try openStore().makeWriter()
-        let metrics = ConsumerMetrics(deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue))
+        let metrics = ConsumerMetrics(
+            deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue), lateAges: LateAge.allCases.map(\.label))
         running.metrics.register(metrics.all)
         let log = running.log
         var options = Consumer.Options()
         options.maxEvents = configuration.consumer.maxEvents
         options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
+        let retention = configuration.retention
+        options.retention = RetentionDays(
+            events: retention.eventsDays, minute: retention.minuteDays, hour: retention.hourDays,
+            day: retention.dayDays)
         let normalizer = try Preparation.normalizer(configuration, inputs.rules)
         let consumer: Consumer
         switch configuration.log.kind {
@@ -117,8 +139,20 @@ final class Roles {
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         case .kafka:
             registerKafkaMetrics()
+            let topic = DeadLetterTopic(
+                configuration.log.kafka.deadLetterTopic, configuration.log.kafka.options,
+                refused: metrics.deadLettersRefused, log: log, metrics: kafkaMetrics)
+            running.onStop { topic.close() }
+            options.publishDeadLetters = { try topic.publish($0) }
+            // A SQLite store has one writer, so its consumer needs no group to share the partitions with.
+            let membership: KafkaLogReader.Membership =
+                switch configuration.store {
+                case .sqlite: .alone
+                case .postgres, .clickhouse: .group
+                }
             let reader = try KafkaLogReader(
-                configuration.log.kafka.options, createsTopic: true, log: log, metrics: kafkaMetrics)
+                configuration.log.kafka.options, membership: membership, createsTopic: true, log: log,
+                metrics: kafkaMetrics)
             consumer = Consumer(
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         }
@@ -146,6 +180,10 @@ final class Roles {
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
         let access = APIAccess(keeper: keepKeys(snapshot: nil))
+        if configuration.log.kind == .kafka { registerKafkaMetrics() }
+        let (reconciler, closeReconciler) = Preparation.reconciler(configuration, running.log, kafkaMetrics)
+        running.onStop { closeReconciler() }
+        running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
         let operations = operations
         let respond = QueryService.responder(
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
@@ -155,7 +193,8 @@ final class Roles {
                 return Readiness(isReady: isReady, degraded: degraded)
             },
             keyClasses: inputs.rules.classNames, corsOrigins: Set(configuration.api.corsOrigins),
-            proxyURL: proxy.map { "http://\($0)" } ?? "")
+            proxyURL: proxy.map { "http://\($0)" } ?? "",
+            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
             tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)

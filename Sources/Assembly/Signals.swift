@@ -1,4 +1,4 @@
-// SIGTERM, SIGINT, SIGHUP → one stop, on a thread of its own that waits for them.
+// SIGTERM, SIGINT, SIGHUP → one stop, on a thread of its own that waits for them; SIGHUP reloads where something can.
 
 import Glibc
 import Telemetry
@@ -38,11 +38,11 @@ enum Signals {
     }
 
     /// The thread is never joined: it ends with the process.
-    static func watch(_ stop: StopSignal, _ log: Log) {
+    static func watch(_ stop: StopSignal, _ reloads: Reloads, _ log: Log) {
         _ = ServiceThread("signals") {
             var set = stopSignals()
             var number: Int32 = 0
-            while sigwait(&set, &number) != 0 {}
+            repeat { while sigwait(&set, &number) != 0 {} } while number == SIGHUP && reloads.run()
             log(.stopping(signal: number == SIGINT ? "SIGINT" : number == SIGHUP ? "SIGHUP" : "SIGTERM"))
             stop.stop()
             var limit = timespec(tv_sec: stopLimitSeconds, tv_nsec: 0)

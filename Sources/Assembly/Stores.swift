@@ -38,6 +38,14 @@ enum OpenStore {
         }
     }
 
+    var deadLetters: any DeadLetterArchive {
+        switch self {
+        case .sqlite(let store): store.deadLetters
+        case .postgresql(let store): store.deadLetters
+        case .clickhouse(let store): store.deadLetters
+        }
+    }
+
     func makeWriter() throws -> sending any RollupWriter {
         switch self {
         case .sqlite(let store): try store.makeWriter()

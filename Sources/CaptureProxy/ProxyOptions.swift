@@ -20,6 +20,18 @@ package struct ProxyOptions: Sendable {
     package var holdsForDurability: Bool
     /// Hides in the metadata what the rules drop and hash, before the journal; nil where they hide nothing.
     package var redactor: Redactor?
+    package var clients = ClientLimits()
+    /// Of all loops together.
+    package var upstream = UpstreamLimits()
+    /// Exchanges under way at once, in all; and of one key, 0 for no limit.
+    package var concurrency = 10_000
+    package var concurrencyPerKey = 0
+    /// Another process may have the port: the one that this takes over from, or that takes over.
+    package var sharesPort = false
+    /// What `stop` waits for exchanges under way.
+    package var drainMilliseconds: UInt64 = 10_000
+    /// How long of that idle connections stay open, so that a client in the act of using one is answered.
+    package var drainGraceMilliseconds: UInt64 = 1_000
 
     package init(
         listen: String, loops: Int, providers: [Provider], strictMetadata: Bool, metadataMaxSize: Int, tls: TLSContext?,

@@ -29,12 +29,13 @@ package final class HTTPServer: @unchecked Sendable {
     }
 
     /// `listen` is `HOST:PORT`; port 0 picks a free one. `workers` threads run the responder, which may block there.
-    /// Bodies above `bodyLimit` bytes get 413.
+    /// Bodies above `bodyLimit` bytes get 413. `sharesPort`: another process may have it too.
     package init(
-        listen: String, name: String, workers: Int, bodyLimit: Int, tls: TLSContext? = nil, log: Log,
+        listen: String, name: String, workers: Int, bodyLimit: Int, sharesPort: Bool = false, tls: TLSContext? = nil,
+        log: Log,
         responder: @escaping HTTPResponder
     ) throws(HTTPTransportError) {
-        let socket = try ListeningSocket(listen, sharesPort: false)
+        let socket = try ListeningSocket(listen, sharesPort: sharesPort)
         port = socket.port
         loop = try EventLoop(name: name)
         let queue = BoundedQueue<Work>(capacity: Self.queueCapacity)
@@ -54,6 +55,8 @@ package final class HTTPServer: @unchecked Sendable {
     package func stop() {
         loop.post { [self] in
             listener?.close()
+            listener?.connections.drain()
+            listener?.connections.closeIdle()
             listener = nil
         }
         let deadline = EventLoop.clock() + UInt64(Self.drainMilliseconds)
@@ -218,7 +221,7 @@ private final class BufferedHandler: ServerHandler {
         } else if response.status != 204 && response.status != 304 {
             out.append("content-length: \(response.body.count)\r\n")
         }
-        if !keepsAlive { out.append("connection: close\r\n") }
+        if !keepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
         guard let parts = response.parts else {
             if !isHEAD { out.append(response.body) }

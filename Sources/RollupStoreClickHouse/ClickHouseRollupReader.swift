@@ -160,6 +160,85 @@ private struct Snapshot: RollupSnapshot {
         }
     }
 
+    // MARK: Reconciliation
+
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest] {
+        var answer = try select(
+            ["minute_us", "proxy", "lane", "serial", "max(accepted)", "max(recorded)"],
+            "FROM manifests WHERE \(Self.between) AND \(state.manifestCondition) "
+                + "GROUP BY minute_us, proxy, lane, serial ORDER BY minute_us, proxy, lane, serial",
+            "read manifests", Self.between(from, to))
+        var all: [Manifest] = []
+        while try answer.next() {
+            let minute = EventTime(microseconds: try answer.integer())
+            var part = Manifest(
+                proxy: try answer.text(), minute: minute, lane: try answer.integer(), serial: try answer.integer(),
+                accepted: try answer.integer(), recorded: try answer.integer(), dropped: 0)
+            part.dropped = part.accepted - min(part.accepted, part.recorded)
+            all.append(part)
+        }
+        return all
+    }
+
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute] {
+        let redriven = try redriven(from: from, to: to)
+        var answer = try select(
+            ["minute_us", "proxy", "topic", "partition"] + ClickHouseRollupWriter.minuteSums.map(\.1),
+            "FROM proxy_minutes WHERE \(Self.between) AND \(state.proxyMinuteCondition) "
+                + "GROUP BY minute_us, proxy, topic, partition ORDER BY minute_us, proxy, topic, partition",
+            "read counts by minute", Self.between(from, to))
+        var all: [ProxyMinute] = []
+        while try answer.next() {
+            let place = try Place(&answer)
+            let applied: Int64 = try answer.integer()
+            let duplicates: Int64 = try answer.integer()
+            let deadLettered: Int64 = try answer.integer()
+            let first = Offset(try answer.integer())
+            let next = Offset(try answer.integer())
+            let changed: Int64 = try answer.integer()
+            let again = redriven[place]
+            all.append(
+                ProxyMinute(
+                    proxy: place.proxy, minute: EventTime(microseconds: place.minute), partition: place.partition,
+                    first: first, next: next, applied: applied, duplicates: duplicates,
+                    deadLettered: deadLettered - (again?.count ?? 0),
+                    changed: EventTime(microseconds: max(changed, again?.last ?? changed))))
+        }
+        return all
+    }
+
+    private struct Place: Hashable {
+        var minute: Int64
+        var proxy: String
+        var partition: TopicPartition
+
+        init(_ row: inout Answer) throws(RollupStoreError) {
+            minute = try row.integer()
+            proxy = try row.text()
+            partition = TopicPartition(topic: try row.text(), partition: try row.integer())
+        }
+    }
+
+    /// Dead letters that are on their way again: their records count anew when they come. How many, and when the last
+    /// was sent.
+    private func redriven(from: EventTime, to: EventTime) throws -> [Place: (count: Int64, last: Int64)] {
+        var answer = try select(
+            ["assumeNotNull(minute_us)", "proxy", "topic", "partition", "toInt64(count())", "max(redriven_us)"],
+            "FROM dead_letters INNER JOIN (\(ClickHouseDeadLetters.redriven(state))) AS sent "
+                + "USING (topic, partition, source_offset) WHERE minute_us IS NOT NULL AND \(Self.between) "
+                + "AND \(state.condition) GROUP BY minute_us, proxy, topic, partition",
+            "read dead letters that were sent again", Self.between(from, to))
+        var all: [Place: (count: Int64, last: Int64)] = [:]
+        while try answer.next() { all[try Place(&answer)] = (try answer.integer(), try answer.integer()) }
+        return all
+    }
+
+    private static let between = "minute_us >= {from:Int64} AND minute_us < {to:Int64}"
+
+    private static func between(_ from: EventTime, _ to: EventTime) -> [(name: String, value: String)] {
+        [("from", "\(from.microseconds)"), ("to", "\(to.microseconds)")]
+    }
+
     private func select(
         _ columns: [String], _ rest: String, _ tried: String, _ parameters: [(name: String, value: String)]
     ) throws(RollupStoreError) -> Answer {

@@ -31,6 +31,15 @@ extension ClickHouseRollupWriter {
             {
                 next.retained[StoreState.events] = boundaries.events.microseconds
             }
+            let oldest = boundaries.events.startOfMinute
+            for (table, counts) in [
+                ("manifests", seen.manifestCondition), ("proxy_minutes", seen.proxyMinuteCondition),
+            ] {
+                let isOlder = "minute_us < \(oldest.microseconds)"
+                if try isDue(oldest, of: StoreState.minutes, seen, table, counts, isOlder, connection) {
+                    next.retained[StoreState.minutes] = oldest.microseconds
+                }
+            }
             if next.retained == seen.retained { break }
             if try win(next, nil, connection) { return true }
         }
@@ -68,6 +77,12 @@ extension ClickHouseRollupWriter {
             try connection.run(
                 "DELETE FROM rollups WHERE grain = \(grain.rawValue) AND bucket < \(bucket)",
                 "delete rollups past their time")
+        }
+        if let minute = state.retained[StoreState.minutes] {
+            for table in ["manifests", "proxy_minutes"] {
+                try connection.run(
+                    "DELETE FROM \(table) WHERE minute_us < \(minute)", "delete \(table) past their time")
+            }
         }
         retainedSince?.isDeleted = true
     }

@@ -9,7 +9,7 @@
 //   1. The state is that of our last slot, or is read. Where it is not at the batch's offsets under the batch's epochs,
 //      the batch is refused: stale epoch.
 //   2. Under the number go the new series, the events without those whose ids count already, the delta without these
-//      events' share, manifests, dead letters: one block a table, all at the same time.
+//      events' share, manifests, counts by proxy and minute, dead letters: one block a table, all at the same time.
 //   3. The next state: offsets and ledger moved, the number counts, and the slot is our next number. If we win slot k + 1,
 //      all of the batch counts, in every table at once; if another does, we read its state and begin at 3 again where our
 //      partitions are as they were and no id of ours has come to count meanwhile; else at 1 or 2.
@@ -33,7 +33,7 @@
 //
 // The price: rows of given-up numbers stay in the tables, and their numbers in `excluded`, 8 bytes for each crash or
 // failed try. And deltas are not merged by the server, which knows no numbers: with each chunk of numbers the writer sums what counts
-// of the rollups into a run under a number of its own, and commits that as step 3 does; runs of a level are summed again
+// of the rollups, and of the counts by proxy and minute, into a run under a number of its own, and commits that as step 3 does; runs of a level are summed again
 // when there are `fanOut`. What was summed is deleted when no reader can still want it.
 
 import EventCodec
@@ -74,7 +74,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     /// Nothing was sent under `number` yet.
     private(set) var isUntouched = false
     private var doubt: Doubt?
-    /// Partitions of `rollups` that nothing counts in any more, and since when we know.
+    /// Partitions of what was summed that nothing counts in any more, and since when we know.
     private var outdated: [Int64: ContinuousClock.Instant] = [:]
     /// The boundaries of what is kept, since when we know them, and whether what is older is deleted.
     var retainedSince: (boundaries: [UInt8: Int64], at: ContinuousClock.Instant, isDeleted: Bool)?
@@ -145,7 +145,10 @@ package final class ClickHouseRollupWriter: RollupWriter {
             try start("rollups", rollupRows(batch, ids, series, number, base.chunk(of: number)))
             try start("series", new)
             try start("manifests", manifestRows(batch.manifests, number))
-            try start("dead_letters", deadLetterRows(batch.deadLetters, number))
+            try start(
+                "proxy_minutes",
+                minuteRows(batch.minutes(withDuplicates: ids.left), number, base.chunk(of: number)))
+            try start("dead_letters", deadLetterRows(batch, number))
             for insert in pending { try insert.finish() }
             numbers.inserted()
             let tallies = ids.tallies(batch)
@@ -229,8 +232,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
         doubt = nil
         state = winner?.state
         guard let winner, winner.entry == asked.entry else { return false }
-        number = winner.state.slot
-        isUntouched = true
+        number = winner.state.counts(winner.state.slot) ? nil : winner.state.slot
+        isUntouched = number != nil
         return true
     }
 
@@ -439,14 +442,20 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private func sumUp(_ seen: StoreState, _ number: Int64, _ connection: Connection) throws(RollupStoreError) {
         guard let summing = seen.dueSumming(fanOut: limits.fanOut) else { return }
         isUntouched = false
-        let keys = ["generation", "grain", "bucket", "series"]
-        let sums = Self.measureNames.map { "sum(\($0))" }
-        try connection.run(
-            "INSERT INTO rollups (\((keys + Self.measureNames).joined(separator: ", ")), bin_codes, bin_counts, chunk, "
-                + "number) SELECT \((keys + sums).joined(separator: ", ")), tupleElement(sumMap(bin_codes, "
-                + "bin_counts), 1), tupleElement(sumMap(bin_codes, bin_counts), 2), \(-number), \(number) FROM rollups WHERE \(seen.condition(of: summing)) "
-                + "GROUP BY \(keys.joined(separator: ", ")) "
-                + "SETTINGS optimize_aggregation_in_order = 1, insert_deduplicate = 0", "sum rollups")
+        let bins = "sumMap(bin_codes, bin_counts)"
+        let sums =
+            Self.measureNames.map { ($0, "sum(\($0))") }
+            + [("bin_codes", "tupleElement(\(bins), 1)"), ("bin_counts", "tupleElement(\(bins), 2)")]
+        for (table, keys, sums) in [
+            ("rollups", ["generation", "grain", "bucket", "series"], sums),
+            ("proxy_minutes", Self.minuteKeys, Self.minuteSums),
+        ] {
+            try connection.run(
+                "INSERT INTO \(table) (\((keys + sums.map(\.0)).joined(separator: ", ")), chunk, number) "
+                    + "SELECT \((keys + sums.map(\.1)).joined(separator: ", ")), \(-number), \(number) FROM \(table) "
+                    + "WHERE \(seen.condition(of: summing)) GROUP BY \(keys.joined(separator: ", ")) "
+                    + "SETTINGS optimize_aggregation_in_order = 1, insert_deduplicate = 0", "sum \(table)")
+        }
         var before = seen
         while true {
             var next = before.next(by: number, settles: true)
@@ -461,7 +470,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private func tidy(_ connection: Connection) throws(RollupStoreError) {
         guard let state else { return }
         let first = state.chunk(of: state.floor + 1)
-        let present = try partitions(of: "rollups", connection)
+        let present = Set(try partitions(of: "rollups", connection) + partitions(of: "proxy_minutes", connection))
         // A run that is not named, and is older than the floor, can no longer come to be named.
         let over = present.filter { chunk in
             chunk < 0 ? -chunk <= state.floor && !state.runs.contains { $0.number == -chunk } : chunk < first
@@ -471,7 +480,9 @@ package final class ClickHouseRollupWriter: RollupWriter {
             let since = outdated[chunk] ?? .now
             outdated[chunk] = since
             if since.duration(to: .now) < .seconds(limits.graceTime) { continue }
-            try connection.run("ALTER TABLE rollups DROP PARTITION \(chunk)", "delete summed rollups")
+            for table in ["rollups", "proxy_minutes"] {
+                try connection.run("ALTER TABLE \(table) DROP PARTITION \(chunk)", "delete summed \(table)")
+            }
         }
         let oldest = state.slot / CommitLog.slotsTogether - 1
         for old in try partitions(of: "commits", connection) where old < oldest {
@@ -489,20 +500,46 @@ package final class ClickHouseRollupWriter: RollupWriter {
         return all
     }
 
-    // MARK: Manifests and dead letters
+    // MARK: Manifests, minutes and dead letters
 
     private func manifestRows(_ manifests: [Manifest], _ number: Int64) -> NativeBlock {
         var block = NativeBlock(rows: manifests.count)
-        block.strings("proxy") { Array(manifests[$0].proxy.utf8) }
         block.integers("minute_us") { manifests[$0].minute.microseconds }
+        block.strings("proxy") { Array(manifests[$0].proxy.utf8) }
+        block.integers("lane") { manifests[$0].lane }
+        block.integers("serial") { manifests[$0].serial }
         block.integers("accepted") { manifests[$0].accepted }
         block.integers("recorded") { manifests[$0].recorded }
-        block.integers("dropped") { manifests[$0].dropped }
         block.constant("number", number)
         return block
     }
 
-    private func deadLetterRows(_ letters: [DeadLetter], _ number: Int64) -> NativeBlock {
+    private static let minuteKeys = ["minute_us", "proxy", "topic", "partition"]
+    /// Of `proxy_minutes`: how the rows of one place become one.
+    static let minuteSums = [
+        ("applied", "sum(applied)"), ("duplicates", "sum(duplicates)"), ("dead_lettered", "sum(dead_lettered)"),
+        ("first_offset", "min(first_offset)"), ("next_offset", "max(next_offset)"), ("changed_us", "max(changed_us)"),
+    ]
+
+    private func minuteRows(_ minutes: [ProxyMinute], _ number: Int64, _ chunk: Int64) -> NativeBlock {
+        var block = NativeBlock(rows: minutes.count)
+        block.integers("minute_us") { minutes[$0].minute.microseconds }
+        block.strings("proxy") { Array(minutes[$0].proxy.utf8) }
+        block.strings("topic") { Array(minutes[$0].partition.topic.utf8) }
+        block.integers("partition") { minutes[$0].partition.partition }
+        block.integers("applied") { minutes[$0].applied }
+        block.integers("duplicates") { minutes[$0].duplicates }
+        block.integers("dead_lettered") { minutes[$0].deadLettered }
+        block.integers("first_offset") { minutes[$0].first.value }
+        block.integers("next_offset") { minutes[$0].next.value }
+        block.constant("changed_us", now().microseconds)
+        block.constant("chunk", chunk)
+        block.constant("number", number)
+        return block
+    }
+
+    private func deadLetterRows(_ batch: SealedBatch, _ number: Int64) -> NativeBlock {
+        let letters = batch.deadLetters
         let time = now().microseconds
         var block = NativeBlock(rows: letters.count)
         block.strings("topic") { Array(letters[$0].source.topic.utf8) }
@@ -513,8 +550,28 @@ package final class ClickHouseRollupWriter: RollupWriter {
         block.strings("reason") { Array(letters[$0].reason.utf8) }
         block.strings("key") { letters[$0].key }
         block.strings("value") { letters[$0].value }
+        block.strings("proxy") { Array((batch.minute(of: letters[$0])?.proxy ?? "").utf8) }
+        block.optionalIntegers("minute_us") { batch.minute(of: letters[$0])?.minute.microseconds }
         block.constant("number", number)
         return block
+    }
+
+    /// A step of its own. Ends this writer's numbers: another step begins with a new one.
+    func markRedriven(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
+        if sources.isEmpty { return }
+        let connection = try opened()
+        _ = try settleDoubt(connection)
+        while try !win(latest(connection).next(by: number, settles: isUntouched), nil, connection) {}
+        guard let number else { return }
+        isUntouched = false
+        var block = NativeBlock(rows: sources.count)
+        block.strings("topic") { Array(sources[$0].partition.topic.utf8) }
+        block.integers("partition") { sources[$0].partition.partition }
+        block.integers("source_offset") { sources[$0].offset.value }
+        block.constant("time_us", time.microseconds)
+        block.constant("number", number)
+        try connection.insert(block, into: "redrives", token: "redrives-\(number)")
+        while try !win(latest(connection).next(by: number, settles: true, isLast: true), nil, connection) {}
     }
 
     package static func systemTime() -> EventTime {

@@ -71,6 +71,15 @@ package struct ClickHouseRollupStore: Sendable {
 
     package var keys: ClickHouseKeyStore { ClickHouseKeyStore(location, tables) }
 
+    package var deadLetters: ClickHouseDeadLetters { ClickHouseDeadLetters(self) }
+
+    /// A connection of the caller's own to tables that are there.
+    func connect() throws(RollupStoreError) -> Connection {
+        let connection = try Connection(location)
+        try tables.make(connection)
+        return connection
+    }
+
     /// A writer of its own. Any number may write, each its own partitions: `acquire` decides whose they are.
     package func makeWriter() throws(RollupStoreError) -> sending ClickHouseRollupWriter {
         try ClickHouseRollupWriter(location, tables, limits, faults: faults, upkeepFailed: upkeepFailed)
@@ -131,7 +140,8 @@ final class Tables: Sendable {
         var answer = try connection.select(
             ["name"],
             "FROM system.tables WHERE database = currentDatabase() AND name IN ('commits', 'series', 'rollups', 'events', "
-                + "'manifests', 'dead_letters', 'key_changes') ORDER BY name", "list the tables")
+                + "'manifests', 'proxy_minutes', 'dead_letters', 'redrives', 'key_changes') ORDER BY name",
+            "list the tables")
         var names: [String] = []
         while try answer.next() { names.append(try answer.text()) }
         return names

@@ -31,7 +31,7 @@ struct StoreState: Sendable, Equatable {
     var runs: [Run] = []
     /// The highest id of an event that counts: what lies above it has no copy in the store.
     var highestID = EventID(high: 0, low: 0)
-    /// By grain, as in the tables, and 3 for events: what is older does not count, deleted or not.
+    /// By grain, as in the tables, and `events` and `minutes`: what is older does not count, deleted or not.
     var retained: [UInt8: Int64] = [:]
     var positions: [Position] = []
 
@@ -49,11 +49,12 @@ struct StoreState: Sendable, Equatable {
     /// The state in the next slot, by a writer that holds `number`. The slot's own number becomes the writer's next one.
     ///
     /// - `settles`: what stands under `number` counts from now on, or nothing stands there.
-    func next(by number: Int64?, settles: Bool) -> StoreState {
+    /// - `isLast`: the writer wants no further number; nobody inserts under the slot's.
+    func next(by number: Int64?, settles: Bool, isLast: Bool = false) -> StoreState {
         var next = self
         next.slot += 1
         if settles, let number { next.excluded.removeAll { $0 == number } }
-        next.excluded.append(next.slot)
+        if !isLast { next.excluded.append(next.slot) }
         return next
     }
 
@@ -156,6 +157,8 @@ struct StoreState: Sendable, Equatable {
     // MARK: What counts, as conditions on rows
 
     static let events: UInt8 = 3
+    /// Manifests and what became of their records.
+    static let minutes: UInt8 = 4
 
     /// On everything that is not summed.
     var condition: String { "number <= \(slot)" + Self.without(excluded) }
@@ -164,16 +167,22 @@ struct StoreState: Sendable, Equatable {
         condition + (retained[Self.events].map { " AND time_us >= \($0)" } ?? "")
     }
 
+    var manifestCondition: String { condition + minutesRetained }
+
+    var proxyMinuteCondition: String { summedCondition + minutesRetained }
+
+    private var minutesRetained: String { retained[Self.minutes].map { " AND minute_us >= \($0)" } ?? "" }
+
     /// On rollups of a grain.
     func condition(of grain: Grain) -> String {
         let isRetained = retained[grain.rawValue].map {
             " AND bucket >= \(grain.bucket(of: EventTime(microseconds: $0)))"
         }
-        return "grain = \(grain.rawValue) AND \(rollupCondition)" + (isRetained ?? "")
+        return "grain = \(grain.rawValue) AND \(summedCondition)" + (isRetained ?? "")
     }
 
-    /// Negative chunks are runs'.
-    private var rollupCondition: String {
+    /// On what is summed into runs. Negative chunks are runs'.
+    private var summedCondition: String {
         let recent = "(chunk >= \(chunk(of: floor + 1)) AND \(condition(above: floor)))"
         if runs.isEmpty { return recent }
         return "(chunk IN (\(runs.map { "\(-$0.number)" }.joined(separator: ", "))) OR \(recent))"

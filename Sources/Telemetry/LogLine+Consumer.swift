@@ -38,10 +38,25 @@ extension LogLine {
             [("count", .number(count))])
     }
 
+    package static func deadLetterRefused(source: String, reason: String) -> LogLine {
+        LogLine(
+            .error, "dead_letter_refused",
+            "The dead-letter topic will never take this record; the store's dead letters alone have it. "
+                + "Raise the topic's max.message.bytes.",
+            [("source", .text(source)), ("reason", .text(reason))])
+    }
+
     package static func consumerStoreUnavailable(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_store_unavailable",
             "The batch is kept and tried again; nothing is dropped. Reading pauses meanwhile.",
+            [("reason", .text(reason))])
+    }
+
+    package static func consumerRetentionFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_retention_failed",
+            "What is past its retention was not deleted; it is tried again in a minute. Nothing else waits for it.",
             [("reason", .text(reason))])
     }
 
@@ -58,6 +73,14 @@ extension LogLine {
             [("reason", .text(reason))])
     }
 
+    package static func consumerStaleEpoch(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_stale_epoch",
+            "The store refused a batch whole: another consumer has taken a partition over. What is held is forgotten, "
+                + "and what is still this consumer's is read again from the store's offsets.",
+            [("reason", .text(reason))])
+    }
+
     package static func consumerFailed(reason: String) -> LogLine {
         LogLine(.error, "consumer_failed", "The consumer has stopped for good.", [("reason", .text(reason))])
     }
@@ -68,5 +91,12 @@ extension LogLine {
             heldBack
                 ? "Stopped before all that was read could be applied; the log plays it again."
                 : "Stopped; all that was read is applied.")
+    }
+
+    package static func reconciliationWithoutLog(reason: String) -> LogLine {
+        LogLine(
+            .warning, "reconciliation_without_log",
+            "Where the log ends is not known: what the reconciliation misses counts as in flight.",
+            [("reason", .text(reason))])
     }
 }

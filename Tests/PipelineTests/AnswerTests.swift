@@ -203,7 +203,7 @@ extension PipelineTests {
 
 extension Pipeline {
     /// A command of the binary, in the pipeline's directory.
-    fileprivate func command(
+    func command(
         _ words: [String], configured: Bool = true
     ) throws -> (status: Int32, output: String, errors: String) {
         let result = try run(

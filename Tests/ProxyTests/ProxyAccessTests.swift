@@ -84,6 +84,9 @@ private func request(_ key: String?) -> String {
         hop.proxy.update(keys: [revoked, second.key])
         try wait(first.text, 401)
         #expect(try status(second.text) == 200)
-        #expect(try hop.finish().map(\.workspace) == ["one", "two"])
+        // The first key may have been let in a few times more before the change came to the loop.
+        let workspaces = try hop.finish().map(\.workspace)
+        #expect(workspaces.last == "two" && workspaces.first == "one")
+        #expect(workspaces.dropLast().allSatisfy { $0 == "one" })
     }
 }

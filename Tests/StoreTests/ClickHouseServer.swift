@@ -105,6 +105,7 @@ final class ClickHouseUnderTest: StoreUnderTest, Sendable {
     func writer() throws -> any RollupWriter { try store.makeWriter() }
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
+    var deadLetters: any DeadLetterArchive { store.deadLetters }
 
     var failedUpkeep: [String] { upkeepFailures.all }
 
