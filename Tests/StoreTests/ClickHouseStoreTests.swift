@@ -72,6 +72,18 @@ private final class Once: Sendable {
         let distinct = Set(expected.map(\.event.id)).count
         #expect(ledger.reduce(0) { $0 + $1.applied } == distinct, comment)
         #expect(try store.reader.read { try events($0).map(\.event.id) }.count == distinct, comment)
+        let minutes = try minutes(store)
+        #expect(minutes.reduce(0) { $0 + $1.applied } == distinct, comment)
+        #expect(minutes.reduce(0) { $0 + $1.duplicates } == ledger.reduce(0) { $0 + $1.duplicates }, comment)
+        let places = Set(expected.map { "\($0.event.time.startOfMinute.microseconds) \($0.event.proxy)" })
+        #expect(
+            Set(minutes.filter { $0.applied > 0 }.map { "\($0.minute.microseconds) \($0.proxy)" }) == places, comment)
+    }
+
+    private func minutes(_ store: ClickHouseUnderTest) throws -> [ProxyMinute] {
+        try store.reader.read {
+            try $0.proxyMinutes(from: EventTime(microseconds: .min), to: EventTime(microseconds: .max))
+        }
     }
 
     /// Applies until it is done, as the consumer does while the store is away.
@@ -417,7 +429,7 @@ private final class Once: Sendable {
         for number in 0..<60 {
             // Now and then a try is lost after its rollups were inserted, and now and then in mid-summing.
             faults.set { _, tried in
-                (number % 7 == 3 && tried == "insert commits") || (number % 11 == 5 && tried == "sum rollups")
+                (number % 7 == 3 && tried == "insert commits") || (number % 11 == 5 && tried == "sum proxy_minutes")
                     ? .unanswered : .none
             }
             var given = (0..<5).map { _ in Sample.random(&random) }
@@ -435,13 +447,15 @@ private final class Once: Sendable {
             if number % 10 == 9 { try check(store, holds: all, "batch \(number)") }
         }
         try check(store, holds: all)
-        #expect(store.failedUpkeep.allSatisfy { $0.contains("sum rollups") && $0.contains("the answer came") })
+        #expect(store.failedUpkeep.allSatisfy { $0.contains("sum proxy_minutes") && $0.contains("the answer came") })
         #expect(!store.failedUpkeep.isEmpty)
         let runs = try store.ask(
             "SELECT run_levels FROM commits ORDER BY slot DESC, _block_number LIMIT 1")
         #expect(runs.contains("3"), "\(runs)")
-        let chunks = try #require(Int(store.ask("SELECT uniqExact(chunk) FROM rollups WHERE chunk >= 0")))
-        #expect(chunks < 12)
+        for table in ["rollups", "proxy_minutes"] {
+            let chunks = try #require(Int(store.ask("SELECT uniqExact(chunk) FROM \(table) WHERE chunk >= 0")))
+            #expect(chunks < 12, "\(table)")
+        }
     }
 
     @Test func whatIsPastItsTimeIsDeletedInTheEnd() throws {
@@ -456,7 +470,14 @@ private final class Once: Sendable {
             given[index].event.time = EventTime(microseconds: (20_400 + Int64(index / 10)) * day + Int64(index))
         }
         var maker = BatchMaker()
-        _ = try writer.apply(try maker.batch([part(0, 1, given)]))
+        var all = part(0, 1, given)
+        all.manifests = (0..<6).map { number in
+            Manifest(
+                proxy: "p", minute: EventTime(microseconds: (20_400 + number) * day), accepted: 10, recorded: 10,
+                dropped: 0
+            )
+        }
+        _ = try writer.apply(try maker.batch([all]))
         let boundaries = RetentionBoundaries(
             RetentionDays(events: 1, minute: 2, hour: 3, day: 30), now: EventTime(microseconds: 20_405 * day))
         while try writer.expire(boundaries, maxRows: 1) {}
@@ -466,6 +487,100 @@ private final class Once: Sendable {
                 == "0\t30\n1\t40\n2\t60")
         let kept = try store.reader.read { snapshot in try Grain.allCases.map { try requests(snapshot, $0) } }
         #expect(kept == [30, 40, 60])
+        #expect(try store.ask("SELECT count(), min(intDiv(minute_us, \(day))) FROM manifests") == "2\t20404")
+        #expect(
+            try store.ask("SELECT sum(applied), min(intDiv(minute_us, \(day))) FROM proxy_minutes") == "20\t20404")
+        #expect(try minutes(store).reduce(0) { $0 + $1.applied } == 20)
+    }
+
+    // MARK: Dead letters
+
+    /// Whatever request of a marking fails, it is made again, and a letter is taken off its minute once. A writer at
+    /// work beside it goes on, and what the marks needed of the commit log is given back.
+    @Test(arguments: [RequestFault.unsent, .unanswered])
+    func aMarkThatFailsAtAnyRequestIsMadeAgain(_ fault: RequestFault) throws {
+        let faults = Faults()
+        let store = try ClickHouseUnderTest(faults: faults.befall)
+        let writer = try store.store.makeWriter()
+        _ = try writer.acquire([Self.partition])
+        let minute = EventTime(microseconds: 60_000_000)
+        var maker = BatchMaker()
+        var step = 0
+        while true {
+            var letters = part(step, 1, [])
+            letters.deadLetters = [
+                DeadLetter(
+                    source: Self.partition, offset: Offset(Int64(step)), code: .undecodable, reason: "no protobuf",
+                    key: [1], value: [2], minute: 0)
+            ]
+            var batch = try maker.batch([letters])
+            batch.minutes = [
+                ProxyMinute(
+                    proxy: "p", minute: minute, partition: Self.partition, first: Offset(Int64(step)),
+                    next: Offset(Int64(step + 1)), deadLettered: 1)
+            ]
+            #expect(try writer.apply(batch) == ApplyResult(applied: 0, duplicates: 0))
+            #expect(try minutes(store).map(\.deadLettered) == [1], "step \(step)")
+            let source = RecordSource(partition: Self.partition, offset: Offset(Int64(step)))
+            faults.set { [step] number, _ in number == step ? fault : .none }
+            do {
+                try store.deadLetters.markRedriven([source], at: EventTime(microseconds: 77))
+            } catch {
+                #expect(error.isTransient, "step \(step)")
+            }
+            let wasHit = faults.asked.count > step
+            faults.set(nil)
+            try store.deadLetters.markRedriven([source], at: EventTime(microseconds: 78))
+            #expect(try minutes(store).map(\.deadLettered) == [0], "step \(step)")
+            #expect(try store.deadLetters.find(source)?.letter.redriven == EventTime(microseconds: 78))
+            step += 1
+            if !wasHit { break }
+        }
+        #expect(step >= 6)
+        let excluded = try store.ask(
+            "SELECT length(excluded) FROM commits ORDER BY slot DESC, _block_number LIMIT 1")
+        // The writer's own, and at most one for each marking that failed.
+        #expect(try #require(Int(excluded)) <= step + 1)
+        for number in 0..<10 {
+            let source = RecordSource(partition: Self.partition, offset: Offset(Int64(number % step)))
+            try store.deadLetters.markRedriven([source], at: EventTime(microseconds: 79))
+        }
+        #expect(
+            try store.ask("SELECT length(excluded) FROM commits ORDER BY slot DESC, _block_number LIMIT 1") == excluded)
+    }
+
+    /// A read that has begun does not see a mark that is made meanwhile.
+    @Test func aMarkIsNotSeenByAReadThatHasBegun() throws {
+        let store = try ClickHouseUnderTest()
+        let writer = try store.store.makeWriter()
+        _ = try writer.acquire([Self.partition])
+        var letters = part(0, 1, [])
+        letters.deadLetters = [
+            DeadLetter(
+                source: Self.partition, offset: Offset(0), code: .undecodable, reason: "no protobuf", key: [],
+                value: [],
+                minute: 0)
+        ]
+        var maker = BatchMaker()
+        var batch = try maker.batch([letters])
+        batch.minutes = [
+            ProxyMinute(
+                proxy: "p", minute: EventTime(microseconds: 0), partition: Self.partition, first: Offset(0),
+                next: Offset(1), deadLettered: 1)
+        ]
+        _ = try writer.apply(batch)
+        let all = { (snapshot: any RollupSnapshot) in
+            try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+        }
+        try store.reader.read { snapshot in
+            let before = try all(snapshot)
+            let source = RecordSource(partition: Self.partition, offset: Offset(0))
+            try store.deadLetters.markRedriven([source], at: EventTime(microseconds: .max))
+            #expect(try all(snapshot) == before)
+        }
+        let after = try store.reader.read { try all($0) }
+        #expect(after.map(\.deadLettered) == [0])
+        #expect(after.map(\.changed) == [EventTime(microseconds: .max)])
     }
 
     @Test func aReadThatIsNoLongerWantedEnds() throws {
