@@ -181,7 +181,7 @@ package enum StoreLocation: Sendable, Equatable {
             self = .sqlite(path: String(path))
         } else if text.hasPrefix("postgres://") || text.hasPrefix("postgresql://") {
             self = .postgres(url: text)
-        } else if text.hasPrefix("clickhouse://") || text.hasPrefix("clickhouses://") {
+        } else if text.hasPrefix("clickhouse://") {
             self = .clickhouse(url: text)
         } else {
             return nil

@@ -42,7 +42,7 @@ package struct ClickHouseLocation: Sendable {
             defer { curl_free(text) }
             return String(cString: text)
         }
-        var isSecure = try part(CURLUPART_SCHEME)?.lowercased() == "clickhouses"
+        var isSecure = false
         let options = try part(CURLUPART_QUERY, decoded: false) ?? ""
         for option in options.split(separator: "&") {
             switch option {
