@@ -63,6 +63,7 @@ let package = Package(
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
+                .embedInCode("sqlite-6-replay.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
                 .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
                 .embedInCode("clickhouse.sql"),
@@ -118,6 +119,8 @@ let package = Package(
                 "RollupStore", "Telemetry", "Threading",
             ]),
         module(
+            "Replay", ["EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "Rollups", "RollupStore"]),
+        module(
             "Reconciling",
             ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
         module(
@@ -137,7 +140,8 @@ let package = Package(
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
-                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
+                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "Replay", "RecordLogKafka",
+                "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
                 "Simulation", "Telemetry", "Threading",
             ]),
@@ -159,7 +163,8 @@ let package = Package(
         tests(
             "Store",
             [
-                "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Access", "Events", "EventCodec", "Ingest", "JSONText", "Normalizer", "RecordLog", "Replay", "Rollups",
+                "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
                 "CSQLite",
             ]),

@@ -2,7 +2,7 @@
 
 import Access
 import Cryptography
-import Events
+package import Events
 import JSONText
 package import Normalizer
 package import RollupStore
@@ -17,7 +17,7 @@ extension RulesText {
     }
 }
 
-struct RulesEras: Sendable {
+package struct RulesEras: Sendable {
     struct Era: Sendable {
         var from: EventTime
         var fingerprint: String
@@ -39,6 +39,12 @@ struct RulesEras: Sendable {
     private var redactor: Redactor?
     private let configured: String
 
+    /// For events that are counted already: only the rules of their time say what is hidden. `like` lends its hash.
+    package init(replaying like: Normalizer) {
+        self.init(like)
+        redactor = nil
+    }
+
     /// Before the store is asked: one set of rules for all time.
     init(_ configured: Normalizer) {
         self.configured = RulesText(configured.rules).fingerprint
@@ -47,8 +53,8 @@ struct RulesEras: Sendable {
     }
 
     /// Normalizers go on with what they remember where their rules stay.
-    mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
-        if timeline.version == version { return }
+    package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
+        if timeline.version == version, version != 0 { return }
         var known: [String: Normalizer] = [:]
         for era in eras { known[era.fingerprint] = era.normalizer }
         var fresh: [Era] = []
@@ -74,18 +80,22 @@ struct RulesEras: Sendable {
     }
 
     /// What is kept of raw metadata: without what the configured rules and those of the event's time hide; nil: as it is.
-    mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime) -> [UInt8]? {
+    package mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime) -> [UInt8]? {
         let era = index(at: time)
         let first = redactor?.redact(raw)
-        if eras[era].redactor == nil || eras[era].fingerprint == configured { return first }
+        if eras[era].redactor == nil || redactor != nil && eras[era].fingerprint == configured { return first }
         guard let first else { return eras[era].redactor?.redact(raw) }
         return first.withUnsafeBytes { eras[era].redactor?.redact($0) }
     }
 
-    mutating func normalize(
+    package mutating func normalize(
         raw: UnsafeRawBufferPointer, status: MetadataStatus, at time: EventTime
     ) -> NormalizedMetadata {
         eras[index(at: time)].normalizer.normalize(raw: raw, status: status)
+    }
+
+    package mutating func normalize(raw: [UInt8], status: MetadataStatus, at time: EventTime) -> NormalizedMetadata {
+        raw.withUnsafeBytes { normalize(raw: $0, status: status, at: time) }
     }
 
     /// The latest rules are nearly always meant.

@@ -40,8 +40,8 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         try connection.statement("BEGIN").run()
         do {
             // The first look fixes what the whole read sees.
-            let generation = try connection.number("SELECT id FROM generations WHERE state = 'live'")
-            let snapshot = Snapshot(connection: connection, generation: generation ?? 1, memory: series)
+            let snapshot = SQLiteSnapshot(
+                connection: connection, map: try GenerationMap.read(connection), memory: series)
             let answer = try body(snapshot)
             try connection.statement("COMMIT").run()
             isSound = true
@@ -88,7 +88,7 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
 
 /// Every series that any read has loaded. Series never change and ids only rise, so more is never wrong: a read of an
 /// older state finds no rows for those it is too old for.
-private final class SeriesMemory: Sendable {
+final class SeriesMemory: Sendable {
     struct State {
         var last: Int64 = 0
         var byWorkspace: [String: [StoredSeries]] = [:]
@@ -97,49 +97,73 @@ private final class SeriesMemory: Sendable {
         var sets: [Int64: [UInt8]] = [:]
 
         mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
-    }
-    private let state = Mutex(State())
 
-    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
-        try state.withLock { state in
+        mutating func update(_ connection: Connection) throws(RollupStoreError) {
             let statement = try connection.statement(
                 """
                 SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
                     s.status_class, m.pairs
                 FROM series s JOIN metadata_sets m ON m.id = s.set_id WHERE s.id > ?1 ORDER BY s.id
                 """)
-            statement.bind(1, state.last)
+            statement.bind(1, last)
             defer { statement.reset() }
             while try statement.step() {
                 let number = statement.integer(0)
                 let setNumber = statement.integer(1)
-                let set = state.sets[setNumber] ?? Array(statement.bytes(9))
-                state.sets[setNumber] = set
+                let set = sets[setNumber] ?? Array(statement.bytes(9))
+                sets[setNumber] = set
                 let key = SeriesKey(
-                    workspace: state.shared(statement.text(2)), apiKey: state.shared(statement.text(3)),
-                    provider: state.shared(statement.text(4)), operation: state.shared(statement.text(5)),
-                    model: state.shared(statement.text(6)),
-                    outcome: try Snapshot.known(Outcome(rawValue: UInt8(truncatingIfNeeded: statement.integer(7)))),
+                    workspace: shared(statement.text(2)), apiKey: shared(statement.text(3)),
+                    provider: shared(statement.text(4)), operation: shared(statement.text(5)),
+                    model: shared(statement.text(6)),
+                    outcome: try SQLiteSnapshot.known(
+                        Outcome(rawValue: UInt8(truncatingIfNeeded: statement.integer(7)))),
                     statusClass: UInt8(truncatingIfNeeded: statement.integer(8)), set: set)
-                state.byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
-                state.last = number
+                byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                last = number
             }
+        }
+    }
+    private let state = Mutex(State())
+
+    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+        try state.withLock { state in
+            try state.update(connection)
             return state.byWorkspace[workspace] ?? []
         }
     }
+
+    /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
+    func key(of id: Int64) -> SeriesKey? {
+        state.withLock { state in
+            for known in state.byWorkspace.values {
+                var (low, high) = (0, known.count)
+                while low < high {
+                    let middle = (low + high) / 2
+                    if known[middle].id < id { low = middle + 1 } else { high = middle }
+                }
+                if low < known.count, known[low].id == id { return known[low].key }
+            }
+            return nil
+        }
+    }
+
+    func update(_ connection: Connection) throws(RollupStoreError) {
+        try state.withLock { state throws(RollupStoreError) in try state.update(connection) }
+    }
 }
 
-private struct Snapshot: RollupSnapshot {
+struct SQLiteSnapshot: RollupSnapshot {
     let connection: Connection
-    let generation: Int64
+    let map: GenerationMap
     let memory: SeriesMemory
 
-    var generationName: String { "\(generation)" }
+    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws {
             let statement = try connection.statement("SELECT max(max_time_us) FROM offsets WHERE generation = ?1")
-            statement.bind(1, generation)
+            statement.bind(1, GenerationMap.first)
             defer { statement.reset() }
             guard try statement.step() else { return nil }
             return statement.optionalInteger(0).map { EventTime(microseconds: $0) }
@@ -164,7 +188,7 @@ private struct Snapshot: RollupSnapshot {
                 lost
             FROM offsets WHERE generation = ?1 ORDER BY topic, partition
             """)
-        statement.bind(1, generation)
+        statement.bind(1, GenerationMap.first)
         defer { statement.reset() }
         var rows: [PartitionLedger] = []
         while try statement.step() {
@@ -237,6 +261,17 @@ private struct Snapshot: RollupSnapshot {
 
     func scanRollups(
         grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        for part in map.cut(grain, from: from, to: to) {
+            try scanRollups(
+                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
+                body)
+        }
+    }
+
+    private func scanRollups(
+        of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
+        _ body: (StoredRollup) -> Void
     ) throws {
         let columns =
             "bucket, series, requests, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_nano_usd, "
@@ -323,53 +358,94 @@ private struct Snapshot: RollupSnapshot {
 
     // MARK: Events
 
-    private static let eventColumns =
-        """
-        time_us, id, series, status, proxy, request_model, response_model, error_type, finish_reason, streamed,
-        trace_id, span_id, parent_span_id, input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source,
-        cost_nano_usd, price_version, request_bytes, response_bytes, latency_us, first_token_us, upstream_us,
-        overhead_us, metadata_status, metadata_sources, metadata_conflicts, metadata_raw, metadata_rejected,
-        metadata_extra
-        """
+    /// Of `events e`, and where revised, of `revisions r`.
+    static func eventColumns(isRevised: Bool) -> String {
+        func one(_ name: String) -> String {
+            isRevised ? "CASE WHEN r.id IS NULL THEN e.\(name) ELSE r.\(name) END" : "e.\(name)"
+        }
+        return """
+            e.time_us, e.id, \(one("series")), e.status, e.proxy, e.request_model, e.response_model, e.error_type,
+            e.finish_reason, e.streamed, e.trace_id, e.span_id, e.parent_span_id, e.input_tokens, e.output_tokens,
+            e.cached_tokens, e.reasoning_tokens, e.usage_source, \(one("cost_nano_usd")), \(one("price_version")),
+            e.request_bytes, e.response_bytes, e.latency_us, e.first_token_us, e.upstream_us, e.overhead_us,
+            \(one("metadata_status")), e.metadata_sources, \(one("metadata_conflicts")), \(one("metadata_raw")),
+            e.metadata_rejected, \(one("metadata_extra"))
+            """
+    }
+
+    private static let revised =
+        "events e LEFT JOIN revisions r ON r.generation = ?5 AND r.time_us = e.time_us AND r.id = e.id"
+
+    private func isRevised(_ generation: Int64) throws(RollupStoreError) -> Bool {
+        let rows = try connection.statement("SELECT 1 FROM revisions WHERE generation = ?1 LIMIT 1")
+        rows.bind(1, generation)
+        defer { rows.reset() }
+        return try rows.step()
+    }
 
     func scanEvents(
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
         _ body: (StoredEvent) throws -> Bool
     ) throws {
-        var condition = "time_us >= ?1 AND time_us < ?2"
+        for part in map.cutEvents(from: from, to: to) {
+            let goesOn = try scanEvents(
+                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
+            if !goesOn { return }
+        }
+    }
+
+    private func scanEvents(
+        of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
+        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+    ) throws -> Bool {
+        let isRevised = try isRevised(generation)
+        var condition = "e.time_us >= ?1 AND e.time_us < ?2"
         var end = to.microseconds
         if let before {
-            condition += " AND (time_us, id) < (?3, ?4)"
+            condition += " AND (e.time_us, e.id) < (?3, ?4)"
             let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
             if !overflows { end = min(end, next) }
         }
         if case .only(let wanted) = series {
-            if wanted.isEmpty { return }
-            condition += " AND is_selected(series)"
+            if wanted.isEmpty { return true }
+            condition += " AND is_selected(\(isRevised ? "coalesce(r.series, e.series)" : "e.series"))"
             try connection.select(wanted)
         }
         let rows = try connection.statement(
-            "SELECT \(Self.eventColumns) FROM events WHERE \(condition) ORDER BY time_us DESC, id DESC")
+            "SELECT \(Self.eventColumns(isRevised: isRevised)) FROM \(isRevised ? Self.revised : "events e") "
+                + "WHERE \(condition) ORDER BY e.time_us DESC, e.id DESC")
         rows.bind(1, from.microseconds)
         rows.bind(2, end)
         if let before {
             rows.bind(3, before.time.microseconds)
             rows.bindBlob(4, copying: before.id.bytes)
         }
+        if isRevised { rows.bind(5, generation) }
         defer { rows.reset() }
         while try rows.step() {
-            if try !body(Self.event(rows)) { return }
+            if try !body(Self.event(rows)) { return false }
         }
+        return true
     }
 
     func event(id: EventID) throws -> StoredEvent? {
-        let rows = try connection.statement("SELECT \(Self.eventColumns) FROM events WHERE id = ?1")
+        let rows = try connection.statement(
+            "SELECT \(Self.eventColumns(isRevised: false)) FROM events e WHERE e.id = ?1")
         rows.bindBlob(1, copying: id.bytes)
         defer { rows.reset() }
-        return try rows.step() ? Self.event(rows) : nil
+        guard try rows.step() else { return nil }
+        let event = try Self.event(rows)
+        let generation = map.generation(at: event.event.time)
+        guard try isRevised(generation) else { return event }
+        let revised = try connection.statement(
+            "SELECT \(Self.eventColumns(isRevised: true)) FROM \(Self.revised) WHERE e.id = ?1")
+        revised.bindBlob(1, copying: id.bytes)
+        revised.bind(5, generation)
+        defer { revised.reset() }
+        return try revised.step() ? Self.event(revised) : nil
     }
 
-    private static func event(_ row: Statement) throws -> StoredEvent {
+    static func event(_ row: Statement) throws(RollupStoreError) -> StoredEvent {
         let idBytes = row.bytes(1)
         guard idBytes.count == 16 else { throw unreadable("the id of an event") }
         let id = EventID(

@@ -14,7 +14,8 @@ extension SQLiteRollupWriter {
                     """
                     DELETE FROM rollups WHERE (generation, grain, bucket, series) IN (
                         SELECT generation, grain, bucket, series FROM rollups
-                        WHERE generation = ?1 AND grain = ?2 AND bucket < ?3 ORDER BY bucket LIMIT ?4)
+                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays)
+                            AND grain = ?2 AND bucket < ?3 LIMIT ?4)
                     """)
                 rows.bind(1, generation)
                 rows.bind(2, Int64(grain.rawValue))
@@ -32,6 +33,21 @@ extension SQLiteRollupWriter {
                 rows.bind(2, left)
                 left -= try delete(rows, wholeFrom: boundaries.events.microseconds, of: 3, connection)
             }
+            for table in ["revisions", "replay_pending"] where left > 0 {
+                let rows = try connection.statement(
+                    """
+                    DELETE FROM \(table) WHERE (generation, time_us, id) IN (
+                        SELECT generation, time_us, id FROM \(table)
+                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays) AND time_us < ?2 LIMIT ?3)
+                    """)
+                rows.bind(1, generation)
+                rows.bind(2, boundaries.events.microseconds)
+                rows.bind(3, left)
+                try rows.run()
+                left -= Int64(connection.changes)
+            }
+            // Of commands that were killed.
+            if left > 0 { left = try SQLiteReplayStore.sweep(maxRows: left, connection) }
             // As old as the events that they count. Both sides of a minute go at once.
             if left > 0 {
                 let before = boundaries.events.startOfMinute.microseconds

@@ -115,19 +115,21 @@ package final class SQLiteRollupWriter: RollupWriter {
         failPoint("begun")
         for range in batch.ranges { try moveOffset(range, connection) }
         try compareRules(batch, connection)
+        let scope = try ReplayScope.read(connection)
         failPoint("offsets_moved")
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         failPoint("events_inserted")
-        if duplicates.isEmpty {
-            try addRollups(batch.delta, series, connection)
+        var delta = batch.delta
+        for index in duplicates {
+            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
+        }
+        if scope.tracked.isEmpty {
+            try RollupRows.add(delta, series, connection) { _ in generation }
         } else {
-            var delta = batch.delta
-            for index in duplicates {
-                delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-            }
-            try addRollups(delta, series, connection)
+            try notePending(batch, duplicates, scope, connection)
+            try RollupRows.add(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         }
         failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
@@ -276,96 +278,23 @@ package final class SQLiteRollupWriter: RollupWriter {
         statement.bindText(32, UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
     }
 
-    // MARK: Rollups
+    // MARK: Replays
 
-    private static let measureColumns = [
-        "requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano_usd",
-        "request_bytes", "response_bytes", "latency_count", "latency_sum_us", "first_token_count",
-        "first_token_sum_us", "overhead_count", "overhead_sum_us",
-    ]
-
-    private static let addRollup =
-        "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, "
-        + "?19) ON CONFLICT DO UPDATE SET "
-        + measureColumns.map { "\($0) = \($0) + excluded.\($0)" }.joined(separator: ", ")
-        + ", bins = merge_bins(bins, excluded.bins)"
-
-    private func addRollups(
-        _ delta: RollupDelta, _ series: [Int64], _ connection: Connection
+    /// For each generation that covers an event and does not answer for it.
+    private func notePending(
+        _ batch: SealedBatch, _ duplicates: [Int], _ scope: ReplayScope, _ connection: Connection
     ) throws(RollupStoreError) {
-        let add = try connection.statement(Self.addRollup)
-        // In the order of the table, so that each of its pages is looked up once.
-        var order: [(key: UInt64, series: Int64, row: Int)] = []
-        order.reserveCapacity(delta.rows.count)
-        var longest = 0
-        for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
-            let key = UInt64(row.grain.rawValue) << 32 | UInt64(UInt32(bitPattern: row.bucket ^ .min))
-            order.append((key, series[Int(row.series)], index))
-            longest = max(longest, row.bins.count)
-        }
-        order.sort { $0.key != $1.key ? $0.key < $1.key : $0.series < $1.series }
-
-        let bins = UnsafeMutableRawBufferPointer.allocate(byteCount: BinBlob.capacity(longest) + 1, alignment: 1)
-        defer { bins.deallocate() }
-        for (_, series, index) in order {
-            let row = delta.rows[index]
-            add.bind(1, generation)
-            add.bind(2, Int64(row.grain.rawValue))
-            add.bind(3, Int64(row.bucket))
-            add.bind(4, series)
-            Self.bind(row.measures, to: add)
-            let count = BinBlob.encode(row.bins, into: bins)
-            add.bindWholeBlob(19, UnsafeRawBufferPointer(rebasing: bins[..<count]))
-            if try !add.runUnlessConstrained() {
-                try addWrapping(row.measures, to: (row.grain, row.bucket, series), add, connection)
+        let insert = try connection.statement(
+            "INSERT INTO replay_pending (generation, time_us, id) VALUES (?1, ?2, ?3)")
+        let left = Set(duplicates)
+        for (index, event) in batch.events.enumerated() where !left.contains(index) {
+            for other in scope.pending(at: event.fields.time) {
+                insert.bind(1, other)
+                insert.bind(2, event.fields.time.microseconds)
+                insert.bindBlob(3, copying: event.fields.id.bytes)
+                try insert.run()
             }
         }
-    }
-
-    private static func bind(_ measures: Measures, to statement: Statement) {
-        statement.bind(5, measures.requests)
-        statement.bind(6, measures.inputTokens)
-        statement.bind(7, measures.outputTokens)
-        statement.bind(8, measures.cachedTokens)
-        statement.bind(9, measures.reasoningTokens)
-        statement.bind(10, measures.costNanoUSD)
-        statement.bind(11, measures.requestBytes)
-        statement.bind(12, measures.responseBytes)
-        statement.bind(13, measures.latencyCount)
-        statement.bind(14, measures.latencySum)
-        statement.bind(15, measures.firstTokenCount)
-        statement.bind(16, measures.firstTokenSum)
-        statement.bind(17, measures.overheadCount)
-        statement.bind(18, measures.overheadSum)
-    }
-
-    /// A sum beyond 63 bits, which SQL would turn into a real number and the strict table refuses: only a hostile
-    /// count does that. It wraps, as everywhere (`Measures`), and the partition goes on. `add` still holds the row.
-    private func addWrapping(
-        _ added: Measures, to place: (grain: Grain, bucket: Int32, series: Int64), _ add: Statement,
-        _ connection: Connection
-    ) throws(RollupStoreError) {
-        let stored = try connection.statement(
-            "SELECT \(Self.measureColumns.joined(separator: ", ")) FROM rollups "
-                + "WHERE generation = ?1 AND grain = ?2 AND bucket = ?3 AND series = ?4")
-        let replace = try connection.statement(
-            "UPDATE rollups SET "
-                + Self.measureColumns.enumerated().map { "\($1) = ?\($0 + 5)" }.joined(separator: ", ")
-                + " WHERE generation = ?1 AND grain = ?2 AND bucket = ?3 AND series = ?4")
-        for statement in [stored, replace] {
-            statement.bind(1, generation)
-            statement.bind(2, Int64(place.grain.rawValue))
-            statement.bind(3, Int64(place.bucket))
-            statement.bind(4, place.series)
-        }
-        var sum = added
-        if try stored.step() { sum += Measures(stored, from: 0) }
-        stored.reset()
-        // First the bins, by adding a row of zeros; then the sums.
-        Self.bind(Measures(), to: add)
-        try add.run()
-        Self.bind(sum, to: replace)
-        try replace.run()
     }
 
     // MARK: Manifests and dead letters
@@ -442,26 +371,5 @@ package final class SQLiteRollupWriter: RollupWriter {
         var instant = timespec()
         clock_gettime(CLOCK_REALTIME, &instant)
         return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
-    }
-}
-
-extension Measures {
-    /// The measures as they stand in a row, from this column on.
-    init(_ row: Statement, from first: Int32) {
-        self.init()
-        requests = row.integer(first)
-        inputTokens = row.integer(first + 1)
-        outputTokens = row.integer(first + 2)
-        cachedTokens = row.integer(first + 3)
-        reasoningTokens = row.integer(first + 4)
-        costNanoUSD = row.integer(first + 5)
-        requestBytes = row.integer(first + 6)
-        responseBytes = row.integer(first + 7)
-        latencyCount = row.integer(first + 8)
-        latencySum = row.integer(first + 9)
-        firstTokenCount = row.integer(first + 10)
-        firstTokenSum = row.integer(first + 11)
-        overheadCount = row.integer(first + 12)
-        overheadSum = row.integer(first + 13)
     }
 }

@@ -106,6 +106,9 @@ final class ClickHouseUnderTest: StoreUnderTest, Sendable {
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
+    func replays() throws -> any ReplayStore {
+        throw RollupStoreError(code: .configuration, tried: "replay", reason: "not on this store", next: "")
+    }
 
     var failedUpkeep: [String] { upkeepFailures.all }
 

@@ -13,6 +13,9 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
         [.sqlite] + (isPostgreSQLWanted ? [.postgresql] : []) + (isClickHouseWanted ? [.clickhouse] : [])
     }
 
+    /// Those whose past can be rebuilt.
+    static var replaying: [StoreKind] { allCases.filter { $0 == .sqlite } }
+
     var testDescription: String { rawValue }
 
     /// An empty store of the test's own.
@@ -31,6 +34,7 @@ protocol StoreUnderTest: AnyObject {
     var reader: any RollupReader { get }
     var keys: any KeyStore { get }
     var deadLetters: any DeadLetterArchive { get }
+    func replays() throws -> any ReplayStore
 }
 
 /// A directory that goes with the test.
@@ -63,9 +67,17 @@ final class SQLiteUnderTest: StoreUnderTest {
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
+    func replays() throws -> any ReplayStore { try store.makeReplayStore() }
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (
+            version: 6,
+            sql: """
+            DROP TABLE replays; DROP TABLE replay_pending; DROP TABLE revisions;
+            CREATE TABLE generations (id INTEGER PRIMARY KEY, state TEXT NOT NULL);
+            """
+        ),
         (version: 5, sql: "DROP TABLE rules_timeline; DROP TABLE rules;"),
         (
             version: 4,

@@ -1,0 +1,152 @@
+// A plan -> rollups rebuilt beside those that answer, and swapped in. The store keeps how far it has come: whoever is
+// killed goes on at the last step, and comes to the same result.
+
+package import Events
+package import Normalizer
+package import RollupStore
+
+package struct ReplayOptions: Sendable {
+    /// | limit | unit | value | why |
+    /// | --- | --- | --- | --- |
+    /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second |
+    /// | `share` | of the time | 0.5 | the rest is ingest's: steps are followed by a pause as long as they took |
+    /// | `swapTries` | tries | 200 | each settles what came since the one before |
+    package var stepEvents = 5_000
+    package var share = 0.5
+    package var swapTries = 200
+    /// Events a second at the most; nil: as `share` allows.
+    package var rate: Int?
+
+    package init() {}
+}
+
+package struct Replayer {
+    package enum Ending: Sendable, Equatable {
+        case swapped(StoredReplay)
+        /// A dry run: built, and not swapped in.
+        case built(StoredReplay)
+        /// Asked to stop; `resume` goes on.
+        case stopped(StoredReplay)
+    }
+
+    private var store: any ReplayStore
+    private let normalizer: Normalizer
+    private let options: ReplayOptions
+    private let now: () -> EventTime
+    /// Waits that long; true: stop.
+    private let wait: (Duration) -> Bool
+    private let progress: (StoredReplay) -> Void
+
+    package init(
+        _ store: any ReplayStore, normalizer: Normalizer, options: ReplayOptions = ReplayOptions(),
+        now: @escaping () -> EventTime, wait: @escaping (Duration) -> Bool,
+        progress: @escaping (StoredReplay) -> Void = { _ in }
+    ) {
+        self.store = store
+        self.normalizer = normalizer
+        self.options = options
+        self.now = now
+        self.wait = wait
+        self.progress = progress
+    }
+
+    package mutating func run(_ begun: StoredReplay, reprice: Reprice?) throws(RollupStoreError) -> Ending {
+        var replay = begun
+        var refold = try refold(replay, reprice)
+        while !replay.isScanned {
+            progress(replay)
+            let began = ContinuousClock.now
+            let page = try Self.patiently(wait) { () throws(RollupStoreError) in
+                try store.scan(replay, limit: options.stepEvents)
+            }
+            for event in page.events { try refold.add(event) }
+            var step = refold.finish()
+            step.cursor = page.cursor
+            step.isScanned = page.isEnd
+            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
+                try store.add(step, to: replay.id, under: replay)
+            }
+            if wait(pause(after: began.duration(to: .now), events: page.events.count)) { return .stopped(replay) }
+        }
+        progress(replay)
+        for _ in 0..<options.swapTries {
+            let pending = try store.pending(for: replay.id, replay, limit: options.stepEvents)
+            let step = try settle(pending, &refold)
+            if pending.count == options.stepEvents || replay.plan.isDryRun {
+                if !pending.isEmpty { replay = try store.add(step, to: replay.id, under: replay) }
+                if pending.count < options.stepEvents { return .built(replay) }
+            } else if let swapped = try store.swap(step, replay, now: now()) {
+                progress(swapped)
+                return .swapped(swapped)
+            }
+            if wait(.zero) { return .stopped(replay) }
+        }
+        throw RollupStoreError(
+            code: .unavailable, tried: "swap in replay \(replay.id)",
+            reason: "events of its days come faster than they are settled",
+            next: "Run 'millrace replay resume \(replay.id)' at a quieter time, or end the range before now.")
+    }
+
+    /// What answered before a live replay answers again.
+    package mutating func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay {
+        let timeline = try store.timeline(of: replay, without: true)
+        var plan = replay.plan
+        plan.rules = nil
+        plan.prices = nil
+        var refold = try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
+        for _ in 0..<options.swapTries {
+            for generation in try store.below(replay) {
+                while true {
+                    let pending = try store.pending(for: generation, replay, limit: options.stepEvents)
+                    if pending.isEmpty { break }
+                    _ = try store.add(try settle(pending, &refold), to: generation, under: replay)
+                }
+            }
+            if let done = try store.revert(replay) { return done }
+        }
+        throw RollupStoreError(
+            code: .unavailable, tried: "take back replay \(replay.id)",
+            reason: "events of its days come faster than they are settled", next: "Try again at a quieter time.")
+    }
+
+    /// Deletes the rows of what was cancelled or taken back.
+    package mutating func sweep() throws(RollupStoreError) {
+        while try store.sweep(maxRows: 20_000) {
+            if wait(.milliseconds(20)) { return }
+        }
+    }
+
+    private mutating func refold(_ replay: StoredReplay, _ reprice: Reprice?) throws(RollupStoreError) -> EventRefold {
+        try EventRefold(
+            replay.plan, normalizer: normalizer, before: try store.timeline(of: replay, without: true),
+            after: try store.timeline(of: replay, without: false), reprice: reprice)
+    }
+
+    private func settle(_ pending: [ReplayEvent], _ refold: inout EventRefold) throws(RollupStoreError) -> ReplayStep {
+        for event in pending { try refold.add(event) }
+        var step = refold.finish()
+        step.settled = pending.map { EventPlace(time: $0.stored.event.time, id: $0.stored.event.id) }
+        return step
+    }
+
+    /// A store that is locked or away is waited for.
+    private static func patiently<Answer>(
+        _ wait: (Duration) -> Bool, _ body: () throws(RollupStoreError) -> Answer
+    ) throws(RollupStoreError) -> Answer {
+        var tries = 0
+        while true {
+            do throws(RollupStoreError) {
+                return try body()
+            } catch {
+                tries += 1
+                guard error.isTransient, tries < 60, !wait(.seconds(1)) else { throw error }
+            }
+        }
+    }
+
+    private func pause(after work: Duration, events: Int) -> Duration {
+        let fair = work * (1 / options.share - 1)
+        guard let rate = options.rate else { return fair }
+        return max(fair, .seconds(Double(events) / Double(max(1, rate))) - work)
+    }
+}

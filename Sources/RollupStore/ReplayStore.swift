@@ -1,0 +1,351 @@
+// The store's side of a replay: rollups of whole days built beside those that answer, and swapped in by one step.
+//
+// A replay has a generation of its own. Over the days that it covers, its rollups take the place of those below it (another
+// replay's, or the first generation's, which ingest writes where no replay answers) once it is `live`. Of its events only
+// what differs is kept, as a revision. What answers at an instant is the live replay that was swapped in last of those
+// that cover it, else generation 1.
+//
+// What ingest applies meanwhile is never missed and never counted twice: a batch's rollups go to the generations that
+// answer, and for every other generation that covers an event, whether it is being built or could come to answer again,
+// the event is noted as pending, in the batch's transaction. A scan passes over what is pending; the swap takes place in
+// a step that leaves nothing pending.
+
+package import Events
+package import Rollups
+
+/// One replay as the store keeps it.
+package struct StoredReplay: Sendable, Equatable {
+    package enum State: String, Sendable {
+        case building
+        /// Its rollups answer, where no later replay's do.
+        case live
+        /// It answered, and was taken back.
+        case retired
+        /// Given up before it answered, or only looked at.
+        case cancelled
+    }
+
+    /// Its generation: 2 and up, never given twice.
+    package var id: Int64
+    package var state: State
+    package var plan: ReplayPlan
+    /// A step under another epoch is refused: the replay was taken over, or cancelled.
+    package var epoch: Int64
+    /// Scanned from the end down to here, exclusive; nil: nothing yet.
+    package var cursor: EventPlace?
+    package var isScanned: Bool
+    package var scanned: Int64
+    /// Events to scan, as counted at the start.
+    package var total: Int64
+    package var changed: Int64
+    package var created: EventTime
+    /// When it came to answer last.
+    package var swapped: EventTime?
+
+    package init(
+        id: Int64, state: State, plan: ReplayPlan, epoch: Int64, cursor: EventPlace?, isScanned: Bool, scanned: Int64,
+        total: Int64, changed: Int64, created: EventTime, swapped: EventTime?
+    ) {
+        self.id = id
+        self.state = state
+        self.plan = plan
+        self.epoch = epoch
+        self.cursor = cursor
+        self.isScanned = isScanned
+        self.scanned = scanned
+        self.total = total
+        self.changed = changed
+        self.created = created
+        self.swapped = swapped
+    }
+}
+
+/// A place in the order of events: by time, then id.
+package struct EventPlace: Sendable, Equatable {
+    package var time: EventTime
+    package var id: EventID
+
+    package init(time: EventTime, id: EventID) {
+        self.time = time
+        self.id = id
+    }
+}
+
+/// What is to be done again.
+package struct ReplayPlan: Sendable, Equatable {
+    /// The command that asked, in a canonical text: the same one finds an unfinished replay again.
+    package var asked: String
+    /// Events of `from <= time < to` are put under `rules` and prices; others of the days keep what they have.
+    package var from: EventTime
+    package var to: EventTime
+    /// nil: the rules that each event's time has.
+    package var rules: RulesText?
+    /// A price table's text; nil: costs stay.
+    package var prices: String?
+    /// The end is for looking only: it is never swapped in.
+    package var isDryRun: Bool
+
+    package init(
+        asked: String, from: EventTime, to: EventTime, rules: RulesText?, prices: String?, isDryRun: Bool
+    ) {
+        self.asked = asked
+        self.from = from
+        self.to = to
+        self.rules = rules
+        self.prices = prices
+        self.isDryRun = isDryRun
+    }
+
+    /// The whole UTC days whose rollups are built: `begin <= time < end`.
+    package var begin: EventTime { Grain.day.start(of: Grain.day.bucket(of: from)) }
+    package var end: EventTime {
+        let last = Grain.day.bucket(of: EventTime(microseconds: max(from.microseconds, to.microseconds - 1)))
+        return Grain.day.start(of: last + 1)
+    }
+
+    package func overlaps(_ other: ReplayPlan) -> Bool { begin < other.end && other.begin < end }
+}
+
+/// Which generations answer where. Built of the replays that are live, in the order of their swaps.
+package struct GenerationMap: Sendable, Equatable {
+    package static let first: Int64 = 1
+
+    package struct Segment: Sendable, Equatable {
+        package var begin: EventTime
+        package var end: EventTime
+        package var generation: Int64
+
+        package init(begin: EventTime, end: EventTime, generation: Int64) {
+            self.begin = begin
+            self.end = end
+            self.generation = generation
+        }
+    }
+
+    /// Ascending, without gaps from the earliest time there is to the latest.
+    package private(set) var segments: [Segment]
+
+    package init(live: [(generation: Int64, begin: EventTime, end: EventTime)] = []) {
+        segments = [
+            Segment(
+                begin: EventTime(microseconds: .min), end: EventTime(microseconds: .max), generation: Self.first)
+        ]
+        for replay in live {
+            var cut: [Segment] = []
+            for segment in segments {
+                if segment.end <= replay.begin || segment.begin >= replay.end {
+                    cut.append(segment)
+                    continue
+                }
+                if segment.begin < replay.begin {
+                    cut.append(Segment(begin: segment.begin, end: replay.begin, generation: segment.generation))
+                }
+                if segment.end > replay.end {
+                    cut.append(Segment(begin: replay.end, end: segment.end, generation: segment.generation))
+                }
+            }
+            cut.append(Segment(begin: replay.begin, end: replay.end, generation: replay.generation))
+            segments = cut.sorted { $0.begin < $1.begin }
+        }
+    }
+
+    package var isPlain: Bool { segments.count == 1 }
+
+    package func generation(at time: EventTime) -> Int64 {
+        segments.last { $0.begin <= time }?.generation ?? Self.first
+    }
+
+    /// Buckets `from ..< to` of a grain, cut where another generation answers; days never are.
+    package func cut(_ grain: Grain, from: Int32, to: Int32) -> [(generation: Int64, from: Int32, to: Int32)] {
+        if isPlain { return [(Self.first, from, to)] }
+        return segments.compactMap { segment in
+            let begin = max(from, grain.bucket(of: segment.begin))
+            let end = segment.end.microseconds == .max ? to : min(to, grain.bucket(of: segment.end))
+            return begin < end ? (segment.generation, begin, end) : nil
+        }
+    }
+
+    /// Instants `from ..< to`, cut likewise; the latest first, as events are read.
+    package func cutEvents(
+        from: EventTime, to: EventTime
+    ) -> [(generation: Int64, from: EventTime, to: EventTime)] {
+        segments.reversed().compactMap { segment in
+            let begin = max(from, segment.begin)
+            let end = min(to, segment.end)
+            return begin < end ? (segment.generation, begin, end) : nil
+        }
+    }
+}
+
+/// What a replay makes of one event where that differs from what ingest has made of it.
+package struct EventRevision: Sendable {
+    package var time: EventTime
+    package var id: EventID
+    /// Index into the step's `series`.
+    package var series: Int32
+    package var metadataStatus: MetadataStatus
+    package var metadataConflicts: UInt32
+    package var metadataRaw: [UInt8]
+    package var extra: [UInt8]
+    package var cost: NanoUSD?
+    package var priceVersion: String
+
+    package init(
+        time: EventTime, id: EventID, series: Int32, metadataStatus: MetadataStatus, metadataConflicts: UInt32,
+        metadataRaw: [UInt8], extra: [UInt8], cost: NanoUSD?, priceVersion: String
+    ) {
+        self.time = time
+        self.id = id
+        self.series = series
+        self.metadataStatus = metadataStatus
+        self.metadataConflicts = metadataConflicts
+        self.metadataRaw = metadataRaw
+        self.extra = extra
+        self.cost = cost
+        self.priceVersion = priceVersion
+    }
+}
+
+/// One atomic step of a replay: some of the scan, or some of what was pending.
+package struct ReplayStep: Sendable {
+    package var series: [SeriesKey] = []
+    package var delta = RollupDelta()
+    package var revisions: [EventRevision] = []
+    package var events: Int64 = 0
+    /// Where the scan stands now; nil in a step of pending events.
+    package var cursor: EventPlace?
+    package var isScanned = false
+    /// Events that are pending no more.
+    package var settled: [EventPlace] = []
+
+    package init() {}
+}
+
+/// An event as it stands, with its series.
+package struct ReplayEvent: Sendable {
+    package var stored: StoredEvent
+    package var series: SeriesKey
+
+    package init(stored: StoredEvent, series: SeriesKey) {
+        self.stored = stored
+        self.series = series
+    }
+}
+
+package struct ReplayPage: Sendable {
+    package var events: [ReplayEvent]
+    /// The last event looked at; nil where there was none.
+    package var cursor: EventPlace?
+    package var isEnd: Bool
+
+    package init(events: [ReplayEvent], cursor: EventPlace?, isEnd: Bool) {
+        self.events = events
+        self.cursor = cursor
+        self.isEnd = isEnd
+    }
+}
+
+/// The replays of a store, beside its writer, of any process. Each call is one transaction.
+package protocol ReplayStore {
+    /// All, the latest first.
+    mutating func list() throws(RollupStoreError) -> [StoredReplay]
+
+    /// A new replay in the state `building`; or, taken over under a new epoch, the unfinished one of the same `asked`.
+    /// Where an unfinished one overlaps: `configuration`, with its id.
+    mutating func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay
+
+    /// Takes an unfinished replay over.
+    mutating func resume(_ id: Int64) throws(RollupStoreError) -> StoredReplay
+
+    /// The next up to `limit` events of the scan, newest first, less those that are pending.
+    mutating func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage
+
+    /// Events of the replay's days that are pending for a generation.
+    mutating func pending(
+        for generation: Int64, _ replay: StoredReplay, limit: Int
+    ) throws(RollupStoreError) -> [ReplayEvent]
+
+    /// Adds a step to a generation under a replay's epoch, and answers the replay as it stands then.
+    mutating func add(
+        _ step: ReplayStep, to generation: Int64, under replay: StoredReplay
+    ) throws(RollupStoreError) -> StoredReplay
+
+    /// The last step: with it the replay's rollups answer. nil, and nothing done, where more is pending than it settles.
+    mutating func swap(
+        _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
+    ) throws(RollupStoreError) -> StoredReplay?
+
+    /// Generations that would answer again if this live replay were taken back.
+    mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64]
+
+    /// What answered before this replay answers again. nil, and nothing done, where anything is pending there.
+    mutating func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay?
+
+    /// Gives up an unfinished replay; whoever works on it is refused from then on.
+    mutating func cancel(_ id: Int64) throws(RollupStoreError) -> StoredReplay
+
+    /// Deletes up to about `maxRows` rows of cancelled replays; true where more are left.
+    mutating func sweep(maxRows: Int) throws(RollupStoreError) -> Bool
+
+    /// Rules as they hold for the events of a replay, or without it where it is live.
+    mutating func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline
+
+    /// Rows of one grain of one generation over the days of the replay; and of what answers there now (nil).
+    mutating func rows(
+        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+    ) throws(RollupStoreError)
+
+    mutating func close()
+}
+
+extension StoredReplay {
+    package static func refused(_ id: Int64, _ reason: String) -> RollupStoreError {
+        RollupStoreError(
+            code: .staleEpoch, tried: "go on with replay \(id)", reason: reason,
+            next: "'millrace replay list' shows how it stands.")
+    }
+
+    package static func unknown(_ id: Int64) -> RollupStoreError {
+        RollupStoreError(
+            code: .configuration, tried: "find replay \(id)", reason: "there is none",
+            next: "'millrace replay list' names those there are.")
+    }
+
+    package static func beyondRetention(_ plan: ReplayPlan, keptFrom: EventTime) -> RollupStoreError {
+        RollupStoreError(
+            code: .configuration, tried: "replay from \(RFC3339.precise(plan.begin))",
+            reason: "events before \(RFC3339.precise(keptFrom)) are past their retention",
+            next: "Begin at or after that instant; whole UTC days are built.")
+    }
+
+    package static func overlapping(_ other: StoredReplay) -> RollupStoreError {
+        RollupStoreError(
+            code: .configuration, tried: "start a replay",
+            reason: "replay \(other.id) is unfinished and covers some of its days",
+            next:
+                "Go on with it ('millrace replay resume \(other.id)') or end it ('millrace replay cancel \(other.id)')."
+        )
+    }
+}
+
+extension RollupStoreError {
+    /// What came out of a scan, whose type is not known.
+    package static func reading(_ error: any Error) -> RollupStoreError {
+        error as? RollupStoreError
+            ?? RollupStoreError(code: .corrupt, tried: "read the store", reason: "\(error)", next: "Look at the store.")
+    }
+}
+
+extension RulesTimeline {
+    /// With other rules from `from` up to `to`.
+    package mutating func overlay(_ rules: RulesText, from: EventTime, to: EventTime) {
+        guard from < to, let after = entries.last(where: { $0.from <= to })?.rules ?? entries.first?.rules else {
+            return
+        }
+        var changed = entries.filter { $0.from < from || $0.from >= to }
+        changed.append(Entry(from: from, rules: rules))
+        if !changed.contains(where: { $0.from == to }) { changed.append(Entry(from: to, rules: after)) }
+        changed.sort { $0.from < $1.from }
+        entries = changed
+    }
+}

@@ -1,0 +1,518 @@
+// Replays in the embedded store, beside its writer: a connection of their own, short transactions.
+
+import EventCodec
+package import Events
+package import RollupStore
+package import Rollups
+import Threading
+
+extension SQLiteRollupStore {
+    /// For one thread. Any number of processes may have one.
+    package func makeReplayStore() throws(RollupStoreError) -> SQLiteReplayStore {
+        let connection = try Connection(path: path, access: .write)
+        try connection.execute(
+            "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -\(Limits.writerCacheSize / 1024); "
+                + "PRAGMA temp_store = MEMORY;")
+        try connection.registerMergeBins()
+        return SQLiteReplayStore(connection)
+    }
+}
+
+package final class SQLiteReplayStore: ReplayStore {
+    /// nil once closed.
+    private var connection: Connection?
+    private var numbers = SeriesNumbers()
+    private let memory = SeriesMemory()
+
+    init(_ connection: Connection) { self.connection = connection }
+
+    package func close() { connection = nil }
+
+    private func transaction<Result>(
+        _ kind: String = "IMMEDIATE", _ body: (Connection) throws(RollupStoreError) -> Result
+    ) throws(RollupStoreError) -> Result {
+        guard let connection else {
+            throw RollupStoreError(
+                code: .configuration, tried: "replay", reason: "the store is closed", next: "Open another one.")
+        }
+        try connection.statement("BEGIN \(kind)").run()
+        do {
+            let result = try body(connection)
+            try connection.statement("COMMIT").run()
+            numbers.committed()
+            return result
+        } catch {
+            numbers.rolledBack()
+            if connection.isInTransaction { try connection.statement("ROLLBACK").run() }
+            throw error
+        }
+    }
+
+    // MARK: Which there are
+
+    package func list() throws(RollupStoreError) -> [StoredReplay] {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in try StoredReplay.all(connection) }
+    }
+
+    private func find(_ id: Int64, _ connection: Connection) throws(RollupStoreError) -> StoredReplay {
+        guard let found = try StoredReplay.all(connection).first(where: { $0.id == id }) else {
+            throw StoredReplay.unknown(id)
+        }
+        return found
+    }
+
+    package func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
+        try transaction { connection throws(RollupStoreError) in
+            let unfinished = try StoredReplay.all(connection).filter { $0.state == .building }
+            if let same = unfinished.first(where: { $0.plan.asked == plan.asked }) {
+                return try takeOver(same.id, connection)
+            }
+            if let other = unfinished.first(where: { $0.plan.overlaps(plan) }) { throw StoredReplay.overlapping(other) }
+            let kept = try connection.number("SELECT from_us FROM retained WHERE what = 3")
+            if let kept, kept > plan.begin.microseconds {
+                throw StoredReplay.beyondRetention(plan, keptFrom: EventTime(microseconds: kept))
+            }
+            if let rules = plan.rules { try SQLiteRollupWriter.keep(rules, connection) }
+            let insert = try connection.statement(
+                """
+                INSERT INTO replays (generation, state, asked, from_us, to_us, begin_us, end_us, rules, prices,
+                    is_dry_run, epoch, total, created_us)
+                VALUES ((SELECT coalesce(max(generation), 1) + 1 FROM replays), 'building', ?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                    ?8, 1, ?9, ?10)
+                """)
+            insert.bind(1, copying: plan.asked)
+            insert.bind(2, plan.from.microseconds)
+            insert.bind(3, plan.to.microseconds)
+            insert.bind(4, plan.begin.microseconds)
+            insert.bind(5, plan.end.microseconds)
+            if let rules = plan.rules { insert.bind(6, copying: rules.fingerprint) } else { insert.bind(6, nil) }
+            if let prices = plan.prices { insert.bind(7, copying: prices) } else { insert.bind(7, nil) }
+            insert.bind(8, plan.isDryRun ? 1 : 0)
+            insert.bind(9, try total(plan, connection))
+            insert.bind(10, now.microseconds)
+            try insert.run()
+            return try find(connection.lastRowID, connection)
+        }
+    }
+
+    private func total(_ plan: ReplayPlan, _ connection: Connection) throws(RollupStoreError) -> Int64 {
+        let sum = try connection.statement(
+            "SELECT sum(requests) FROM rollups WHERE generation = ?1 AND grain = 2 AND bucket >= ?2 AND bucket < ?3")
+        var total: Int64 = 0
+        let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
+        for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
+            sum.bind(1, part.generation)
+            sum.bind(2, Int64(part.from))
+            sum.bind(3, Int64(part.to))
+            defer { sum.reset() }
+            if try sum.step() { total += sum.optionalInteger(0) ?? 0 }
+        }
+        return total
+    }
+
+    package func resume(_ id: Int64) throws(RollupStoreError) -> StoredReplay {
+        try transaction { connection throws(RollupStoreError) in
+            let found = try find(id, connection)
+            guard found.state == .building else { throw StoredReplay.refused(id, "it is \(found.state.rawValue)") }
+            return try takeOver(id, connection)
+        }
+    }
+
+    private func takeOver(_ id: Int64, _ connection: Connection) throws(RollupStoreError) -> StoredReplay {
+        let raise = try connection.statement("UPDATE replays SET epoch = epoch + 1 WHERE generation = ?1")
+        raise.bind(1, id)
+        try raise.run()
+        return try find(id, connection)
+    }
+
+    package func cancel(_ id: Int64) throws(RollupStoreError) -> StoredReplay {
+        try transaction { connection throws(RollupStoreError) in
+            let end = try connection.statement(
+                "UPDATE replays SET state = 'cancelled', epoch = epoch + 1 WHERE generation = ?1 AND state = 'building'"
+            )
+            end.bind(1, id)
+            try end.run()
+            let isDone = connection.changes == 1
+            let found = try find(id, connection)
+            guard isDone else { throw StoredReplay.refused(id, "it is \(found.state.rawValue)") }
+            return found
+        }
+    }
+
+    // MARK: Reading
+
+    private func snapshot(_ connection: Connection) throws(RollupStoreError) -> SQLiteSnapshot {
+        SQLiteSnapshot(connection: connection, map: try GenerationMap.read(connection), memory: memory)
+    }
+
+    package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            var read: [StoredEvent] = []
+            do {
+                try snapshot(connection).scanEvents(
+                    from: replay.plan.begin, to: replay.plan.end,
+                    before: replay.cursor.map { (time: $0.time, id: $0.id) }, series: .all
+                ) {
+                    read.append($0)
+                    return read.count < limit
+                }
+            } catch {
+                throw RollupStoreError.reading(error)
+            }
+            guard let last = read.last, let first = read.first else {
+                return ReplayPage(events: [], cursor: replay.cursor, isEnd: true)
+            }
+            var pending: Set<EventID> = []
+            let rows = try connection.statement(
+                "SELECT id FROM replay_pending WHERE generation = ?1 AND time_us >= ?2 AND time_us <= ?3")
+            rows.bind(1, replay.id)
+            rows.bind(2, last.event.time.microseconds)
+            rows.bind(3, first.event.time.microseconds)
+            while try rows.step() { pending.insert(EventID(stored: rows.bytes(0))) }
+            rows.reset()
+            return ReplayPage(
+                events: try withSeries(read.filter { !pending.contains($0.event.id) }, connection),
+                cursor: EventPlace(time: last.event.time, id: last.event.id), isEnd: read.count < limit)
+        }
+    }
+
+    package func pending(
+        for generation: Int64, _ replay: StoredReplay, limit: Int
+    ) throws(RollupStoreError) -> [ReplayEvent] {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            let rows = try connection.statement(
+                "SELECT \(SQLiteSnapshot.eventColumns(isRevised: false)) FROM replay_pending p "
+                    + "JOIN events e ON e.time_us = p.time_us AND e.id = p.id "
+                    + "WHERE p.generation = ?1 AND p.time_us >= ?2 AND p.time_us < ?3 ORDER BY p.time_us, p.id LIMIT ?4"
+            )
+            rows.bind(1, generation)
+            rows.bind(2, replay.plan.begin.microseconds)
+            rows.bind(3, replay.plan.end.microseconds)
+            rows.bind(4, Int64(limit))
+            defer { rows.reset() }
+            var read: [StoredEvent] = []
+            while try rows.step() { read.append(try SQLiteSnapshot.event(rows)) }
+            return try withSeries(read, connection)
+        }
+    }
+
+    private func withSeries(
+        _ events: [StoredEvent], _ connection: Connection
+    ) throws(RollupStoreError) -> [ReplayEvent] {
+        try memory.update(connection)
+        var all: [ReplayEvent] = []
+        all.reserveCapacity(events.count)
+        for event in events {
+            guard let key = memory.key(of: event.series) else {
+                throw RollupStoreError(
+                    code: .corrupt, tried: "replay the event \(event.event.id)", reason: "its series is missing",
+                    next: "Restore the store from a backup.")
+            }
+            all.append(ReplayEvent(stored: event, series: key))
+        }
+        return all
+    }
+
+    package func rows(
+        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+    ) throws(RollupStoreError) {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            try memory.update(connection)
+            let from = grain.bucket(of: replay.plan.begin)
+            let to = grain.bucket(of: replay.plan.end)
+            var map = try GenerationMap.read(connection)
+            if let generation {
+                map = GenerationMap(live: [(generation, replay.plan.begin, replay.plan.end)])
+            }
+            let snapshot = SQLiteSnapshot(connection: connection, map: map, memory: memory)
+            do {
+                try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
+                    if let key = memory.key(of: row.series) { body(row, key) }
+                }
+            } catch {
+                throw RollupStoreError.reading(error)
+            }
+        }
+    }
+
+    package func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            var timeline = try RulesTimeline.read(connection, without: replay.id)
+            if !without, let rules = replay.plan.rules {
+                timeline.overlay(rules, from: replay.plan.from, to: replay.plan.to)
+            }
+            return timeline
+        }
+    }
+
+    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            try GenerationMap.below(replay, connection).map(\.generation)
+        }
+    }
+
+    // MARK: Steps
+
+    package func add(
+        _ step: ReplayStep, to generation: Int64, under replay: StoredReplay
+    ) throws(RollupStoreError) -> StoredReplay {
+        try transaction { connection throws(RollupStoreError) in
+            try hold(replay, generation == replay.id ? .building : .live, connection)
+            try put(step, generation, connection)
+            let move = try connection.statement(
+                """
+                UPDATE replays SET cursor_time_us = coalesce(?2, cursor_time_us), cursor_id = coalesce(?3, cursor_id),
+                    is_scanned = max(is_scanned, ?4), scanned = scanned + ?5, changed = changed + ?6
+                WHERE generation = ?1
+                """)
+            move.bind(1, replay.id)
+            move.bind(2, step.cursor?.time.microseconds)
+            if let id = step.cursor?.id { move.bindBlob(3, copying: id.bytes) } else { move.bind(3, nil) }
+            move.bind(4, step.isScanned ? 1 : 0)
+            move.bind(5, step.events)
+            move.bind(6, Int64(step.revisions.count))
+            try move.run()
+            failPoint("replay_added")
+            return try find(replay.id, connection)
+        }
+    }
+
+    /// The compare-and-set of every step: the replay is still ours, and in this state.
+    private func hold(
+        _ replay: StoredReplay, _ state: StoredReplay.State, _ connection: Connection
+    ) throws(RollupStoreError) {
+        let found = try find(replay.id, connection)
+        guard found.state == state else { throw StoredReplay.refused(replay.id, "it is \(found.state.rawValue)") }
+        guard found.epoch == replay.epoch else {
+            throw StoredReplay.refused(replay.id, "another command goes on with it")
+        }
+    }
+
+    private func put(_ step: ReplayStep, _ generation: Int64, _ connection: Connection) throws(RollupStoreError) {
+        let series = try numbers.resolve(step.series, connection)
+        let insert = try connection.statement(
+            """
+            INSERT INTO revisions (generation, time_us, id, series, cost_nano_usd, price_version, metadata_status,
+                metadata_conflicts, metadata_raw, metadata_extra)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+            """)
+        for revision in step.revisions {
+            insert.bind(1, generation)
+            insert.bind(2, revision.time.microseconds)
+            insert.bindBlob(3, copying: revision.id.bytes)
+            insert.bind(4, series[Int(revision.series)])
+            insert.bind(5, revision.cost?.amount)
+            insert.bindText(6, copying: Array(revision.priceVersion.utf8))
+            insert.bind(7, Int64(revision.metadataStatus.rawValue))
+            insert.bind(8, Int64(revision.metadataConflicts))
+            insert.bindText(9, copying: revision.metadataRaw)
+            insert.bindText(10, copying: revision.extra)
+            try insert.run()
+        }
+        try RollupRows.add(step.delta, series, connection) { _ in generation }
+        let settle = try connection.statement(
+            "DELETE FROM replay_pending WHERE generation = ?1 AND time_us = ?2 AND id = ?3")
+        for place in step.settled {
+            settle.bind(1, generation)
+            settle.bind(2, place.time.microseconds)
+            settle.bindBlob(3, copying: place.id.bytes)
+            try settle.run()
+            guard connection.changes == 1 else {
+                throw StoredReplay.refused(generation, "an event is no longer pending")
+            }
+        }
+    }
+
+    private func isPending(
+        _ generation: Int64, from: EventTime, to: EventTime, _ connection: Connection
+    ) throws(RollupStoreError) -> Bool {
+        let rows = try connection.statement(
+            "SELECT 1 FROM replay_pending WHERE generation = ?1 AND time_us >= ?2 AND time_us < ?3 LIMIT 1")
+        rows.bind(1, generation)
+        rows.bind(2, from.microseconds)
+        rows.bind(3, to.microseconds)
+        defer { rows.reset() }
+        return try rows.step()
+    }
+
+    package func swap(
+        _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
+    ) throws(RollupStoreError) -> StoredReplay? {
+        do throws(RollupStoreError) {
+            return try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
+                try hold(replay, .building, connection)
+                try put(step, replay.id, connection)
+                if try isPending(replay.id, from: replay.plan.begin, to: replay.plan.end, connection) {
+                    throw StoredReplay.morePending
+                }
+                let turn = try connection.statement(
+                    """
+                    UPDATE replays SET state = 'live', turns = turns + 1, swapped_us = ?2, scanned = scanned + ?3,
+                        changed = changed + ?4, rank = (SELECT coalesce(max(rank), 0) + 1 FROM replays)
+                    WHERE generation = ?1 AND is_scanned = 1 AND is_dry_run = 0
+                    """)
+                turn.bind(1, replay.id)
+                turn.bind(2, now.microseconds)
+                turn.bind(3, step.events)
+                turn.bind(4, Int64(step.revisions.count))
+                try turn.run()
+                guard connection.changes == 1 else {
+                    throw StoredReplay.refused(replay.id, "it is not ready to answer")
+                }
+                failPoint("replay_swapped")
+                return try find(replay.id, connection)
+            }
+        } catch {
+            if error.reason == StoredReplay.morePending.reason { return nil }
+            throw error
+        }
+    }
+
+    package func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay? {
+        try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
+            try hold(replay, .live, connection)
+            for part in try GenerationMap.below(replay, connection) {
+                if try isPending(part.generation, from: part.begin, to: part.end, connection) { return nil }
+            }
+            let turn = try connection.statement(
+                "UPDATE replays SET state = 'retired', turns = turns + 1, rank = NULL WHERE generation = ?1")
+            turn.bind(1, replay.id)
+            try turn.run()
+            return try find(replay.id, connection)
+        }
+    }
+
+    package func sweep(maxRows: Int) throws(RollupStoreError) -> Bool {
+        try transaction { connection throws(RollupStoreError) in
+            try Self.sweep(maxRows: Int64(maxRows), connection) <= 0
+        }
+    }
+
+    /// What is left of `maxRows`.
+    static func sweep(maxRows: Int64, _ connection: Connection) throws(RollupStoreError) -> Int64 {
+        var left = maxRows
+        let over = "SELECT generation FROM replays WHERE state IN ('retired', 'cancelled')"
+        for (table, key) in [
+            ("rollups", "generation, grain, bucket, series"), ("revisions", "generation, time_us, id"),
+            ("replay_pending", "generation, time_us, id"),
+        ] where left > 0 {
+            let rows = try connection.statement(
+                "DELETE FROM \(table) WHERE (\(key)) IN "
+                    + "(SELECT \(key) FROM \(table) WHERE generation IN (\(over)) LIMIT ?1)")
+            rows.bind(1, left)
+            try rows.run()
+            left -= Int64(connection.changes)
+        }
+        return left
+    }
+}
+
+extension StoredReplay {
+    static let morePending = RollupStoreError(
+        code: .unavailable, tried: "swap a replay", reason: "more events are pending", next: "It is tried again.")
+
+    static func all(_ connection: Connection) throws(RollupStoreError) -> [StoredReplay] {
+        let rows = try connection.statement(
+            """
+            SELECT p.generation, p.state, p.asked, p.from_us, p.to_us, p.rules, r.text, p.prices, p.is_dry_run, p.epoch,
+                p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us
+            FROM replays p LEFT JOIN rules r ON r.fingerprint = p.rules ORDER BY p.generation DESC
+            """)
+        defer { rows.reset() }
+        var all: [StoredReplay] = []
+        while try rows.step() {
+            let rules = rows.isNull(5) ? nil : RulesText(fingerprint: rows.text(5), text: rows.text(6))
+            let plan = ReplayPlan(
+                asked: rows.text(2), from: EventTime(microseconds: rows.integer(3)),
+                to: EventTime(microseconds: rows.integer(4)), rules: rules, prices: rows.isNull(7) ? nil : rows.text(7),
+                isDryRun: rows.integer(8) != 0)
+            let cursor = rows.optionalInteger(10).map {
+                EventPlace(time: EventTime(microseconds: $0), id: EventID(stored: rows.bytes(11)))
+            }
+            all.append(
+                StoredReplay(
+                    id: rows.integer(0), state: State(rawValue: rows.text(1)) ?? .cancelled, plan: plan,
+                    epoch: rows.integer(9), cursor: cursor, isScanned: rows.integer(12) != 0,
+                    scanned: rows.integer(13), total: rows.integer(14), changed: rows.integer(15),
+                    created: EventTime(microseconds: rows.integer(16)),
+                    swapped: rows.optionalInteger(17).map { EventTime(microseconds: $0) }))
+        }
+        return all
+    }
+}
+
+extension GenerationMap {
+    /// - `without`: as if this one were not there.
+    static func read(_ connection: Connection, without: Int64? = nil) throws(RollupStoreError) -> GenerationMap {
+        let rows = try connection.statement(
+            "SELECT generation, begin_us, end_us FROM replays WHERE state = 'live' ORDER BY rank")
+        defer { rows.reset() }
+        var live: [(generation: Int64, begin: EventTime, end: EventTime)] = []
+        while try rows.step() {
+            if rows.integer(0) == without { continue }
+            live.append(
+                (
+                    rows.integer(0), EventTime(microseconds: rows.integer(1)),
+                    EventTime(microseconds: rows.integer(2))
+                ))
+        }
+        return GenerationMap(live: live)
+    }
+
+    /// What answers again where this live replay answers now.
+    static func below(_ replay: StoredReplay, _ connection: Connection) throws(RollupStoreError) -> [Segment] {
+        let without = try read(connection, without: replay.id)
+        var parts: [Segment] = []
+        for own in try read(connection).segments where own.generation == replay.id {
+            for part in without.cutEvents(from: own.begin, to: own.end) {
+                parts.append(Segment(begin: part.from, end: part.to, generation: part.generation))
+            }
+        }
+        return parts
+    }
+}
+
+/// What ingest must know of replays while it applies a batch.
+struct ReplayScope {
+    var map = GenerationMap()
+    /// Every generation that counts events of a range, whether it answers or not; the first one is not among them.
+    var tracked: [(generation: Int64, begin: EventTime, end: EventTime)] = []
+
+    static func read(_ connection: Connection) throws(RollupStoreError) -> ReplayScope {
+        let rows = try connection.statement(
+            "SELECT generation, begin_us, end_us FROM replays WHERE state IN ('building', 'live')")
+        defer { rows.reset() }
+        var scope = ReplayScope()
+        while try rows.step() {
+            scope.tracked.append(
+                (
+                    rows.integer(0), EventTime(microseconds: rows.integer(1)),
+                    EventTime(microseconds: rows.integer(2))
+                ))
+        }
+        if !scope.tracked.isEmpty { scope.map = try GenerationMap.read(connection) }
+        return scope
+    }
+
+    /// The generations that an event is pending for.
+    func pending(at time: EventTime) -> [Int64] {
+        let answering = map.generation(at: time)
+        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }.map(
+            \.generation)
+        if answering != GenerationMap.first { others.append(GenerationMap.first) }
+        return others
+    }
+}
+
+extension EventID {
+    /// Of 16 stored bytes; what is no id becomes zero, and is found nowhere.
+    init(stored bytes: UnsafeRawBufferPointer) {
+        guard bytes.count == 16 else {
+            self.init(high: 0, low: 0)
+            return
+        }
+        self.init(
+            high: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
+            low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
+    }
+}

@@ -1,0 +1,403 @@
+// The past rebuilt beside live ingest: what a replay comes to, whatever happens meanwhile, is what an ingest from the
+// start under its rules would have come to.
+
+import EventCodec
+import Events
+import Ingest
+import JSONText
+import Normalizer
+import RecordLog
+import Replay
+import RollupStore
+import Rollups
+import Testing
+
+private let partition = TopicPartition(topic: "events", partition: 0)
+private let begin: Int64 = 1_760_054_400_000_000
+private let hour: Int64 = 3_600_000_000
+
+private func at(_ microseconds: Int64) -> EventTime { EventTime(microseconds: microseconds) }
+
+private let texts = [
+    #"{"version":1,"classes":{"user_id":"entity"}}"#,
+    #"{"version":1,"keys":{"aliases":{"env":"environment"}},"values":{"maps":{"environment":{"prod":"production"}}}}"#,
+]
+
+private func rules(_ number: Int) throws -> Rules { try Rules.decode(try JSONValue.parse(texts[number])) }
+
+/// Events over three days, some in odd metadata, and some that come twice.
+private func sampleEvents(_ count: Int, _ random: inout Random) -> [RequestEvent] {
+    var events: [RequestEvent] = []
+    for _ in 0..<count {
+        if let copy = events.randomElement(using: &random), random.next() % 20 == 0 {
+            events.append(copy)
+            continue
+        }
+        var event = Sample.random(&random).event
+        event.time = at(begin + Int64(random.next() % UInt64(72 * hour)))
+        event.id = EventID(time: event.time, random: (random.next(), random.next()))
+        let env = ["prod", "PROD", "Test"].randomElement(using: &random) ?? ""
+        event.metadataRaw = Array(
+            #"{"env":"\#(env)","team":"t\#(random.next() % 3)","userId":\#(random.next() % 9)}"#.utf8)
+        event.metadataConflicts = UInt32(random.next() % 2)
+        if random.next() % 25 == 0 {
+            event.metadataRaw = []
+            event.metadataStatus = .malformed
+            event.metadataRejected = [0x7B]
+        }
+        events.append(event)
+    }
+    return events
+}
+
+/// A store, and ingest into it that stands at some event of a list.
+private final class Ingesting {
+    let store: any StoreUnderTest
+    var writer: any RollupWriter
+    let log: [RequestEvent]
+    private(set) var next = 0
+    private var builder: BatchBuilder
+    private var chunk = RecordChunk(partitions: [partition])
+    private let now = at(begin + 80 * hour)
+
+    init(_ store: any StoreUnderTest, _ log: [RequestEvent], rules number: Int = 0) throws {
+        self.store = store
+        self.log = log
+        writer = try store.writer()
+        builder = BatchBuilder(normalizer: Normalizer(rules: try rules(number), hash: nil))
+        for (offset, event) in log.enumerated() {
+            var value: [UInt8] = []
+            EventEncoder.encode(event, into: &value)
+            chunk.records.append(
+                RecordSlot(
+                    partition: 0, offset: Offset(Int64(offset)), kind: .event, keyStart: Int32(chunk.bytes.count),
+                    keyCount: 16, valueStart: Int32(chunk.bytes.count + 16), valueCount: Int32(value.count)))
+            chunk.bytes += event.id.bytes
+            chunk.bytes += value
+        }
+        // The first rules hold for all time; later ones take over behind everything there is.
+        _ = try writer.rules(adopting: RulesText(try rules(number)), now: now)
+        try start()
+    }
+
+    private func start() throws {
+        try builder.use(try writer.rules(adopting: nil, now: now))
+        builder.started(try writer.acquire([partition]))
+    }
+
+    /// One batch of up to so many events; a timeline that has changed is met as the consumer meets it.
+    func apply(_ count: Int) throws {
+        guard next < log.count, count > 0 else { return }
+        let taken = builder.add(chunk, from: next, now: now, maxEvents: count, maxBytes: 1 << 24)
+        guard let batch = builder.seal() else { return }
+        do {
+            _ = try writer.apply(batch)
+            next = taken.end
+        } catch  where error.code == .staleEpoch {
+            try start()
+            try apply(count)
+        }
+    }
+
+    func close() { writer.close() }
+}
+
+/// Everything that answers: rollups, and what is said of each event.
+private struct Contents: Equatable {
+    var rollups: Count
+    var events: [EventID: String] = [:]
+
+    init(_ store: any StoreUnderTest) throws {
+        rollups = try Count(reading: store.reader)
+        try store.reader.read { snapshot in
+            var sets: [Int64: SeriesKey] = [:]
+            for workspace in ["default", "other"] {
+                for series in try snapshot.series(workspace: workspace) { sets[series.id] = series.key }
+            }
+            for stored in try StoreTests.events(snapshot) {
+                let event = stored.event
+                let set = sets[stored.series]?.set ?? []
+                events[event.id] =
+                    String(decoding: set + [10] + stored.extra + [10] + event.metadataRaw, as: UTF8.self)
+                    + " \(event.metadataStatus) \(event.metadataConflicts) \(event.cost?.amount ?? -1) \(event.priceVersion)"
+                #expect(try snapshot.event(id: event.id)?.series == stored.series)
+            }
+        }
+    }
+}
+
+/// Events of `from ..< to` under other rules from the start.
+private func fromTheStart(
+    _ kind: StoreKind, _ log: [RequestEvent], other number: Int?, from: Int64, to: Int64
+) throws -> Contents {
+    let store = try kind.make()
+    let ingest = try Ingesting(store, log)
+    ingest.close()
+    var writer = try store.writer()
+    if let number {
+        _ = try writer.rules(adopting: RulesText(try rules(number)), now: at(from))
+        _ = try writer.rules(adopting: RulesText(try rules(0)), now: at(to))
+    }
+    writer.close()
+    let again = try Ingesting(store, log, rules: 0)
+    while again.next < log.count { try again.apply(100) }
+    again.close()
+    return try Contents(store)
+}
+
+@Suite struct ReplayTests {
+    private func plan(
+        _ number: Int?, from: Int64, to: Int64, prices: String? = nil, isDryRun: Bool = false
+    ) throws -> ReplayPlan {
+        ReplayPlan(
+            asked: "\(number ?? -1) \(from) \(to) \(prices ?? "") \(isDryRun)", from: at(from), to: at(to),
+            rules: try number.map { try RulesText(rules($0)) }, prices: prices, isDryRun: isDryRun)
+    }
+
+    private func replayer(
+        _ store: any StoreUnderTest, stepEvents: Int = 50, wait: @escaping () -> Bool = { false }
+    ) throws -> Replayer {
+        var options = ReplayOptions()
+        options.stepEvents = stepEvents
+        return Replayer(
+            try store.replays(), normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
+            now: { at(begin + 80 * hour) }, wait: { _ in wait() })
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func underTheSameRulesNothingChanges(_ kind: StoreKind) throws {
+        var random = Random(seed: 71)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(700, &random))
+        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        let before = try Contents(store)
+        var replays = try store.replays()
+        let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
+        #expect(begun.state == .building && begun.total > 600)
+        #expect(try Contents(store) == before)
+        var replayer = try self.replayer(store)
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        #expect(done.scanned == begun.total && done.changed == 0 && done.state == .live)
+        #expect(try Contents(store) == before)
+        #expect(try store.reader.read { try $0.generationName } != "1")
+        replays.close()
+        ingest.close()
+    }
+
+    /// Late events come while it is built, in the middle of the swap, and after it; at last it is taken back.
+    @Test(arguments: StoreKind.replaying, [81, 82, 83] as [UInt64])
+    func isAnIngestFromTheStartUnderItsRules(_ kind: StoreKind, _ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let store = try kind.make()
+        let log = sampleEvents(1_500, &random)
+        let (from, to) = (begin + 7 * hour, begin + 40 * hour + 77)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 700 { try ingest.apply(Int(20 + random.next() % 100)) }
+        var replays = try store.replays()
+        let begun = try replays.begin(try plan(1, from: from, to: to), now: at(begin))
+        var failure: (any Error)?
+        var replayer = try self.replayer(store) {
+            do { if ingest.next < 1_100 { try ingest.apply(Int(random.next() % 40)) } } catch { failure = error }
+            return failure != nil
+        }
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in: \(failure.debugDescription)")
+            return
+        }
+        #expect(done.changed > 0)
+        while ingest.next < log.count { try ingest.apply(90) }
+        #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
+        let timeline = try store.reader.read { try $0.rulesTimeline() }
+        #expect(timeline.entries(from: at(from), to: at(to)).map(\.rules) == [try RulesText(rules(1))])
+
+        // Going back, with the late events of meanwhile.
+        let back = try replayer.revert(done)
+        #expect(back.state == .retired)
+        #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: from, to: to))
+        try replayer.sweep()
+        #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: from, to: to))
+        var left = 0
+        for grain in Grain.allCases { try replays.rows(of: done.id, done, grain) { _, _ in left += 1 } }
+        #expect(left == 0)
+        replays.close()
+        ingest.close()
+    }
+
+    /// Killed after any step: another process goes on with the same plan, and whoever woke late is refused.
+    @Test(arguments: StoreKind.replaying, [91, 92] as [UInt64])
+    func goesOnAfterBeingKilled(_ kind: StoreKind, _ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let store = try kind.make()
+        let log = sampleEvents(900, &random)
+        let (from, to) = (begin + 3 * hour, begin + 60 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 600 { try ingest.apply(90) }
+        let plan = try plan(1, from: from, to: to)
+        var zombie: (replay: StoredReplay, store: any ReplayStore)?
+        var rounds = 0
+        while true {
+            rounds += 1
+            var replays = try store.replays()
+            let replay = try replays.begin(plan, now: at(begin))
+            if var zombie {
+                #expect(replay.id == zombie.replay.id && replay.epoch > zombie.replay.epoch)
+                #expect {
+                    _ = try zombie.store.add(ReplayStep(), to: zombie.replay.id, under: zombie.replay)
+                } throws: {
+                    ($0 as? RollupStoreError)?.code == .staleEpoch
+                }
+                zombie.store.close()
+            }
+            var steps = Int(random.next() % 4)
+            var replayer = try self.replayer(store) {
+                steps -= 1
+                return steps < 0
+            }
+            let ending = try replayer.run(replay, reprice: nil)
+            if case .swapped = ending { break }
+            zombie = (replay, replays)
+            try ingest.apply(20)
+        }
+        #expect(rounds > 3)
+        while ingest.next < log.count { try ingest.apply(90) }
+        #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
+        ingest.close()
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func replaysStandOnOneAnother(_ kind: StoreKind) throws {
+        var random = Random(seed: 101)
+        let store = try kind.make()
+        let log = sampleEvents(800, &random)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 500 { try ingest.apply(90) }
+        func run(_ number: Int?, _ from: Int64, _ to: Int64) throws -> StoredReplay? {
+            var replays = try store.replays()
+            let begun = try replays.begin(try plan(number, from: from, to: to), now: at(begin))
+            replays.close()
+            var replayer = try self.replayer(store)
+            guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
+            return done
+        }
+        let first = try #require(try run(1, begin, begin + 30 * hour))
+        try ingest.apply(90)
+        // Earlier rules again: the earlier answers.
+        let second = try #require(try run(0, begin, begin + 30 * hour))
+        try ingest.apply(90)
+        while ingest.next < log.count { try ingest.apply(90) }
+        #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: begin, to: begin))
+        var replayer = try self.replayer(store)
+        #expect(try replayer.revert(second).state == .retired)
+        #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: begin, to: begin + 30 * hour))
+        #expect(try replayer.revert(first).state == .retired)
+        #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: begin, to: begin))
+        ingest.close()
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func pricesChangeCostsInTheirRangeAndADryRunSaysSoBefore(_ kind: StoreKind) throws {
+        var random = Random(seed: 111)
+        let store = try kind.make()
+        let log = sampleEvents(500, &random)
+        let (from, to) = (begin + 5 * hour, begin + 30 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < log.count { try ingest.apply(90) }
+        ingest.close()
+        let before = try Contents(store)
+        let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
+        func difference(_ id: Int64, _ replay: StoredReplay) throws -> [ReplayDifference.Change] {
+            var difference = ReplayDifference()
+            var replays = try store.replays()
+            try replays.rows(of: GenerationMap.first, replay, .day) { difference.add($0, $1, isAfter: false) }
+            try replays.rows(of: id, replay, .day) { difference.add($0, $1, isAfter: true) }
+            replays.close()
+            return difference.changes
+        }
+        var replays = try store.replays()
+        let dry = try replays.begin(try plan(nil, from: from, to: to, prices: "{}", isDryRun: true), now: at(begin))
+        var replayer = try self.replayer(store)
+        guard case .built(let built) = try replayer.run(dry, reprice: reprice) else {
+            Issue.record("it was not built")
+            return
+        }
+        let told = try difference(built.id, built)
+        #expect(try Contents(store) == before)
+        #expect(try replays.cancel(built.id).state == .cancelled)
+        try replayer.sweep()
+        #expect(try difference(built.id, built).allSatisfy { $0.after == 0 })
+
+        let begun = try replays.begin(try plan(nil, from: from, to: to, prices: "{}"), now: at(begin))
+        #expect(begun.id != dry.id)
+        guard case .swapped(let done) = try replayer.run(begun, reprice: reprice) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        #expect(try difference(done.id, done) == told)
+        #expect(told.contains { $0.key == "total" && $0.measure == "cost_nano_usd" && $0.difference != 0 })
+        #expect(told.allSatisfy { $0.measure == "cost_nano_usd" })
+        let inside = log.filter { $0.time >= at(from) && $0.time < at(to) }
+        let after = try Contents(store)
+        for event in inside {
+            #expect(after.events[event.id]?.hasSuffix(" \(event.inputTokens * 7) other-prices") == true)
+        }
+        #expect(
+            after.events.filter { !Set(inside.map(\.id)).contains($0.key) }
+                == before.events.filter { !Set(inside.map(\.id)).contains($0.key) })
+        replays.close()
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func whatCannotBeDoneIsRefusedBeforeAnythingIsWritten(_ kind: StoreKind) throws {
+        var random = Random(seed: 121)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(200, &random))
+        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        var replays = try store.replays()
+        let first = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin))
+        func refusal(_ body: () throws -> Void) -> String {
+            do {
+                try body()
+                return "nothing"
+            } catch {
+                return "\(error)"
+            }
+        }
+        // The same day, though not the same hours.
+        let overlap = refusal {
+            _ = try replays.begin(try plan(1, from: begin + 5 * hour, to: begin + 6 * hour), now: at(begin))
+        }
+        #expect(overlap.contains("replay \(first.id) is unfinished"), "\(overlap)")
+        let other = try replays.begin(try plan(1, from: begin + 25 * hour, to: begin + 26 * hour), now: at(begin))
+        #expect(other.id != first.id)
+        _ = try replays.cancel(first.id)
+        #expect(refusal { _ = try replays.cancel(first.id) }.contains("it is cancelled"))
+        #expect(refusal { _ = try replays.resume(first.id) }.contains("it is cancelled"))
+        #expect(refusal { _ = try replays.resume(99) }.contains("there is none"))
+        #expect(refusal { _ = try replays.swap(ReplayStep(), other, now: at(begin)) }.contains("not ready"))
+        #expect(try replays.list().map(\.state) == [.building, .cancelled])
+
+        // Events before the third day are deleted.
+        let days = RetentionDays(events: 1, minute: 30, hour: 30, day: 30)
+        while try ingest.writer.expire(RetentionBoundaries(days, now: at(begin + 72 * hour)), maxRows: 1_000) {}
+        let late = refusal { _ = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin)) }
+        #expect(late.contains("past their retention") && late.contains("2025-10-12"), "\(late)")
+        #expect(try replays.list().count == 2)
+        replays.close()
+        ingest.close()
+    }
+
+    @Test func theMapAnswersForEachInstantOnce() {
+        func d(_ day: Int64) -> EventTime { at(day * 24 * hour) }
+        let map = GenerationMap(live: [(2, d(1), d(5)), (3, d(3), d(8)), (4, d(4), d(5))])
+        #expect(map.segments.map(\.generation) == [1, 2, 3, 4, 3, 1])
+        #expect([0, 1, 3, 4, 5, 7, 8].map { map.generation(at: d($0)) } == [1, 2, 3, 4, 3, 3, 1])
+        let hours = map.cut(.hour, from: 0, to: 24 * 9)
+        #expect(hours.map(\.generation) == [1, 2, 3, 4, 3, 1])
+        #expect(hours.reduce(0) { $0 + $1.to - $1.from } == 24 * 9)
+        #expect(map.cutEvents(from: d(2), to: at(d(4).microseconds + 1)).map(\.generation) == [4, 3, 2])
+        #expect(GenerationMap().cut(.minute, from: .min, to: .max).map(\.from) == [.min])
+    }
+}
