@@ -71,7 +71,9 @@ final class Pipeline {
             proxy:
               listen: 127.0.0.1:\(proxyPort)
               ops_listen: 127.0.0.1:\(proxyOpsPort)
-              providers: { openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" } }
+              providers:
+                openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" }
+                anthropic: { base_url: "http://127.0.0.1:\(providerPort)/v1" }
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
             auth: { mode: \(auth) }
