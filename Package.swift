@@ -61,7 +61,9 @@ let package = Package(
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
+                .embedInCode("sqlite-4-reconciliation.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -80,7 +82,7 @@ let package = Package(
         module(
             "HTTPTransport",
             ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
-        module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
+        module("Journal", ["EventCodec", "Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
             "RollupStoreSQLite",
@@ -105,6 +107,9 @@ let package = Package(
             "Ingest",
             ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
         module(
+            "Reconciling",
+            ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
+        module(
             "QueryAPI",
             [
                 "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
@@ -121,7 +126,7 @@ let package = Package(
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
-                "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
+                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
                 "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
                 "Telemetry", "Threading",
             ]),
@@ -131,8 +136,14 @@ let package = Package(
         tests(
             "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
+        tests(
+            "Reconciling",
+            [
+                "EventCodec", "Events", "Ingest", "Journal", "Normalizer", "Reconciling", "RecordLog", "RollupStore",
+                "RollupStoreSQLite", "Telemetry", "Threading",
+            ]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
-        tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
+        tests("Journal", ["EventCodec", "Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",
@@ -159,7 +170,7 @@ let package = Package(
                 "JSONText",
                 "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
-        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests("Pipeline", ["CRDKafka", "JSONText", "Simulation", "Threading"]),
         tests(
             "Fault",
             [

@@ -8,12 +8,15 @@ package enum Schemas {
     package static var sqlite: [String] {
         [
             text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql),
-            text(PackageResources.sqlite_3_redriven_sql),
+            text(PackageResources.sqlite_3_redriven_sql), text(PackageResources.sqlite_4_reconciliation_sql),
         ]
     }
     /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.
     package static var postgresql: [String] {
-        [text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql)]
+        [
+            text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql),
+            text(PackageResources.postgresql_3_reconciliation_sql),
+        ]
     }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }

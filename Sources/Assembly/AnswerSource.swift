@@ -98,8 +98,9 @@ enum AnswerSource {
         return JSONValue.object(members).bytes
     }
 
-    private static func ask(
-        _ name: String, _ url: ProviderURL, _ method: String, _ path: String, _ body: [UInt8]
+    /// The API's answer, or its refusal as an error. The key is read from MILLRACE_API_KEY.
+    static func ask(
+        _ name: String, _ url: ProviderURL, _ method: String, _ path: String, _ body: [UInt8] = []
     ) throws -> JSONValue {
         var headers = [("content-type", "application/json")]
         if let key = processEnvironment()["MILLRACE_API_KEY"] { headers.append(("authorization", "Bearer \(key)")) }
@@ -116,7 +117,7 @@ enum AnswerSource {
         throw Failure("\(name) answered \(status): \(message)\(hint)", status: status == 400 ? 2 : 1)
     }
 
-    private static func escaped(_ text: String) -> String {
+    static func escaped(_ text: String) -> String {
         let digits = Array("0123456789ABCDEF".utf8)
         var out: [UInt8] = []
         for byte in text.utf8 {

@@ -69,6 +69,24 @@ extension Program {
                         "ask a running API, hour by hour"),
                 ]),
             Command(
+                "reconcile", "what proxies recorded against what was counted",
+                discussion: [
+                    "One row a proxy and minute: accepted = recorded + dropped, difference = recorded - applied - "
+                        + "dead_lettered - in_flight. Asks a running API where --api is given, else reads the store and "
+                        + "the journal of the configuration itself."
+                ],
+                options: [
+                    Option("from", "TIME", "first minute, RFC 3339", standard: "24 hours ago"),
+                    Option("to", "TIME", "end, not included, RFC 3339", standard: "the running minute, included"),
+                    Option("fail-on-difference", nil, "end with 1 where a minute has a difference"),
+                    Option("api", "URL", "ask this API; its key (scope admin) in MILLRACE_API_KEY"),
+                    Option("json", nil, "answer as JSON"),
+                ],
+                examples: [
+                    Example("millrace reconcile", "the last day"),
+                    Example("millrace reconcile --fail-on-difference --json", "from cron"),
+                ]),
+            Command(
                 "keys", "API keys",
                 subcommands: [
                     Command(

@@ -30,7 +30,7 @@ struct LogSink {
             let journal = try Journal(
                 directory: configuration.journal.directory, options: configuration.journal.options, log: running.log,
                 metrics: JournalMetrics())
-            let lane = try journal.openLane()
+            let lane = try journal.openLane(isCounted: false)
             journal.start()
             kind = .journal(journal, lane)
         case .kafka:

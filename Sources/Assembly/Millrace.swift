@@ -47,6 +47,7 @@ package enum Millrace {
         case "keys create": return try KeyCommands.create(invocation)
         case "keys list": return try KeyCommands.list(invocation)
         case "keys revoke": return try KeyCommands.revoke(invocation)
+        case "reconcile": return try ReconcileCommand.run(invocation)
         case "tail": return try TailCommand.run(invocation)
         case "completions":
             try Terminal.write(try Program.millrace.completions(for: invocation.arguments[0]))

@@ -7,10 +7,13 @@ import HTTPTransport
 import JSONText
 import Journal
 import Normalizer
+import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
 import Schemas
+import Telemetry
 
 enum Preparation {
     /// The workspace of every event and question in open mode.
@@ -82,6 +85,20 @@ enum Preparation {
     /// For a command: the store must be there, or be made, now.
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
         try Stores.open(configuration.store, mustConnect: true, readers: readers)
+    }
+
+    /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.
+    static func reconciler(
+        _ configuration: MillraceConfiguration, _ log: Log, _ metrics: KafkaMetrics
+    ) -> (reconciler: Reconciler, close: @Sendable () -> Void) {
+        switch configuration.log.kind {
+        case .journal:
+            let directory = configuration.journal.directory
+            return (Reconciler(.journal(directory: directory), log: log, now: SystemFacts.now), {})
+        case .kafka:
+            let ends = KafkaTopicEnds(configuration.log.kafka.options, log: log, metrics: metrics)
+            return (Reconciler(.log(ends: { ends.read() }), log: log, now: SystemFacts.now), { ends.close() })
+        }
     }
 
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away

@@ -13,6 +13,7 @@ import Journal
 import KeyKeeping
 import Normalizer
 import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -179,6 +180,10 @@ final class Roles {
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
         let access = APIAccess(keeper: keepKeys(snapshot: nil))
+        if configuration.log.kind == .kafka { registerKafkaMetrics() }
+        let (reconciler, closeReconciler) = Preparation.reconciler(configuration, running.log, kafkaMetrics)
+        running.onStop { closeReconciler() }
+        running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
         let operations = operations
         let respond = QueryService.responder(
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
@@ -188,7 +193,8 @@ final class Roles {
                 return Readiness(isReady: isReady, degraded: degraded)
             },
             keyClasses: inputs.rules.classNames, corsOrigins: Set(configuration.api.corsOrigins),
-            proxyURL: proxy.map { "http://\($0)" } ?? "")
+            proxyURL: proxy.map { "http://\($0)" } ?? "",
+            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
             tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)

@@ -71,6 +71,10 @@ package final class ProxyService: @unchecked Sendable {
             rests: { [budget] in UInt64(budget.rests.load(ordering: .relaxed)) },
             resumed: { UInt64(tls.resumptions.load(ordering: .relaxed)) })
         for loop in loops { loop.start() }
+        for (loop, worker) in zip(loops, workers) {
+            let bound = LoopBound(worker)
+            loop.post { bound.value.tell(on: loop) }
+        }
         log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
     }
 
@@ -117,6 +121,8 @@ package final class ProxyService: @unchecked Sendable {
         wait(until: start + options.drainMilliseconds) { self.unsent() == 0 }
         eachListener { $0.connections.abandon() }
         for loop in loops { loop.stop() }
+        // The loops have ended: their lanes are this thread's now.
+        for worker in workers { worker.tellLast() }
         listeners = []
         resolver.stop()
         log(.proxyStopped())
@@ -187,6 +193,21 @@ final class ProxyWorker {
         encoded.reserveCapacity(4_096)
     }
 
+    /// Once a second: what waits for a segment goes on, and the counts of the minutes are told.
+    func tell(on loop: EventLoop) {
+        lane.tell(now: Self.now())
+        loop.schedule(afterMilliseconds: Self.tellMilliseconds) { [self, unowned loop] in tell(on: loop) }
+    }
+
+    func tellLast() { lane.tell(now: Self.now()) }
+
+    private static let tellMilliseconds = 1_000
+
+    private static func now() -> EventTime {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
+    }
     /// For a compressed answer; nil where there is no memory for one.
     func takeInflater() -> Inflater? { inflaters.popLast() ?? Inflater() }
 
@@ -202,9 +223,7 @@ final class ProxyWorker {
     func makeTraceID() -> String { EventID(high: random.next(), low: random.next()).hexadecimal }
 
     func makeEvent() -> RequestEvent {
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        let now = EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
+        let now = Self.now()
         var event = RequestEvent(id: EventID(time: now, random: (random.next(), random.next())), time: now)
         event.proxy = proxyID
         return event
@@ -219,7 +238,7 @@ final class ProxyWorker {
         EventEncoder.encode(event, into: &encoded)
         var key = (event.id.high.bigEndian, event.id.low.bigEndian)
         let appended = withUnsafeBytes(of: &key) { key in
-            encoded.withUnsafeBytes { lane.append(kind: .event, key: key, value: $0) }
+            encoded.withUnsafeBytes { lane.append(kind: .event, key: key, value: $0, time: event.time) }
         }
         switch appended {
         case .recorded(let sequence):

@@ -168,18 +168,29 @@ package struct RequestEvent: Sendable, Equatable {
 }
 
 /// What a proxy recorded in one minute: the other side of the reconciliation.
+///
+/// It is one part of that: what one journal lane counted under one serial number. A part's `accepted` and `recorded`
+/// only rise; of several manifests of one part the greatest counts stand, so copies and re-sends change nothing. The
+/// parts of a proxy and minute add up.
 package struct Manifest: Sendable, Equatable {
     package var proxy: String
     /// Start of the minute.
     package var minute: EventTime
+    package var lane: UInt32
+    package var serial: UInt64
     /// Exchanges completed in the minute; recorded + dropped.
     package var accepted: UInt64
     package var recorded: UInt64
     package var dropped: UInt64
 
-    package init(proxy: String, minute: EventTime, accepted: UInt64, recorded: UInt64, dropped: UInt64) {
+    package init(
+        proxy: String, minute: EventTime, lane: UInt32 = 0, serial: UInt64 = 0, accepted: UInt64, recorded: UInt64,
+        dropped: UInt64
+    ) {
         self.proxy = proxy
         self.minute = minute
+        self.lane = lane
+        self.serial = serial
         self.accepted = accepted
         self.recorded = recorded
         self.dropped = dropped

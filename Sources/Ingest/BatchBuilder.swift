@@ -69,6 +69,9 @@ package struct BatchBuilder: Sendable {
         /// Index into `ranges`, once the batch has something of this partition.
         var range: Int?
         var isStopped = false
+        /// Of the last event: what a record that does not say is counted under.
+        var proxy: [UInt8] = []
+        var time = EventTime(microseconds: 0)
     }
 
     private var normalizer: Normalizer
@@ -83,6 +86,7 @@ package struct BatchBuilder: Sendable {
     private var extras: [UInt8] = []
     private var events: [NormalizedEvent] = []
     private var manifests: [Manifest] = []
+    private var minutes = MinuteTally()
     package private(set) var deadLetters: [DeadLetter] = []
 
     package init(normalizer: Normalizer) {
@@ -125,7 +129,7 @@ package struct BatchBuilder: Sendable {
                 let jumped = slot.offset.value - cursors[place].next.value
                 ranges[range].skipped += jumped
                 taken.skipped += jumped
-                take(slot, chunkBytes, range, now, &taken)
+                take(slot, chunkBytes, place, range, now, &taken)
                 advance(place, range, to: Offset(slot.offset.value + 1))
             }
         }
@@ -161,7 +165,7 @@ package struct BatchBuilder: Sendable {
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
             ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
-            manifests: manifests, deadLetters: deadLetters)
+            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish())
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
@@ -192,7 +196,8 @@ package struct BatchBuilder: Sendable {
     }
 
     private mutating func take(
-        _ slot: RecordSlot, _ chunk: UnsafeRawBufferPointer, _ range: Int, _ now: EventTime, _ taken: inout Taken
+        _ slot: RecordSlot, _ chunk: UnsafeRawBufferPointer, _ place: Int, _ range: Int, _ now: EventTime,
+        _ taken: inout Taken
     ) {
         let key = UnsafeRawBufferPointer(rebasing: chunk[Int(slot.keyStart)..<Int(slot.keyStart + slot.keyCount)])
         guard slot.valueCount >= 0 else {
@@ -206,10 +211,11 @@ package struct BatchBuilder: Sendable {
             ranges[range].deadLetters += 1
             taken.deadLetters += 1
             taken.bytes += value.count
+            let minute = countDeadLetter(slot, key, value, place, range)
             deadLetters.append(
                 DeadLetter(
                     source: ranges[range].partition, offset: slot.offset, kind: slot.kind, code: code, reason: reason,
-                    key: Array(key), value: Array(value)))
+                    key: Array(key), value: Array(value), minute: minute))
         }
         if slot.isCorrupt { return reject(.corruptFrame, "the frame's checksum does not match its bytes") }
         if value.count > EventLimits.recordSize {
@@ -237,7 +243,7 @@ package struct BatchBuilder: Sendable {
                         .timeOutOfRange,
                         "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now")
                 }
-                take(fields, value, slot.offset, range)
+                take(fields, value, slot.offset, place, range)
                 taken.events += 1
                 taken.bytes += value.count
                 taken.newestTime = max(taken.newestTime ?? fields.time, fields.time)
@@ -248,9 +254,44 @@ package struct BatchBuilder: Sendable {
         }
     }
 
-    private mutating func take(_ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ range: Int)
-    {
+    /// Where a dead letter is counted; -1: nowhere, since no proxy has counted it as an event either.
+    ///
+    /// It has a proxy and a minute where its value still says so. Else an event's key, a UUIDv7, begins with the time, and
+    /// the proxy is taken to be that of the record before it; a frame damaged in the journal belongs with that record.
+    private mutating func countDeadLetter(
+        _ slot: RecordSlot, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ place: Int, _ range: Int
+    ) -> Int32 {
+        let source = source(slot.offset, range)
+        if !slot.isCorrupt {
+            guard slot.kind == .event else { return -1 }
+            if let fields = try? EventDecoder.decode(value, base: 0) {
+                let proxy = UnsafeRawBufferPointer(rebasing: value[fields.proxy.range])
+                return minutes.deadLettered(proxy: proxy, time: fields.time, source)
+            }
+        }
+        var time = cursors[place].time
+        if key.count == 16, key[6] >> 4 == 7 {
+            time = EventTime(microseconds: key[..<6].reduce(Int64(0)) { $0 << 8 | Int64($1) } * 1_000)
+        } else if !slot.isCorrupt {
+            return -1
+        }
+        return cursors[place].proxy.withUnsafeBytes { minutes.deadLettered(proxy: $0, time: time, source) }
+    }
+
+    private func source(_ offset: Offset, _ range: Int) -> MinuteTally.Source {
+        MinuteTally.Source(range: range, partition: ranges[range].partition, offset: offset)
+    }
+
+    private mutating func take(
+        _ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ place: Int, _ range: Int
+    ) {
         var fields = decoded
+        let (proxyStart, proxyCount) = (Int(fields.proxy.start), Int(fields.proxy.count))
+        let proxy = UnsafeRawBufferPointer(
+            rebasing: value[(proxyCount == 0 ? 0 : proxyStart - bytes.count)...].prefix(proxyCount))
+        let minute = minutes.applied(proxy: proxy, time: fields.time, source(offset, range))
+        cursors[place].time = fields.time
+        if !cursors[place].proxy.elementsEqual(proxy) { cursors[place].proxy = Array(proxy) }
         bytes.append(contentsOf: value)
         let (metadata, series) = bytes.withUnsafeBytes { text in
             let raw = UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])
@@ -265,7 +306,7 @@ package struct BatchBuilder: Sendable {
         events.append(
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
-                metadataStatus: metadata.status))
+                metadataStatus: metadata.status, minute: minute))
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.

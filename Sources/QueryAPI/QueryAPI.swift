@@ -3,7 +3,7 @@
 package import Access
 package import Events
 package import HTTPTransport
-import JSONText
+package import JSONText
 package import Queries
 package import RollupStore
 import Schemas
@@ -30,6 +30,8 @@ package struct Readiness: Sendable {
     }
 }
 
+package typealias Reconcile = @Sendable (_ from: EventTime, _ to: EventTime) throws -> JSONValue
+
 package struct QueryService: Sendable {
     /// Bytes of a question's body; 413 beyond.
     package static let bodyLimit = 65_536
@@ -50,6 +52,8 @@ package struct QueryService: Sendable {
     let corsOrigins: Set<String>
     /// Where clients send their requests to, for the page's example; empty where not known.
     let proxyURL: String
+    /// Both sides of the minutes with `from <= minute < to`; nil where nobody can tell.
+    let reconcile: Reconcile?
     let engine = QueryEngine()
     let exports = ExportSlots()
 
@@ -59,13 +63,13 @@ package struct QueryService: Sendable {
         metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
         zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, keyClasses: [String: String] = [:],
-        corsOrigins: Set<String> = [], proxyURL: String = ""
+        corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
             readiness: readiness, now: now, zoneFile: zoneFile, keyClasses: keyClasses,
             nonDimensionKeys: Set(keyClasses.filter { $0.value != "dimension" }.keys), corsOrigins: corsOrigins,
-            proxyURL: proxyURL)
+            proxyURL: proxyURL, reconcile: reconcile)
         return { service.answer($0) }
     }
 
@@ -126,6 +130,9 @@ package struct QueryService: Sendable {
         case "/v1/events":
             try require(request, "GET")
             return try events(request, workspace: try workspace(of: request))
+        case "/v1/reconciliation":
+            try require(request, "GET")
+            return try reconciliation(request)
         case "/v1/metadata/keys":
             try require(request, "GET")
             return try metadataKeys(request, workspace: try workspace(of: request))

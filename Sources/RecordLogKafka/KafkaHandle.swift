@@ -20,7 +20,7 @@ final class KafkaHandle: @unchecked Sendable {
     private var lines = (count: 0, since: ContinuousClock.now)
 
     private static let linesPerMinute = 30
-    static let closeSeconds = 10
+    static let closeMilliseconds = 10_000
 
     /// `group`: where the client tells of rebalances.
     init(
@@ -53,9 +53,9 @@ final class KafkaHandle: @unchecked Sendable {
     deinit { close() }
 
     /// Runs `before` (the last calls on the handle) and destroys the client, on a thread of its own: a client that is
-    /// stuck, as 2.0.2 can be, is left behind after ten seconds, and so is one of which `before` answers false, because
-    /// destroying it would end the process. Later calls do nothing.
-    func close(before: @escaping @Sendable () -> Bool = { true }) {
+    /// stuck, as 2.0.2 can be, is left to that thread after a while, and one of which `before` answers false is left for
+    /// good, because destroying it would end the process. Later calls do nothing.
+    func close(milliseconds: Int = KafkaHandle.closeMilliseconds, before: @escaping @Sendable () -> Bool = { true }) {
         let isFirst = isClosed.withLock { closed in
             defer { closed = true }
             return !closed
@@ -73,10 +73,10 @@ final class KafkaHandle: @unchecked Sendable {
             }
             done.stop()
         }
-        if done.wait(milliseconds: Self.closeSeconds * 1000) {
+        if done.wait(milliseconds: milliseconds) {
             closer.join()
         } else {
-            log(.kafkaCloseStuck(seconds: Self.closeSeconds))
+            log(.kafkaCloseStuck(seconds: milliseconds / 1_000))
         }
     }
 

@@ -73,7 +73,10 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     private static let commitInterval = Duration.seconds(1)
     /// How long the last commit may take at the end.
     private static let lastCommitMilliseconds: Int32 = 2_000
-    private static let assignmentLimit = Duration.seconds(4)
+    /// How long a member that leaves waits for its first assignment: longer than a group may take to miss another member.
+    private static let assignmentLimit = Duration.seconds(120)
+    /// How long its owner waits for that.
+    private static let closeMilliseconds = 4_000
     /// Offsets in a chunk are 32-bit.
     private static let chunkCeiling = 1 << 30
     /// How long partitions that are asked back may take to be applied and released.
@@ -652,7 +655,8 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         let strategy = options.properties["partition.assignment.strategy"] ?? ""
         let mustBeAssigned = isSubscribed && strategy.contains("sticky")
         let addresses = (queue: Int(bitPattern: fetchQueue), client: Int(bitPattern: handle.raw))
-        handle.close { [handle, scout, group, options, commits, isSubscribed] in
+        handle.close(milliseconds: mustBeAssigned ? Self.closeMilliseconds : KafkaHandle.closeMilliseconds) {
+            [handle, scout, group, options, commits, isSubscribed] in
             scout.join()
             Self.commit(commits, options.topic, handle, waitMilliseconds: Self.lastCommitMilliseconds)
             guard let client = OpaquePointer(bitPattern: addresses.client),
@@ -666,9 +670,10 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         }
     }
 
-    /// Version 2.0.2 ends the process when a sticky member goes between joining and its first assignment. False where
-    /// none came in time: then the client must be left to the process's end, and the group's own time-out says that the
-    /// member has gone.
+    /// Version 2.0.2 ends the process when a sticky member goes between joining and its first assignment. So it stays
+    /// until then, beyond the reader's end if it must: a client that nobody polls would keep what the group gives it.
+    /// Where the process ends before, the group's own time-out says that the member has gone. False where none came in
+    /// time: then the client must be left to the process's end.
     private static func waitForAssignment(_ group: GroupInbox, _ queue: OpaquePointer) -> Bool {
         let deadline = ContinuousClock.now.advanced(by: assignmentLimit)
         var message: Message?

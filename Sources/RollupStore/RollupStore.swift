@@ -173,6 +173,13 @@ package protocol RollupSnapshot {
     func retained(_ grain: Grain?) throws -> EventTime?
 
     func ledger() throws -> [PartitionLedger]
+
+    /// The parts that proxies have told of minutes with `from <= minute < to`, each once with its greatest counts, in
+    /// order of minute, proxy, lane, serial.
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest]
+
+    /// What became of the records of minutes with `from <= minute < to`, in order of minute, proxy, partition.
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute]
 }
 
 extension RollupSnapshot {

@@ -77,6 +77,14 @@ package struct PostgreSQLDeadLetters: DeadLetterArchive {
             for source in sources {
                 var parameters = Self.parameters(source)
                 parameters.add(time.microseconds)
+                // The record is on its way again, and counts anew when it comes.
+                _ = try connection.query(
+                    """
+                    UPDATE proxy_minutes SET dead_lettered = dead_lettered - 1, changed_us = $4::bigint
+                    WHERE (minute_us, proxy, topic, partition) IN (
+                        SELECT minute_us, proxy, topic, partition FROM dead_letters
+                        WHERE \(Self.isSource) AND redriven_us IS NULL)
+                    """, parameters)
                 _ = try connection.query(
                     "UPDATE dead_letters SET redriven_us = $4::bigint WHERE \(Self.isSource)", parameters)
             }

@@ -58,7 +58,18 @@ package struct SQLiteDeadLetters: DeadLetterArchive {
         try connection.execute("BEGIN IMMEDIATE")
         let statement = try connection.statement(
             "UPDATE dead_letters SET redriven_us = ?4 WHERE topic = ?1 AND partition = ?2 AND source_offset = ?3")
+        // The record is on its way again, and counts anew when it comes.
+        let takeOff = try connection.statement(
+            """
+            UPDATE proxy_minutes SET dead_lettered = dead_lettered - 1, changed_us = ?4
+            WHERE (minute_us, proxy, topic, partition) IN (
+                SELECT minute_us, proxy, topic, partition FROM dead_letters
+                WHERE topic = ?1 AND partition = ?2 AND source_offset = ?3 AND redriven_us IS NULL)
+            """)
         for source in sources {
+            Self.bind(source, to: takeOff)
+            takeOff.bind(4, time.microseconds)
+            try takeOff.run()
             Self.bind(source, to: statement)
             statement.bind(4, time.microseconds)
             try statement.run()

@@ -180,6 +180,54 @@ private struct Snapshot: RollupSnapshot {
         return rows
     }
 
+    // MARK: Reconciliation
+
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest] {
+        let rows = try connection.statement(
+            """
+            SELECT minute_us, proxy, lane, serial, accepted, recorded FROM manifests
+            WHERE minute_us >= ?1 AND minute_us < ?2 ORDER BY minute_us, proxy, lane, serial
+            """)
+        rows.bind(1, from.microseconds)
+        rows.bind(2, to.microseconds)
+        defer { rows.reset() }
+        var parts: [Manifest] = []
+        while try rows.step() {
+            let accepted = UInt64(clamping: rows.integer(4))
+            let recorded = UInt64(clamping: rows.integer(5))
+            parts.append(
+                Manifest(
+                    proxy: rows.text(1), minute: EventTime(microseconds: rows.integer(0)),
+                    lane: UInt32(truncatingIfNeeded: rows.integer(2)), serial: UInt64(bitPattern: rows.integer(3)),
+                    accepted: accepted, recorded: recorded, dropped: accepted - min(accepted, recorded)))
+        }
+        return parts
+    }
+
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute] {
+        let rows = try connection.statement(
+            """
+            SELECT minute_us, proxy, topic, partition, applied, duplicates, dead_lettered, first_offset, next_offset,
+                changed_us
+            FROM proxy_minutes WHERE minute_us >= ?1 AND minute_us < ?2 ORDER BY minute_us, proxy, topic, partition
+            """)
+        rows.bind(1, from.microseconds)
+        rows.bind(2, to.microseconds)
+        defer { rows.reset() }
+        var found: [ProxyMinute] = []
+        while try rows.step() {
+            found.append(
+                ProxyMinute(
+                    proxy: rows.text(1), minute: EventTime(microseconds: rows.integer(0)),
+                    partition: TopicPartition(
+                        topic: rows.text(2), partition: Int32(truncatingIfNeeded: rows.integer(3))),
+                    first: Offset(rows.integer(7)), next: Offset(rows.integer(8)), applied: rows.integer(4),
+                    duplicates: rows.integer(5), deadLettered: rows.integer(6),
+                    changed: EventTime(microseconds: rows.integer(9))))
+        }
+        return found
+    }
+
     // MARK: Rollups
 
     /// Rows that are stepped over before looking up the next wanted one: a look-up costs about as much as so many.

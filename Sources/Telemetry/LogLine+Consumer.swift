@@ -85,4 +85,11 @@ extension LogLine {
                 ? "Stopped before all that was read could be applied; the log plays it again."
                 : "Stopped; all that was read is applied.")
     }
+
+    package static func reconciliationWithoutLog(reason: String) -> LogLine {
+        LogLine(
+            .warning, "reconciliation_without_log",
+            "Where the log ends is not known: what the reconciliation misses counts as in flight.",
+            [("reason", .text(reason))])
+    }
 }

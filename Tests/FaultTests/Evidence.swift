@@ -31,7 +31,12 @@ struct LogEvidence {
             defer { rd_kafka_topic_partition_list_destroy(list) }
             for partition in 0..<(try Self.partitions(client, topic)) {
                 var (low, high): (Int64, Int64) = (-1, -1)
-                let code = rd_kafka_query_watermark_offsets(client, topic, partition, &low, &high, 10_000)
+                var code = rd_kafka_query_watermark_offsets(client, topic, partition, &low, &high, 10_000)
+                // A broker that has just come back may not lead yet.
+                for _ in 0..<50 where code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE {
+                    usleep(200_000)
+                    code = rd_kafka_query_watermark_offsets(client, topic, partition, &low, &high, 10_000)
+                }
                 guard code == RD_KAFKA_RESP_ERR_NO_ERROR else { throw ChildError("no watermarks of \(topic): \(code)") }
                 (self.low[partition], self.high[partition]) = (low, high)
                 if low < high {

@@ -100,10 +100,16 @@ extension PipelineTests {
                 usleep(useconds_t(random.below(400_000)))
                 try pipeline.crash(.up)
                 try pipeline.start(.up)
+                // Under load, straight after the kill: what is counted, on its way and recorded agree.
+                let balance = try pipeline.reconciliation()
+                #expect(balance["closed"]?.boolean == true, "\(balance.text)")
             }
             let (received, begun) = load.stop()
             #expect(received.count > 200)
             try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled()
+            let totals = try pipeline.reconciliation()["totals"]
+            #expect(totals?["recorded"]?.integer == (try pipeline.count(nil)))
             try pipeline.stopAll()
         }
 
@@ -137,6 +143,11 @@ extension PipelineTests {
             let (received, begun) = load.stop()
             #expect(received.count > 200)
             try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled(seconds: 60)
+            // The last manifests may come after the last events.
+            try waitUntil("every counted event stands in a manifest", seconds: 60) {
+                try pipeline.told() == pipeline.count(nil)
+            }
             try pipeline.stopAll()
         }
     }

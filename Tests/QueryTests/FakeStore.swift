@@ -149,6 +149,10 @@ struct FakeStore: RollupReader, RollupSnapshot {
                 applied: next, duplicates: 0, manifests: 0, deadLetters: 0, skipped: 0, lost: 0)
         ]
     }
+
+    func manifests(from: EventTime, to: EventTime) -> [Manifest] { [] }
+
+    func proxyMinutes(from: EventTime, to: EventTime) -> [ProxyMinute] { [] }
 }
 
 extension SeriesSelection {

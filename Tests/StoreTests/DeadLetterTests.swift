@@ -77,6 +77,38 @@ import Testing
         #expect(try letters.list(filter).count == 2)
     }
 
+    @Test(arguments: StoreKind.allCases) func oneThatWasSentAgainIsTakenOffItsMinuteOnce(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.partition])
+        var maker = BatchMaker()
+        var letters = [letter(0, .undecodable), letter(1, .undecodable), letter(2, .unknownKind)]
+        letters[0].minute = 0
+        letters[1].minute = 0
+        var batch = try maker.batch([
+            .init(partition: Self.partition, first: 0, epoch: 1, samples: [], deadLetters: letters)
+        ])
+        batch.minutes = [
+            ProxyMinute(
+                proxy: "p", minute: EventTime(microseconds: 60_000_000), partition: Self.partition, first: Offset(0),
+                next: Offset(2), deadLettered: 2)
+        ]
+        _ = try writer.apply(batch)
+        writer.close()
+        func counted() throws -> [Int64] {
+            try store.reader.read { snapshot in
+                try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+                    .map(\.deadLettered)
+            }
+        }
+        #expect(try counted() == [2])
+        let sources = [0, 2].map { RecordSource(partition: Self.partition, offset: Offset($0)) }
+        try store.deadLetters.markRedriven(sources, at: EventTime(microseconds: 77))
+        #expect(try counted() == [1])
+        try store.deadLetters.markRedriven(sources, at: EventTime(microseconds: 78))
+        #expect(try counted() == [1])
+    }
+
     @Test(arguments: [
         ("t/0/1", true), ("a.b-c_d/12/900", true), ("t/0", false), ("/0/1", false), ("t/-1/2", false),
         ("t/0/-2", false),

@@ -63,6 +63,15 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (
+            version: 4,
+            sql: """
+            ALTER TABLE dead_letters DROP COLUMN minute_us; ALTER TABLE dead_letters DROP COLUMN proxy;
+            DROP TABLE proxy_minutes; DROP TABLE manifests;
+            CREATE TABLE manifests (proxy TEXT, minute_us INTEGER, accepted INTEGER, recorded INTEGER,
+                dropped INTEGER, PRIMARY KEY (proxy, minute_us));
+            """
+        ),
         (version: 3, sql: "ALTER TABLE dead_letters DROP COLUMN redriven_us;"), (version: 2, sql: "DROP TABLE keys;"),
     ]
 

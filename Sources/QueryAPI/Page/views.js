@@ -236,9 +236,9 @@ function showLedger(result) {
     return;
   }
   const { totals, minutes, closed } = result.value, difference = totals.difference;
-  said.className = difference === 0 ? "state good" : "state poor";
+  said.className = closed ? "state good" : "state poor";
   said.textContent = minutes.length === 0 ? "No requests in this range."
-    : difference === 0 ? closed ? "Every recorded request is accounted for." : "Accounted for so far; the running minute is not closed."
+    : closed ? "Every recorded request is accounted for." : difference === 0 ? "Minutes differ, though their sum does not."
       : `${count.format(Math.abs(difference))} requests ${difference > 0 ? "are missing" : "are too many"}.`;
   table.hidden = minutes.length === 0;
   const cells = (row) => counts.map((name) => make("td", {
