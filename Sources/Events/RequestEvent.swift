@@ -81,6 +81,14 @@ package enum UsageSource: UInt8, Sendable {
     case response = 1
     /// The answer was compressed in a way the proxy does not read.
     case unreadable = 2
+
+    package var name: String {
+        switch self {
+        case .none: "none"
+        case .response: "response"
+        case .unreadable: "unreadable"
+        }
+    }
 }
 
 /// Which of a request's sources carried metadata, as a bit set.
