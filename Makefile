@@ -69,7 +69,8 @@ ROUNDS ?= 200
 soak: setup swift
 	@$(SWIFT) build --build-tests
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
-	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)'
+	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)' \
+	  --filter '^PipelineTests\.PipelineTests/KillTests/killsProxy'
 
 mutants: setup swift
 	@Tests/Mutants/mutants.py
