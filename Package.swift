@@ -35,6 +35,7 @@ let package = Package(
     products: [.executable(name: "millrace", targets: ["millrace"])],
     targets: [
         // C libraries
+        library("CCurl", pkgConfig: "libcurl"),
         library("CLibevent", pkgConfig: "libevent"),
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
@@ -63,7 +64,7 @@ let package = Package(
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("sqlite-4-reconciliation.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
-                .embedInCode("postgresql-3-reconciliation.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -93,6 +94,12 @@ let package = Package(
         module(
             "RollupStorePostgreSQL",
             ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
+        module(
+            "RollupStoreClickHouse",
+            [
+                "Access", "Events", "EventCodec", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading",
+                "CCurl",
+            ]),
 
         // Services
         module(
@@ -127,8 +134,8 @@ let package = Package(
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
                 "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
                 "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
-                "Telemetry", "Threading",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
+                "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
@@ -149,7 +156,8 @@ let package = Package(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ", "CSQLite",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "CSQLite",
             ]),
         tests(
             "Query",

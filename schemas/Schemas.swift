@@ -18,6 +18,8 @@ package enum Schemas {
             text(PackageResources.postgresql_3_reconciliation_sql),
         ]
     }
+    /// `clickhouse.sql`: the tables of the ClickHouse store.
+    package static var clickhouse: String { text(PackageResources.clickhouse_sql) }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.

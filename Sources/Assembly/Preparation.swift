@@ -84,7 +84,7 @@ enum Preparation {
 
     /// For a command: the store must be there, or be made, now.
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
-        try Stores.open(configuration.store, mustConnect: true, readers: readers)
+        try Stores.open(configuration.store, mustConnect: true, readers: readers, log: Log(role: "store"))
     }
 
     /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.

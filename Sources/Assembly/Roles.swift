@@ -211,7 +211,8 @@ final class Roles {
     /// A server that is away is waited for by whoever reads or writes; readiness says so.
     private func openStore() throws -> OpenStore {
         if let store { return store }
-        let opened = try Stores.open(configuration.store, mustConnect: false, readers: Self.queriesAtOnce)
+        let opened = try Stores.open(
+            configuration.store, mustConnect: false, readers: Self.queriesAtOnce, log: running.log)
         store = opened
         return opened
     }

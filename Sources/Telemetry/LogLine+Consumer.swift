@@ -66,6 +66,13 @@ extension LogLine {
             [("waited_ms", .number(waitedMilliseconds))])
     }
 
+    package static func consumerStoreUpkeepFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_store_upkeep_failed",
+            "Everything is counted, but rollups wait to be summed: answers take longer until a later try succeeds.",
+            [("reason", .text(reason))])
+    }
+
     package static func consumerStaleEpoch(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_stale_epoch",

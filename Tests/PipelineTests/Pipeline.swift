@@ -58,11 +58,11 @@ final class Pipeline {
     private let provider: ChildProcess
     private let settings: String
 
-    /// `log` is the YAML of `log:`; `rules` the text of a rules file; `more` further YAML; `provider` are options of
+    /// `log` is the YAML of `log:`; `store` a `store.url`, nil for a SQLite file; `rules` the text of a rules file; `more` further YAML; `provider` are options of
     /// `millrace mock-provider`.
     init(
-        _ name: String, log: String = "{ kind: journal }", auth: String = "open", rules: String? = nil,
-        more: String = "", provider options: [String] = []
+        _ name: String, log: String = "{ kind: journal }", store: String? = nil, auth: String = "open",
+        rules: String? = nil, more: String = "", provider options: [String] = []
     ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
@@ -70,7 +70,7 @@ final class Pipeline {
         settings = """
             log: \(log)
             journal: { directory: \(work.path)/journal, segment_size_bytes: 4194304 }
-            store: { url: "sqlite:\(work.path)/millrace.db" }
+            store: { url: "\(store ?? "sqlite:\(work.path)/millrace.db")" }
             proxy:
               listen: 127.0.0.1:\(proxyPort)
               ops_listen: 127.0.0.1:\(proxyOpsPort)

@@ -6,10 +6,12 @@ import RollupStoreSQLite
 import Testing
 
 enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
-    case sqlite, postgresql
+    case sqlite, postgresql, clickhouse
 
     /// Those whose server is not left out by name.
-    static var allCases: [StoreKind] { isPostgreSQLWanted ? [.sqlite, .postgresql] : [.sqlite] }
+    static var allCases: [StoreKind] {
+        [.sqlite] + (isPostgreSQLWanted ? [.postgresql] : []) + (isClickHouseWanted ? [.clickhouse] : [])
+    }
 
     var testDescription: String { rawValue }
 
@@ -18,6 +20,7 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
         switch self {
         case .sqlite: try SQLiteUnderTest()
         case .postgresql: try PostgreSQLUnderTest()
+        case .clickhouse: try ClickHouseUnderTest()
         }
     }
 }
