@@ -7,7 +7,7 @@ PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
 SOURCES := Package.swift Sources Tests schemas
 
-.PHONY: help setup packages clients swift run build test soak mutants fuzz format lint schemas clean
+.PHONY: help setup packages clients swift run build test soak mutants fuzz format lint sanitize schemas clean
 help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
@@ -16,6 +16,7 @@ help:
 	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
 	@echo "make setup    install what is missing: system packages ($(PACKAGES)), clients for tests (.venv)"
 	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60: for each of the three)"
+	@echo "make sanitize run the proxy's tests under AddressSanitizer and ThreadSanitizer (SANITIZERS=thread: one of them)"
 	@echo "make format   format the sources; make lint checks them"
 	@echo "make schemas  write schemas/configuration.schema.json anew from the table of keys"
 	@echo "make clean    remove everything built"
@@ -68,7 +69,8 @@ ROUNDS ?= 200
 soak: setup swift
 	@$(SWIFT) build --build-tests
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
-	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)'
+	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)' \
+	  --filter '^PipelineTests\.PipelineTests/KillTests/killsProxy'
 
 mutants: setup swift
 	@Tests/Mutants/mutants.py
@@ -78,6 +80,28 @@ FUZZ_SECONDS ?= 60
 
 fuzz: swift
 	@SWIFTC=$(dir $(SWIFT))swiftc Tests/Fuzz/run $(FUZZ_SECONDS)
+
+# Built beside the other builds, once for each; a leak, a race or a bad access is a failed run. What is known and not
+# ours is named in Tests/Support/*.suppressions, each with its reason.
+SANITIZERS ?= address thread
+SANITIZED ?= Proxy HTTP Journal
+SANITIZE_SECONDS ?= 600
+LSAN := suppressions=$(CURDIR)/Tests/Support/leaks.suppressions:print_suppressions=0
+TSAN := suppressions=$(CURDIR)/Tests/Support/races.suppressions:print_suppressions=0:halt_on_error=0
+
+sanitize: setup swift
+	@for kind in $(SANITIZERS); do \
+	  place=.build-sanitize/$$kind; \
+	  $(SWIFT) build --build-tests --sanitize=$$kind --scratch-path $$place; \
+	  for suite in $(SANITIZED); do \
+	    echo "-- $${suite}Tests, $$kind sanitizer"; log=$$(mktemp); \
+	    if LSAN_OPTIONS="$(LSAN)" TSAN_OPTIONS="$(TSAN)" timeout $(SANITIZE_SECONDS) $(SWIFT) test --skip-build \
+	      --no-parallel --disable-xctest --sanitize=$$kind --scratch-path $$place --filter "^$${suite}Tests\." \
+	      >"$$log" 2>&1 && ! grep -aq 'SUMMARY: [A-Za-z]*Sanitizer' "$$log"; then \
+	      grep -a 'Test run with' "$$log" || { cat "$$log"; rm "$$log"; echo "no test ran" >&2; exit 1; }; rm "$$log"; \
+	    else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed under the $$kind sanitizer" >&2; exit 1; fi; \
+	  done; \
+	done
 
 format: swift
 	@$(SWIFT) format --in-place --recursive --parallel $(SOURCES)
@@ -91,4 +115,4 @@ schemas: swift
 	@text=$$(.build/debug/millrace config schema); printf '%s\n' "$$text" >schemas/configuration.schema.json
 
 clean:
-	@rm -rf .build .venv
+	@rm -rf .build .build-sanitize .venv

@@ -85,8 +85,10 @@ final class Roles {
             } else {
                 .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
             }
+        let loops = configuration.proxy.loops
         var options = ProxyOptions(
-            listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+            listen: address.description, loops: loops == 0 ? Preparation.cores : loops,
+            providers: configuration.proxy.upstreams,
             strictMetadata: configuration.proxy.strictMetadata,
             metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
             tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,

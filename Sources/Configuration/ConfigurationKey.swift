@@ -90,7 +90,7 @@ package struct ConfigurationKey: Sendable {
             "journal.fsync", .choice(["never", "interval", "always"]), .text("interval"),
             "what a power cut may cost: what the kernel held, one second, nothing"),
         .init(
-            "journal.segment_size_bytes", .integer(mebibyte...1024 * mebibyte), .integer(64 * mebibyte),
+            "journal.segment_size_bytes", .integer(mebibyte / 4...1024 * mebibyte), .integer(64 * mebibyte),
             "size of a journal file, preallocated"),
         .init(
             "journal.max_size_bytes", .integer(16 * mebibyte...(1 << 50)), .integer(10_240 * mebibyte),
@@ -101,6 +101,9 @@ package struct ConfigurationKey: Sendable {
         .init("store.url", .store, .text("sqlite:./millrace-data/millrace.db"), "where rollups and events are kept"),
         .init("proxy.listen", .address, .text("127.0.0.1:8787"), "where clients connect"),
         .init("proxy.ops_listen", .address, .text("127.0.0.1:8789"), "/livez, /readyz and /metrics of the proxy"),
+        .init(
+            "proxy.loops", .integer(0...256), .integer(0),
+            "event loops, each with a journal lane of its own; 0: one a core"),
         .init(
             "proxy.providers.*.base_url", .provider,
             entries: [("openai", .text("https://api.openai.com/v1"))], "upstream of a provider"),

@@ -33,6 +33,8 @@ package struct MillraceConfiguration: Sendable {
     package struct Proxy: Sendable {
         package var listen: ListenAddress
         package var opsListen: ListenAddress
+        /// 0: one a core.
+        package var loops: Int
         /// By name, in byte order.
         package var providers: [(name: String, url: ProviderURL)]
         package var strictMetadata: Bool
@@ -119,6 +121,7 @@ package struct MillraceConfiguration: Sendable {
         store = StoreLocation(layers.text("store.url")) ?? .sqlite(path: "./millrace-data/millrace.db")
         proxy = Proxy(
             listen: layers.address("proxy.listen"), opsListen: layers.address("proxy.ops_listen"),
+            loops: layers.integer("proxy.loops"),
             providers: layers.entries("proxy.providers.*.base_url").compactMap { name, text in
                 ProviderURL(text).map { (name, $0) }
             },

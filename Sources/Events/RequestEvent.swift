@@ -75,12 +75,25 @@ package enum MetadataStatus: UInt8, CaseIterable, Comparable, Sendable {
 }
 
 /// Where the token counts come from. `none` is said, never guessed around.
-package enum UsageSource: UInt8, Sendable {
+package enum UsageSource: UInt8, CaseIterable, Sendable {
     case none = 0
     /// Read out of the provider's answer: its body, or a header of its that tells tokens.
     case response = 1
     /// The answer was compressed in a way the proxy does not read.
     case unreadable = 2
+
+    package var name: String {
+        switch self {
+        case .none: "none"
+        case .response: "response"
+        case .unreadable: "unreadable"
+        }
+    }
+
+    package init?(name: some StringProtocol) {
+        guard let found = Self.allCases.first(where: { $0.name == name }) else { return nil }
+        self = found
+    }
 }
 
 /// Which of a request's sources carried metadata, as a bit set.

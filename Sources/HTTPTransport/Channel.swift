@@ -51,6 +51,8 @@ final class Channel {
     private var isWriteArmed = false
     private var wasHigh = false
     private var closesWhenFlushed = false
+    /// After a failure TLS may not be spoken any more, not even goodbye.
+    private var hasFailed = false
     /// Holds what is written back, until released: group commit.
     var isHeld = false
     // The owner holds the channel and the channel the owner, until `close` cuts both.
@@ -281,6 +283,7 @@ final class Channel {
     private func end(_ end: ChannelEnd) {
         let owner = self.owner
         let wasLingering = state == .lingering
+        if case .failed = end { hasFailed = true }
         close()
         if wasLingering { owner?.channelLingered() } else { owner?.channelClosed(end) }
     }
@@ -288,6 +291,8 @@ final class Channel {
     /// At once, telling nobody: for an owner that has decided.
     func close() {
         guard state != .closed else { return }
+        // Without a goodbye OpenSSL takes the session for a bad one: no later connection could go on from it.
+        if let tls, state == .open, !hasFailed { SSL_shutdown(tls) }
         state = .closed
         deadline = .max
         if let readEvent { event_free(readEvent) }

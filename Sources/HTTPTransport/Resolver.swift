@@ -47,6 +47,8 @@ package final class Resolver: Sendable {
     static let keptMilliseconds: UInt64 = 30_000
     /// How long a failure is, so that a dead name server is asked once a second, not once a request.
     static let failureKeptMilliseconds: UInt64 = 1_000
+    /// Look-ups that wait for their turn, one a request; beyond it the answer is `busy`.
+    static let waitingLimit = 4_096
 
     private struct Work: Sendable {
         var origin: UpstreamOrigin
@@ -60,16 +62,21 @@ package final class Resolver: Sendable {
     }
 
     private let known: KnownBox
-    private let queue = BoundedQueue<Work>(capacity: 4_096)
+    private let queue = BoundedQueue<Work>(capacity: Resolver.waitingLimit)
     private let thread: ServiceThread
 
-    package init() {
+    package convenience init() {
+        self.init { Self.lookUp(host: $0.host, port: $0.port, flags: AI_ADDRCONFIG) }
+    }
+
+    /// `lookUp` runs on the resolver's thread and may take its time.
+    init(lookUp: @escaping @Sendable (UpstreamOrigin) -> Result) {
         let queue = queue
         let box = KnownBox()
         known = box
         thread = ServiceThread("resolver") {
             while let work = queue.pop() {
-                let result = Self.answer(work.origin, box)
+                let result = Self.answer(work.origin, box, lookUp)
                 work.loop.post { work.answer(result) }
             }
         }
@@ -77,11 +84,13 @@ package final class Resolver: Sendable {
 
     /// Whoever waited behind the same name takes its answer. Where a look-up fails and addresses are known from before,
     /// they are tried once more.
-    private static func answer(_ origin: UpstreamOrigin, _ known: KnownBox) -> Result {
+    private static func answer(
+        _ origin: UpstreamOrigin, _ known: KnownBox, _ lookUp: (UpstreamOrigin) -> Result
+    ) -> Result {
         let now = EventLoop.clock()
         let before = known.names.withLock { $0[origin] }
         if let before, before.until > now { return before.result }
-        var result = lookUp(host: origin.host, port: origin.port, flags: AI_ADDRCONFIG)
+        var result = lookUp(origin)
         var kept = keptMilliseconds
         if case .failure = result {
             kept = failureKeptMilliseconds

@@ -7,6 +7,7 @@ import Glibc
 package import RecordLog
 import Synchronization
 import Telemetry
+import Threading
 
 /// @unchecked: `append`, `drain` and the private vars belong to one thread at a time, the lane's owner (an event loop;
 /// before it starts, who opened the lane; after it ended, `Journal.stop`). The other threads meet it at `ready`,
@@ -208,14 +209,18 @@ package final class JournalLane: @unchecked Sendable {
     private func roll() -> Bool {
         guard let held = ready.load(ordering: .acquiring) else { return false }
         let next = Unmanaged<WritableSegment>.fromOpaque(held).takeRetainedValue()
+        failPoint("segment_taken")
         next.header.setBase(sequence)
+        failPoint("segment_based")
         let full = active
         seal()
+        failPoint("segment_ended")
         active = next
         position = SegmentLayout.headerSize
         // `sealed` before `ready`: whoever sees that a segment is wanted finds the full one.
         sealed.store(Unmanaged.passRetained(full).toOpaque(), ordering: .releasing)
         ready.store(nil, ordering: .releasing)
+        failPoint("segment_changed")
         return true
     }
 

@@ -2,6 +2,7 @@
 
 import Glibc
 import Synchronization
+import Threading
 
 /// @unchecked: `populatedTo` and `releasedTo` belong to the preparer thread; the rest never changes or is atomic, and
 /// the frames belong to the lane's owner until `isSealed`.
@@ -23,6 +24,7 @@ final class WritableSegment: @unchecked Sendable {
         let path = lane.segmentPath(ordinal)
         let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw JournalError.system("create \(path)", errno: errno) }
+        failPoint("segment_created")
         let status = options.allocate(descriptor, options.segmentSize)
         guard status == 0 else {
             close(descriptor)
@@ -34,6 +36,7 @@ final class WritableSegment: @unchecked Sendable {
             unlink(path)
             throw JournalError.system("map \(path)", errno: reason)
         }
+        failPoint("segment_allocated")
         file = mapped
         self.ordinal = ordinal
         header = SegmentHeader(page: mapped.page)

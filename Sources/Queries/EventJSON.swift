@@ -10,8 +10,8 @@ package enum EventColumns {
     package static let names = [
         "id", "time", "proxy", "workspace", "api_key", "provider", "operation", "request_model", "response_model",
         "status", "outcome", "error_type", "finish_reason", "streamed", "trace_id", "input_tokens", "output_tokens",
-        "cached_tokens", "reasoning_tokens", "cost_usd", "latency_ms", "first_token_ms", "upstream_ms", "overhead_ms",
-        "request_bytes", "response_bytes", "metadata", "metadata_raw", "metadata_status",
+        "cached_tokens", "reasoning_tokens", "usage_source", "cost_usd", "latency_ms", "first_token_ms", "upstream_ms",
+        "overhead_ms", "request_bytes", "response_bytes", "metadata", "metadata_raw", "metadata_status",
     ]
 }
 
@@ -48,6 +48,7 @@ extension StoredEvent {
             "output_tokens": JSONValue(event.outputTokens),
             "cached_tokens": JSONValue(event.cachedTokens),
             "reasoning_tokens": JSONValue(event.reasoningTokens),
+            "usage_source": .string(event.usageSource.name),
             "cost_usd": event.cost.map { .number(decimal($0.amount, digits: 9)) } ?? .null,
             "latency_ms": milliseconds(event.latencyMicroseconds),
             "first_token_ms": milliseconds(event.firstTokenMicroseconds),

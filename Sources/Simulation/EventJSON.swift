@@ -39,6 +39,7 @@ package enum EventJSON {
         object.raw("output_tokens", String(event.outputTokens))
         object.raw("cached_tokens", String(event.cachedTokens))
         object.raw("reasoning_tokens", String(event.reasoningTokens))
+        object.text("usage_source", event.usageSource.name)
         object.raw("cost_usd", event.cost.map { DecimalText.write($0.amount, digits: 9) } ?? "null")
         object.milliseconds("latency_ms", event.latencyMicroseconds)
         object.milliseconds("first_token_ms", event.firstTokenMicroseconds)
@@ -111,12 +112,13 @@ package enum EventJSON {
     private static let names: Set<String> = [
         "id", "time", "proxy", "workspace", "api_key", "provider", "operation", "request_model", "response_model",
         "status", "outcome", "error_type", "finish_reason", "streamed", "trace_id", "input_tokens", "output_tokens",
-        "cached_tokens", "reasoning_tokens", "cost_usd", "latency_ms", "first_token_ms", "upstream_ms", "overhead_ms",
-        "request_bytes", "response_bytes", "metadata", "metadata_raw", "metadata_status",
+        "cached_tokens", "reasoning_tokens", "usage_source", "cost_usd", "latency_ms", "first_token_ms", "upstream_ms",
+        "overhead_ms", "request_bytes", "response_bytes", "metadata", "metadata_raw", "metadata_status",
     ]
 
     /// Absent or null: the id is made from the time and `random`, the time is `now`, status 200, the outcome what the
-    /// status implies, provider `openai`, workspace `default` (the one of open mode), counts 0, the rest not known.
+    /// status implies, provider `openai`, workspace `default` (the one of open mode), counts 0, `usage_source` response
+    /// where a count is said, else none, the rest not known.
     /// `metadata_raw`, a string of JSON text, goes before `metadata`, an object; one that does not parse makes an
     /// event with malformed metadata. A member of another name is an error.
     package static func parse(
@@ -162,7 +164,10 @@ package enum EventJSON {
         event.cachedTokens = try object.count("cached_tokens")
         event.reasoningTokens = try object.count("reasoning_tokens")
         let tokens = ["input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"]
-        if tokens.contains(where: object.has) { event.usageSource = .response }
+        event.usageSource =
+            try object.parsed("usage_source", "one of \(UsageSource.allCases.map(\.name).joined(separator: ", "))") {
+                $0.string.flatMap { UsageSource(name: $0) }
+            } ?? (tokens.contains(where: object.has) ? UsageSource.response : .none)
         event.cost = try object.parsed("cost_usd", "a number of dollars") { value in
             value.numberText.flatMap { DecimalText.parse($0, digits: 9) }.map { NanoUSD($0) }
         }

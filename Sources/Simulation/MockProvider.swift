@@ -1,8 +1,10 @@
 // An OpenAI-compatible provider that answers from nothing: request -> made-up answer. For the demo, tests, benchmarks.
+// It answers Anthropic's messages too.
 //
 // The same request always gets the same content and usage:
 // - input tokens: the words (runs between blanks) of all messages, prompts or inputs;
-// - output tokens: 5 plus the input tokens modulo 20, at most `max_tokens` (`max_completion_tokens`); each is a word;
+// - output tokens: 5 plus the input tokens modulo 20, at most `max_tokens` (`max_completion_tokens`,
+//   `max_output_tokens`); each is a word;
 // - cached tokens: half of the input tokens from 64 on; reasoning tokens: none;
 // - model: the dated name where the table below has one, else as asked for.
 //
@@ -71,6 +73,8 @@ package final class MockProvider: Sendable {
         if path.hasSuffix("/chat/completions") { return chat(body) }
         if path.hasSuffix("/completions") { return completions(body) }
         if path.hasSuffix("/embeddings") { return embeddings(body) }
+        if path.hasSuffix("/responses") { return responses(body) }
+        if path.hasSuffix("/messages") { return messages(body) }
         return failure(404, "No such path: POST \(path).")
     }
 
@@ -187,6 +191,11 @@ package final class MockProvider: Sendable {
         var events = choices.map { event([$0], usage: nil) }
         if wantsUsage { events.append(event([], usage: answer.usage)) }
         events.append(Array("data: [DONE]\n\n".utf8))
+        return stream(events)
+    }
+
+    /// Server-sent events, already written out, at the pace that the options ask for.
+    func stream(_ events: [[UInt8]]) -> HTTPResponse {
         let parts = events.enumerated().map { index, bytes in
             (
                 delayMilliseconds: index == 0 ? options.latencyMilliseconds : options.chunkIntervalMilliseconds,
@@ -199,7 +208,7 @@ package final class MockProvider: Sendable {
             parts: parts)
     }
 
-    private func delayed(_ response: HTTPResponse) -> HTTPResponse {
+    func delayed(_ response: HTTPResponse) -> HTTPResponse {
         if options.latencyMilliseconds == 0 { return response }
         var later = response
         later.body = []
@@ -220,7 +229,7 @@ package final class MockProvider: Sendable {
         return [429, 500, 503][Int(dice % 3)]
     }
 
-    private func failure(_ status: Int, _ message: String) -> HTTPResponse {
+    func failure(_ status: Int, _ message: String) -> HTTPResponse {
         let (type, code): (String, JSONValue) =
             switch status {
             case 401: ("invalid_request_error", "invalid_api_key")
@@ -265,7 +274,7 @@ package final class MockProvider: Sendable {
         return .json(200, JSONValue.array(state.withLock { $0.requests }).text)
     }
 
-    private func nextID(_ prefix: String) -> String {
+    func nextID(_ prefix: String) -> String {
         let number = state.withLock { state in
             state.served += 1
             return state.served
@@ -276,7 +285,7 @@ package final class MockProvider: Sendable {
     // MARK: Reading requests
 
     /// Words of a text, of a list of texts or text parts; a list of token numbers counts each.
-    private static func words(in value: JSONValue) -> Int {
+    static func words(in value: JSONValue) -> Int {
         switch value {
         case .string(let text): text.utf8.split(whereSeparator: { $0 == 0x20 || 0x09...0x0D ~= $0 }).count
         case .array(let elements): elements.reduce(0) { $0 + words(in: $1) }
@@ -286,8 +295,9 @@ package final class MockProvider: Sendable {
         }
     }
 
-    private static func limit(_ body: JSONValue) -> Int {
-        let limit = body["max_completion_tokens"]?.integer ?? body["max_tokens"]?.integer ?? 4_096
+    static func limit(_ body: JSONValue) -> Int {
+        let names = ["max_completion_tokens", "max_tokens", "max_output_tokens"]
+        let limit = names.lazy.compactMap { body[$0]?.integer }.first ?? 4_096
         return Int(min(max(limit, 1), 4_096))
     }
 
@@ -315,7 +325,7 @@ package final class MockProvider: Sendable {
 }
 
 /// What the provider says to one prompt.
-private struct Answer {
+struct Answer {
     static let datedModels: [(name: String, dated: String)] = [
         ("gpt-4o", "gpt-4o-2024-08-06"), ("gpt-4o-mini", "gpt-4o-mini-2024-07-18"), ("gpt-4.1", "gpt-4.1-2025-04-14"),
         ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14"), ("gpt-3.5-turbo", "gpt-3.5-turbo-0125"),

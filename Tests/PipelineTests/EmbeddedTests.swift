@@ -17,7 +17,7 @@ extension PipelineTests {
             let credential = "sk-test-\(UInt64.random(in: 0...UInt64.max))"
             let key = "pk-test-\(UInt64.random(in: 0...UInt64.max))"
             let told = try pipeline.runSamples(credential: credential, key: key)
-            #expect(told.requests == 20)
+            #expect(told.requests == 38)
             try pipeline.expectSamples(told, credential: credential, key: key)
             try pipeline.stopAll()
             // What is flushed at the end is a file too.

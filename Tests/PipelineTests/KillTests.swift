@@ -19,9 +19,12 @@ final class Load: Sendable {
     private let stopped = StopSignal()
     private let threads = Mutex<[ServiceThread]>([])
     private let port: UInt16
+    private let note: String
 
-    init(port: UInt16, clients: Int) {
+    /// `noteSize`: bytes of metadata beyond the number, for larger events.
+    init(port: UInt16, clients: Int, noteSize: Int = 0) {
         self.port = port
+        note = String(repeating: "x", count: noteSize)
         threads.withLock { list in
             list = (0..<clients).map { _ in ServiceThread("load") { self.ask() } }
         }
@@ -29,13 +32,14 @@ final class Load: Sendable {
 
     private func ask() {
         var client = LoopbackClient(port: port, timeoutMilliseconds: 5_000)
+        let rest = "\"run\":\"kill\"" + (note.isEmpty ? "" : ",\"note\":\"\(note)\"")
         while !stopped.wait(milliseconds: 2) {
             let number = counts.withLock { counts in
                 counts.next += 1
                 return counts.next
             }
             let headers: [(name: String, value: String)] = [
-                ("x-portkey-mode", "proxy openai"), ("x-portkey-metadata", "{\"run\":\"kill\",\"n\":\"\(number)\"}"),
+                ("x-portkey-mode", "proxy openai"), ("x-portkey-metadata", "{\(rest),\"n\":\"\(number)\"}"),
             ]
             do {
                 let response = try client.request("POST", "/v1/chat/completions", headers: headers, body: chatBody())
@@ -187,6 +191,80 @@ extension PipelineTests {
                 try pipeline.told() == pipeline.count(nil)
             }
             try pipeline.stopAll()
+        }
+
+        /// Steps of the change from a full segment to the next, in their order, in the loop that appends.
+        private static let changing = ["segment_taken", "segment_based", "segment_ended", "segment_changed"]
+        /// Steps of making a segment: at the start of a lane, and ahead of each change.
+        private static let making = ["segment_created", "segment_allocated"]
+
+        @Test(
+            "The proxy killed again and again under load, in mid-change of segments too",
+            .timeLimit(.minutes(15)), arguments: [1, 4])
+        func killsProxy(lanes: Int) throws {
+            let seed = UInt64.random(in: 0...UInt64.max)
+            let rounds = Place.rounds(24)
+            var random = SeededGenerator(seed: seed)
+            let brokers = try WorkDirectory("kafka")
+            let kafka = try KafkaCluster(in: brokers.path)
+            let pipeline = try Pipeline("kill-proxy", log: kafka.log)
+            // Segments of some seventy events, and no place for those that the broker has acknowledged.
+            let settings = [
+                "--proxy.loops", "\(lanes)", "--journal.segment_size_bytes", "262144", "--journal.retention_seconds",
+                "0",
+            ]
+            for role in [Pipeline.Role.consumer, .api] { try pipeline.start(role) }
+            let load = Load(port: pipeline.proxyPort, clients: 6, noteSize: 3_000)
+            var ended: [String: Int] = [:]
+            for round in 0..<rounds {
+                var place = "at random"
+                if round % 2 == 0 {
+                    try pipeline.start(.proxy, settings)
+                    let before = load.receivedSoFar
+                    try waitUntil("the load goes on", seconds: 30) { load.receivedSoFar >= before + 20 }
+                    usleep(useconds_t(random.below(200_000)))
+                    try pipeline.crash(.proxy)
+                } else {
+                    let steps = Self.changing + (round % 3 == 0 ? Self.making : [])
+                    place = steps[random.below(steps.count)]
+                    let pass = 1 + random.below(4)
+                    try pipeline.start(.proxy, settings, waits: false, failAt: "\(place):\(pass)")
+                    try pipeline.expectDeath(.proxy, at: place)
+                    if place == "segment_based" {
+                        let isBetween = try hasChangeLeftHalfDone("\(pipeline.work.path)/journal", lanes: lanes)
+                        #expect(isBetween, "round \(round)")
+                    }
+                }
+                ended[place, default: 0] += 1
+            }
+            try pipeline.start(.proxy, settings)
+            let (received, begun) = load.stop()
+            let inChange = Self.changing.reduce(0) { $0 + ended[$1, default: 0] }
+            let each = ended.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
+            print("lanes \(lanes), seed \(seed): \(rounds) rounds, \(inChange) ended in a change of segments (\(each))")
+            #expect(inChange >= rounds / 4)
+            #expect(received.count > 10 * rounds)
+            try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled(seconds: 60)
+            try pipeline.stopAll()
+        }
+
+        /// Whether a lane's newest segment has its first number and no record, while the one before has no end: what a
+        /// death between the two leaves. By the files' bytes, see `SegmentFormat`.
+        private func hasChangeLeftHalfDone(_ journal: String, lanes: Int) throws -> Bool {
+            func word(_ bytes: [UInt8], at place: Int) -> UInt64 {
+                bytes[place..<place + 8].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+            }
+            for lane in 0..<lanes {
+                let listed = try run(["bash", "-c", "ls \(journal)/lane-000\(lane)/*.segment"], directory: "/").output
+                let used = listed.split(separator: "\n").sorted().map { readBytes(String($0)) }
+                    .filter { $0.count > 4_096 && word($0, at: 40) == ~word($0, at: 48) }
+                guard let newest = used.last, let previous = used.dropLast().last else { continue }
+                let end = Int(word(previous, at: 64))
+                let isEnded = previous[end - 16..<end - 12].allSatisfy { $0 == 0xFF }
+                if word(newest, at: 72) == 0, word(previous, at: 72) > 0, !isEnded { return true }
+            }
+            return false
         }
     }
 }

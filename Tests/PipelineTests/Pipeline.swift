@@ -33,6 +33,9 @@ enum Place {
 
     static func sample(_ name: String) -> String { "\(repository)/Tests/Support/samples/\(name)" }
 
+    /// `MILLRACE_TEST_ROUNDS`: how often the loops go round; `make soak` sets it.
+    static func rounds(_ usual: Int) -> Int { variable("MILLRACE_TEST_ROUNDS").flatMap { Int($0) } ?? usual }
+
     static func variable(_ name: String) -> String? {
         guard let text = getenv(name) else { return nil }
         return String(cString: text)
@@ -71,7 +74,9 @@ final class Pipeline {
             proxy:
               listen: 127.0.0.1:\(proxyPort)
               ops_listen: 127.0.0.1:\(proxyOpsPort)
-              providers: { openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" } }
+              providers:
+                openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" }
+                anthropic: { base_url: "http://127.0.0.1:\(providerPort)/v1" }
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
             auth: { mode: \(auth) }
@@ -92,10 +97,12 @@ final class Pipeline {
 
     // MARK: Processes
 
-    func start(_ role: Role, waits: Bool = true) throws {
+    /// `failAt`: where the process dies by itself (see `failPoint`).
+    func start(_ role: Role, _ settings: [String] = [], waits: Bool = true, failAt: String? = nil) throws {
         let process = try ChildProcess(
-            [Place.binary, role.rawValue, "--config", "\(work.path)/millrace.yaml"], name: role.rawValue,
-            directory: work.path, outputTo: work.path)
+            [Place.binary, role.rawValue, "--config", "\(work.path)/millrace.yaml"] + settings, name: role.rawValue,
+            directory: work.path, environment: failAt.map { ["MILLRACE_TEST_FAIL_AT": $0] } ?? [:],
+            outputTo: work.path)
         processes[role] = process
         if waits { try waitUntilReady(role) }
     }
@@ -117,6 +124,14 @@ final class Pipeline {
 
     /// `kill -9`.
     func crash(_ role: Role) throws { try processes.removeValue(forKey: role)?.crash() }
+
+    /// Waits until the process has died at its `failAt`, as `kill -9` would end it.
+    func expectDeath(_ role: Role, at place: String) throws {
+        let removed = processes.removeValue(forKey: role)
+        let process = try #require(removed)
+        let status = try process.wait(seconds: 30)
+        #expect(status == 128 + SIGKILL, "at \(place) it ended with \(status): \(process.errors.suffix(2_000))")
+    }
 
     /// SIGTERM; expects status 0.
     func stop(_ role: Role) throws {

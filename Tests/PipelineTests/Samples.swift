@@ -9,12 +9,16 @@ enum Sample: String, CaseIterable {
     case openAI028 = "openai_028.py"
     case langChain = "langchain_sample.py"
     case openAIToday = "openai_today.py"
+    case anthropicToday = "anthropic_today.py"
+    case langChainToday = "langchain_today.py"
 
     var command: [String] {
         switch self {
         case .openAIJavaScript: ["node", Place.sample(rawValue)]
         case .openAI028, .langChain: [Place.python("openai-0.28"), Place.sample(rawValue)]
         case .openAIToday: [Place.python("openai-today"), Place.sample(rawValue)]
+        case .anthropicToday: [Place.python("anthropic-today"), Place.sample(rawValue)]
+        case .langChainToday: [Place.python("langchain-today"), Place.sample(rawValue)]
         }
     }
 }
@@ -29,7 +33,7 @@ struct Told: Equatable {
 /// Dollars for a thousand million tokens, in and out, of the models that the samples use; the published prices.
 private let prices: [String: (input: Int64, output: Int64)] = [
     "gpt-4o-mini-2024-07-18": (150, 600), "gpt-3.5-turbo-instruct": (1_500, 2_000),
-    "text-embedding-3-small": (20, 0), "text-davinci-003": (20_000, 20_000),
+    "text-embedding-3-small": (20, 0), "text-davinci-003": (20_000, 20_000), "claude-3-5-haiku-20241022": (800, 4_000),
 ]
 
 extension Pipeline {

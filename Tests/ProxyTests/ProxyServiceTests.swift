@@ -69,10 +69,18 @@ final class Hop {
         )
     }
 
+    /// The provider is gone; `finish` does not stop it again.
+    func stopProvider() {
+        if providerIsStopped { return }
+        providerIsStopped = true
+        provider.stop()
+    }
+    private var providerIsStopped = false
+
     /// Stops both and reads the events out of the journal.
     func finish(isStopped: Bool = false) throws -> [RequestEvent] {
         if !isStopped { proxy.stop() }
-        provider.stop()
+        stopProvider()
         var reader = JournalLogReader(directory: directory, log: Log(role: "test"), metrics: JournalMetrics())
         var events: [RequestEvent] = []
         var idle = 0
@@ -206,7 +214,7 @@ private let portkey =
 
     @Test func aDeadProviderIs502AndAnEvent() throws {
         let hop = try Hop()
-        hop.provider.stop()
+        hop.stopProvider()
         let client = try RawClient(port: hop.proxy.port)
         client.send(chat(portkey))
         let answer = try #require(client.answer())

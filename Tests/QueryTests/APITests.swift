@@ -213,9 +213,9 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         let wanted = [
             "id", "time", "proxy", "workspace", "api_key", "provider", "operation", "request_model", "response_model",
             "status", "outcome", "error_type", "finish_reason", "streamed", "trace_id", "input_tokens",
-            "output_tokens", "cached_tokens", "reasoning_tokens", "cost_usd", "latency_ms", "first_token_ms",
-            "upstream_ms", "overhead_ms", "request_bytes", "response_bytes", "metadata", "metadata_raw",
-            "metadata_status",
+            "output_tokens", "cached_tokens", "reasoning_tokens", "usage_source", "cost_usd", "latency_ms",
+            "first_token_ms", "upstream_ms", "overhead_ms", "request_bytes", "response_bytes", "metadata",
+            "metadata_raw", "metadata_status",
         ]
         for event in events { #expect(event.members?.map(\.key) == wanted) }
         #expect(events[1]["outcome"]?.string == "provider_error")

@@ -105,7 +105,6 @@ private func lines(of path: String) throws -> [ArraySlice<UInt8>] {
             EventEncoder.encode(event, into: &encoded)
             var again = try EventJSON.parse(line, now: day.lowerBound, random: (0, 0))
             again.priceVersion = event.cost == nil ? "" : "simulated-1"
-            again.usageSource = event.outcome == .success ? .response : .none
             encoded.removeAll()
             EventEncoder.encode(again, into: &encoded)
             #expect(encoded == value)
@@ -216,14 +215,17 @@ private func lines(of path: String) throws -> [ArraySlice<UInt8>] {
         #expect(event.metadataRejected.isEmpty == (status < .tooLarge))
         var written: [UInt8] = []
         EventJSON.write(event, into: &written)
-        #expect(try parse(String(decoding: written, as: UTF8.self)) == readBack(event))
+        #expect(try parse(String(decoding: written, as: UTF8.self)) == event)
     }
 
-    /// Counts that are said, be they 0, count as read from an answer.
-    private func readBack(_ event: RequestEvent) -> RequestEvent {
-        var event = event
-        event.usageSource = .response
-        return event
+    @Test("Counts that are said, be they 0, are read from an answer, unless the line says otherwise")
+    func readsWhereCountsComeFrom() throws {
+        #expect(try parse("{}").usageSource == .none)
+        #expect(try parse(#"{"input_tokens":0}"#).usageSource == .response)
+        for source in UsageSource.allCases {
+            #expect(try parse(#"{"input_tokens":0,"usage_source":"\#(source.name)"}"#).usageSource == source)
+        }
+        #expect(throws: EventJSONError.self) { try parse(#"{"usage_source":"guess"}"#) }
     }
 
     @Test(

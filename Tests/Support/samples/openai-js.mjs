@@ -1,4 +1,5 @@
-// OpenAI's JavaScript library 3.x through the proxy, as its users write it: a chat completion and a completion.
+// OpenAI's JavaScript library 3.x through the proxy, as its users write it: a chat completion and a completion, each whole
+// and streamed.
 // Prints one JSON line: what the client was told. Environment: MILLRACE_BASE_URL, MILLRACE_TEST_CLIENTS.
 import { createRequire } from "node:module";
 
@@ -28,8 +29,46 @@ const completion = await openai.createCompletion({
   max_tokens: 20,
 });
 
-const usages = [chat.data.usage, completion.data.usage];
-if (!chat.data.choices[0].message.content || !completion.data.choices[0].text) process.exit(1);
+// The library hands out the bytes of a stream; the lines are its user's.
+async function readEvents(response) {
+  let text = "";
+  let usage = null;
+  let rest = "";
+  for await (const bytes of response.data) {
+    const lines = (rest + bytes.toString()).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+      const event = JSON.parse(line.slice("data: ".length));
+      for (const choice of event.choices) text += choice.delta?.content ?? choice.text ?? "";
+      usage = event.usage ?? usage;
+    }
+  }
+  return { text, usage };
+}
+
+const options = { stream: true, stream_options: { include_usage: true } };
+const chatStream = await readEvents(
+  await openai.createChatCompletion(
+    { model: "gpt-4o-mini", messages: [{ role: "user", content: "Count to five." }], ...options },
+    { responseType: "stream" },
+  ),
+);
+const completionStream = await readEvents(
+  await openai.createCompletion(
+    { model: "gpt-3.5-turbo-instruct", prompt: "A millrace was", max_tokens: 20, ...options },
+    { responseType: "stream" },
+  ),
+);
+
+const usages = [chat.data.usage, completion.data.usage, chatStream.usage, completionStream.usage];
+const texts = [
+  chat.data.choices[0].message.content,
+  completion.data.choices[0].text,
+  chatStream.text,
+  completionStream.text,
+];
+if (!texts.every(Boolean)) process.exit(1);
 console.log(
   JSON.stringify({
     requests: usages.length,
