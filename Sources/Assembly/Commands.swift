@@ -150,6 +150,61 @@ extension Program {
                 "man", "the manual page, for man(1)",
                 examples: [Example("millrace man | man -l -", "read it")], takesConfiguration: false),
             Command(
+                "replay", "rebuild the rollups of a stretch of the past",
+                discussion: [
+                    "Counts the stored events of whole UTC days anew beside live ingest, those from --from up to --to "
+                        + "under other rules or prices, and swaps the result in by one step: until then no answer "
+                        + "changes. The same command goes on with a replay that was cut short. An end in the future "
+                        + "means now. '--dry-run' shows what would change and changes nothing."
+                ],
+                options: [
+                    Option("from", "TIME", "first instant, RFC 3339"),
+                    Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
+                    Option("rules", "FILE", "normalization rules for these events", standard: "those of their time"),
+                    Option("prices", "FILE", "a price table for these events", standard: "costs stay"),
+                    Option(
+                        "source", "SOURCE", "where events are read: events, as the store keeps them", standard: "events"
+                    ),
+                    Option("dry-run", nil, "show what would change, largest first"),
+                    Option("rate", "N", "events a second at the most", standard: "half of the time is left to ingest"),
+                    Option("json", nil, "answer as JSON"),
+                ],
+                examples: [
+                    Example(
+                        "millrace replay --from 2026-11-01T00:00:00Z --rules rules.yaml --dry-run",
+                        "what would new rules make of this month?"),
+                    Example(
+                        "millrace replay --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --prices prices.json",
+                        "a week at the right prices"),
+                ],
+                subcommands: [
+                    Command(
+                        "list", "all replays, the latest first", options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace replay list", "what was rebuilt, and what is under way")]),
+                    Command(
+                        "status", "how one replay stands",
+                        arguments: [Argument("ID", "as the list shows it", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace replay status 2", "how far is it?")]),
+                    Command(
+                        "resume", "go on with a replay that was cut short",
+                        arguments: [Argument("ID", "as the list shows it", isRequired: true)],
+                        options: [
+                            Option("rate", "N", "events a second at the most"), Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [Example("millrace replay resume 2", "after a crash, or a stop")]),
+                    Command(
+                        "cancel", "give up an unfinished replay; nothing of it is left",
+                        arguments: [Argument("ID", "as the list shows it", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace replay cancel 2", "not after all")]),
+                    Command(
+                        "revert", "let what answered before a replay answer again",
+                        arguments: [Argument("ID", "as the list shows it", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [Example("millrace replay revert 2", "go back")]),
+                ], runsItself: true),
+            Command(
                 "dead-letters", "records that could not be counted",
                 subcommands: [
                     Command(

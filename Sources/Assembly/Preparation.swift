@@ -72,7 +72,7 @@ enum Preparation {
     }
 
     /// A YAML or JSON file (JSON is YAML) as a tree.
-    private static func tree(_ path: String) throws -> JSONValue {
+    static func tree(_ path: String) throws -> JSONValue {
         switch readFile(path) {
         case .failure(let problem): throw Failure("\(path): \(problem.reason)", status: 2)
         case .success(let bytes):

@@ -196,7 +196,12 @@ final class Roles {
             },
             corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
-            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
+            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json },
+            listReplays: {
+                var replays = try store.makeReplayStore()
+                defer { replays.close() }
+                return try replays.list()
+            })
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
             tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)

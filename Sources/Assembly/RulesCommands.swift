@@ -209,7 +209,7 @@ enum RulesCommands {
         }
     }
 
-    private static func valid(_ path: String) throws -> Rules {
+    static func valid(_ path: String) throws -> Rules {
         let (rules, problems) = try read(path)
         guard let rules else {
             throw Failure("\(path): " + problems.map(\.description).joined(separator: "\n  "), status: 2)

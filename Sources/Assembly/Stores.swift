@@ -46,6 +46,14 @@ enum OpenStore {
         }
     }
 
+    /// For one thread.
+    func makeReplayStore() throws -> any ReplayStore {
+        switch self {
+        case .sqlite(let store): try store.makeReplayStore()
+        case .postgresql, .clickhouse: throw Failure("This version rebuilds the past in a SQLite store only.")
+        }
+    }
+
     func makeWriter() throws -> sending any RollupWriter {
         switch self {
         case .sqlite(let store): try store.makeWriter()

@@ -45,7 +45,7 @@ package struct Example: Sendable {
     }
 }
 
-/// A command with its own options, or a group with subcommands; never both.
+/// A command with its own options, or a group with subcommands; or both, where it does something without one.
 package struct Command: Sendable {
     package var name: String
     /// One line, no full stop.
@@ -58,11 +58,16 @@ package struct Command: Sendable {
     package var subcommands: [Command]
     /// Whether `--config` and configuration keys are taken.
     package var takesConfiguration: Bool
+    /// Of a group: it is a command, too.
+    package var runsItself: Bool
+
+    package var isRunnable: Bool { subcommands.isEmpty || runsItself }
 
     package init(
         _ name: String, _ summary: String, discussion: [String] = [], arguments: [Argument] = [],
         options: [Option] = [],
-        examples: [Example] = [], subcommands: [Command] = [], takesConfiguration: Bool = true
+        examples: [Example] = [], subcommands: [Command] = [], takesConfiguration: Bool = true,
+        runsItself: Bool = false
     ) {
         self.name = name
         self.summary = summary
@@ -72,6 +77,7 @@ package struct Command: Sendable {
         self.examples = examples
         self.subcommands = subcommands
         self.takesConfiguration = takesConfiguration
+        self.runsItself = runsItself
     }
 }
 
@@ -173,7 +179,7 @@ extension Program {
         } else if words.contains(where: Self.asksForHelp) {
             return .show(help(path))
         }
-        guard let command, candidates.isEmpty else {
+        guard let command, command.isRunnable else {
             if path.isEmpty, words.first == "--version" { return .show("\(name) \(version)\n") }
             if let word = words.first { throw unknownOption(word, known: ["help", "version"], path: path) }
             let names = candidates.map(\.name).joined(separator: ", ")

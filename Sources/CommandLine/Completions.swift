@@ -21,8 +21,8 @@ extension Program {
         func visit(_ path: [String], _ commands: [Command], _ options: [Option]) {
             out.append((path, commands, options))
             for command in commands {
-                var own = command.subcommands.isEmpty ? command.options : []
-                if command.subcommands.isEmpty, command.takesConfiguration { own.append(Self.configuration) }
+                var own = command.isRunnable ? command.options : []
+                if command.isRunnable, command.takesConfiguration { own.append(Self.configuration) }
                 visit(path + [command.name], command.subcommands, own + [Option("help", nil, "show this text")])
             }
         }
@@ -40,7 +40,7 @@ extension Program {
             command = candidates.first { $0.name == word }
             candidates = command?.subcommands ?? []
         }
-        return command.map { $0.subcommands.isEmpty && $0.takesConfiguration } ?? false
+        return command.map { $0.isRunnable && $0.takesConfiguration } ?? false
     }
 
     private func words(_ place: (path: [String], commands: [Command], options: [Option])) -> [String] {

@@ -12,7 +12,7 @@ extension Program {
         guard let command else { return programHelp() }
         let whole = ([name] + path).joined(separator: " ")
         var out = "\(whole): \(command.summary)\n\nUsage:\n  \(whole)"
-        if !command.subcommands.isEmpty { out += " COMMAND" }
+        if !command.subcommands.isEmpty { out += command.runsItself ? " [COMMAND]" : " COMMAND" }
         for argument in command.arguments { out += argument.isRequired ? " \(argument.name)" : " [\(argument.name)]" }
         if !command.options.isEmpty || command.takesConfiguration { out += " [options]" }
         out += "\n"
@@ -23,7 +23,7 @@ extension Program {
         if !command.arguments.isEmpty {
             out += "\nArguments:\n" + table(command.arguments.map { ($0.name, $0.help) })
         }
-        if command.subcommands.isEmpty {
+        if command.isRunnable {
             var options = command.options
             if command.takesConfiguration { options.append(Self.configuration) }
             options.append(Option("help", nil, "show this text"))
@@ -47,11 +47,8 @@ extension Program {
     private func programHelp() -> String {
         var rows: [(String, String)] = []
         for command in commands {
-            if command.subcommands.isEmpty {
-                rows.append((command.name, command.summary))
-            } else {
-                rows += command.subcommands.map { ("\(command.name) \($0.name)", $0.summary) }
-            }
+            if command.isRunnable { rows.append((command.name, command.summary)) }
+            rows += command.subcommands.map { ("\(command.name) \($0.name)", $0.summary) }
         }
         var out = "\(name): \(summary)\n\nUsage:\n  \(name) COMMAND [options]\n\nCommands:\n" + table(rows)
         out +=

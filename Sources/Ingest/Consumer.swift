@@ -86,7 +86,7 @@ package final class Consumer: Sendable {
         var logProblem: String?
         var truncated: [String: String] = [:]
         /// What the store said to the last batch that it refused as stale.
-        var stale: String?
+        var stale: RollupStoreError?
         var stopBy: ContinuousClock.Instant?
         var heldBack = false
     }
@@ -285,7 +285,8 @@ package final class Consumer: Sendable {
         return true
     }
 
-    /// The store said that others have taken partitions over. False when the consumer is ending.
+    /// The store said that others have taken partitions over, or that other rules hold. False when the consumer is
+    /// ending.
     private func restart(_ reader: inout any RecordLogReader, _ backoff: inout Backoff) throws(RecordLogError) -> Bool {
         var random = SystemRandomNumberGenerator()
         let until = ContinuousClock.now.advanced(by: .milliseconds(backoff.failed(random: random.next())))
@@ -293,16 +294,16 @@ package final class Consumer: Sendable {
         repeat {
             while try reader.standBy() != nil {}
         } while ContinuousClock.now < until && !stopping.wait(milliseconds: 20)
-        let isShared = reader.restart()
         let stale = mailbox.withLock { mailbox in
             // Positions that came before were taken under epochs that may be gone.
             defer { mailbox = Mailbox() }
             return status.withLock { $0.stale }
         }
-        guard isShared else {
-            fail(stale ?? "another consumer has taken the partitions over")
+        guard reader.isShared || stale?.code == .staleRules else {
+            fail(stale?.description ?? "another consumer has taken the partitions over")
             return false
         }
+        reader.restart()
         metrics.restarts.add()
         status.withLock { $0.truncated = [:] }
         return fetched.push(.restarted)
@@ -511,11 +512,13 @@ package final class Consumer: Sendable {
                     metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
                     try apply(batch, since, &writer)
                 }
-            } catch let error as RollupStoreError where error.code == .staleEpoch {
+            } catch let error as RollupStoreError where error.code == .staleEpoch || error.code == .staleRules {
                 isStale = true
-                metrics.staleBatches.add()
-                log(.consumerStaleEpoch(reason: error.description))
-                status.withLock { $0.stale = error.description }
+                if error.code == .staleEpoch {
+                    metrics.staleBatches.add()
+                    log(.consumerStaleEpoch(reason: error.description))
+                }
+                status.withLock { $0.stale = error }
                 mailbox.withLock {
                     $0.taken = []
                     $0.isStale = true

@@ -90,6 +90,12 @@ package struct JournalLogReader: RecordLogReader {
         }
     }
 
+    package mutating func restart() {
+        known = [:]
+        order = []
+        rescanAt = .now
+    }
+
     package mutating func close() {
         known = [:]
         order = []

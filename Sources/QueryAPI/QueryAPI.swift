@@ -31,6 +31,7 @@ package struct Readiness: Sendable {
 }
 
 package typealias Reconcile = @Sendable (_ from: EventTime, _ to: EventTime) throws -> JSONValue
+package typealias ListReplays = @Sendable () throws -> [StoredReplay]
 
 package struct QueryService: Sendable {
     /// Bytes of a question's body; 413 beyond.
@@ -50,6 +51,8 @@ package struct QueryService: Sendable {
     let proxyURL: String
     /// Both sides of the minutes with `from <= minute < to`; nil where nobody can tell.
     let reconcile: Reconcile?
+    /// The latest first; nil where nobody can tell.
+    let listReplays: ListReplays?
     let engine = QueryEngine()
     let exports = ExportSlots()
 
@@ -59,12 +62,13 @@ package struct QueryService: Sendable {
         metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
         zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
-        corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil
+        corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil,
+        listReplays: ListReplays? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
             readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
-            proxyURL: proxyURL, reconcile: reconcile)
+            proxyURL: proxyURL, reconcile: reconcile, listReplays: listReplays)
         return { service.answer($0) }
     }
 
@@ -128,6 +132,9 @@ package struct QueryService: Sendable {
         case "/v1/reconciliation":
             try require(request, "GET")
             return try reconciliation(request)
+        case "/v1/replays":
+            try require(request, "GET")
+            return try replays(request)
         case "/v1/metadata/keys":
             try require(request, "GET")
             return try metadataKeys(request, workspace: try workspace(of: request))

@@ -119,9 +119,11 @@ package protocol RecordLogReader {
     /// Nothing more will be applied of these partitions, which were `revoked`.
     mutating func release(_ partitions: [TopicPartition])
 
+    /// Whether a group says whose the partitions are; else they are this reader's for good.
+    var isShared: Bool { get }
+
     /// Forgets where reading stands: every partition that is this reader's is named again by `discovered`.
-    /// False, and nothing done, where no group says whose the partitions are.
-    mutating func restart() -> Bool
+    mutating func restart()
 
     /// The store has applied everything below `next`. Advisory: for lag tools and the journal's retention.
     mutating func applied(_ partition: TopicPartition, next: Offset)
@@ -136,7 +138,7 @@ package protocol RecordLogReader {
 extension RecordLogReader {
     package mutating func standBy() throws(RecordLogError) -> LogEvent? { nil }
     package mutating func release(_ partitions: [TopicPartition]) {}
-    package mutating func restart() -> Bool { false }
+    package var isShared: Bool { false }
 }
 
 /// What went wrong with the log, for an operator.

@@ -257,8 +257,9 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         if releaseBy != nil, !cursors.contains(where: { $0.phase == .awaitingRelease }) { releaseBy = .now }
     }
 
-    package func restart() -> Bool {
-        guard group != nil else { return false }
+    package var isShared: Bool { group != nil }
+
+    package func restart() {
         dropHeld()
         events.removeAll()
         // Nothing read before will be applied, so what is asked back can go.
@@ -269,7 +270,6 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
             move(index)
         }
         if !ours.isEmpty { events.append(.discovered(ours.map { partitions[$0] })) }
-        return true
     }
 
     /// Answers the group's demand: what is asked back goes.

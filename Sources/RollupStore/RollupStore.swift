@@ -199,6 +199,8 @@ package struct RollupStoreError: Error, Sendable, CustomStringConvertible {
         case unavailable
         /// Another writer has taken the partition: this one must stop.
         case staleEpoch = "stale_epoch"
+        /// The batch was made under another rules timeline than the store's: it must be made again.
+        case staleRules = "stale_rules"
         /// The store was written by a newer program.
         case newerSchema = "newer_schema"
         case configuration, corrupt

@@ -47,8 +47,8 @@ package struct RulesTimeline: Sendable, Equatable {
 
     /// What a writer says to a batch that was made under another timeline.
     package static let stale = RollupStoreError(
-        code: .staleEpoch, tried: "apply a batch", reason: "the rules timeline has changed since it was made",
-        next: "It is made again under the rules that hold now; a consumer that is alone is to be started again.")
+        code: .staleRules, tried: "apply a batch", reason: "the rules timeline has changed since it was made",
+        next: "It is made again under the rules that hold now.")
 
     /// From when on new rules hold: from now, but from behind the latest event that is counted already, so that no
     /// event counted under other rules is among theirs.

@@ -93,6 +93,7 @@ private struct RepeatingReader: RecordLogReader {
     mutating func start(_ positions: [(partition: TopicPartition, next: Offset)]) throws(RecordLogError) {
         try inner.start(positions)
     }
+    mutating func restart() { inner.restart() }
     mutating func applied(_ partition: TopicPartition, next: Offset) { inner.applied(partition, next: next) }
     var lag: [(partition: TopicPartition, records: Int64)] { inner.lag }
     mutating func close() { inner.close() }

@@ -90,7 +90,7 @@ extension RecordChunk {
         #expect {
             _ = try writer.apply(try batch(given[50...], under: begun.version))
         } throws: {
-            ($0 as? RollupStoreError)?.code == .staleEpoch
+            ($0 as? RollupStoreError)?.code == .staleRules
         }
         #expect(try Count(reading: store.reader) == before)
         _ = try writer.apply(try batch(given[50...], under: changed.version))

@@ -1,0 +1,329 @@
+// `replay` and `replay list|status|resume|cancel|revert`: the past rebuilt in the foreground, beside live ingest.
+
+import CaptureProxy
+import CommandLine
+import Configuration
+import Events
+import Glibc
+import Ingest
+import JSONText
+import Normalizer
+import Queries
+import QueryAPI
+import Replay
+import RollupStore
+import Rollups
+
+enum ReplayCommands {
+    /// Changes shown as a table; `--json` has all of them.
+    private static let changesShown = 40
+    private static let progressSeconds = 5
+
+    // MARK: Run
+
+    static func run(_ invocation: Invocation) throws -> Int32 {
+        let configuration = try invocation.configuration()
+        let now = SystemFacts.now()
+        guard let from = try time(invocation, "from") else {
+            throw UsageError("--from is missing", hint: "such as --from 2026-11-01T00:00:00Z")
+        }
+        let asked = try time(invocation, "to")
+        // An end in the future means now.
+        let to = min(asked ?? now, now)
+        guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
+        if let source = invocation.text("source"), source != "events" {
+            throw UsageError("--source \(source): not a source", hint: "events: what the store keeps of each event")
+        }
+        let rules = try invocation.text("rules").map { try RulesCommands.valid($0) }
+        let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
+        if let prices { _ = try PriceTable(json: Array(prices.utf8)) }
+        let plan = ReplayPlan(
+            asked: canonical(from, asked, rules.map { RulesText($0) }, prices, invocation), from: from, to: to,
+            rules: rules.map { RulesText($0) }, prices: prices, isDryRun: invocation.flag("dry-run"))
+        let inputs = try Inputs(configuration, rules)
+        var store = try inputs.replays()
+        let replay = try store.begin(plan, now: now)
+        if replay.epoch > 1 { Terminal.complain("Goes on with replay \(replay.id): \(progress(of: replay)).") }
+        return try drive(replay, inputs, store, invocation)
+    }
+
+    /// What the same command has in common with itself: given a second time, it finds its unfinished replay.
+    private static func canonical(
+        _ from: EventTime, _ to: EventTime?, _ rules: RulesText?, _ prices: String?, _ invocation: Invocation
+    ) -> String {
+        let members: [(String, JSONValue)] = [
+            ("from", .string(RFC3339.precise(from))), ("to", .string(to.map { RFC3339.precise($0) } ?? "now")),
+            ("rules", .string(rules?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
+            ("dry_run", .boolean(invocation.flag("dry-run"))),
+        ]
+        return JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text
+    }
+
+    /// What is needed beside the store.
+    private struct Inputs {
+        let open: OpenStore
+        let normalizer: Normalizer
+
+        /// - `rules`: may need a key where the configured ones do not.
+        init(_ configuration: MillraceConfiguration, _ rules: Rules? = nil) throws {
+            if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
+                throw Failure("There is no store at \(path). Name it with --store.url, or start 'millrace up' here.")
+            }
+            open = try Preparation.openStore(configuration, readers: 1)
+            let configured = try Preparation.read(configuration).rules
+            let needing = rules.map { $0.needsHashKey } == true ? rules ?? configured : configured
+            normalizer = try Preparation.normalizer(configuration, needing)
+        }
+
+        func replays() throws -> any ReplayStore { try open.makeReplayStore() }
+    }
+
+    private static func drive(
+        _ replay: StoredReplay, _ inputs: Inputs, _ store: any ReplayStore, _ invocation: Invocation
+    ) throws -> Int32 {
+        var options = ReplayOptions()
+        options.rate = try invocation.integer("rate", in: 1...100_000_000)
+        var reprice: Reprice?
+        if let prices = replay.plan.prices {
+            let table = try PriceTable(json: Array(prices.utf8))
+            reprice = { event in
+                table.cost(
+                    provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
+                    cached: event.cachedTokens
+                ).map { ($0, table.version) }
+            }
+        }
+        let meter = Meter(replay)
+        var replayer = Replayer(
+            store, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
+            wait: { Signals.wait(milliseconds: Int($0.milliseconds)) }, progress: meter.show)
+        switch try replayer.run(replay, reprice: reprice) {
+        case .swapped(let done):
+            if invocation.flag("json") {
+                try Terminal.write(json(done).text + "\n")
+            } else {
+                let what = done.changed == 0 ? "none of them differs" : "\(done.changed) of them differ"
+                try Terminal.write(
+                    "Replay \(done.id) answers for \(RFC3339.precise(done.plan.from)) to "
+                        + "\(RFC3339.precise(done.plan.to)): \(done.scanned) events counted anew, \(what).\n"
+                        + "'millrace replay revert \(done.id)' goes back.\n")
+            }
+            return 0
+        case .built(let built):
+            let (changes, isExact) = try difference(built, inputs, &replayer, reprice)
+            var ending = try inputs.replays()
+            _ = try ending.cancel(built.id)
+            try replayer.sweep()
+            try Terminal.write(
+                invocation.flag("json")
+                    ? json(built, changes, isExact: isExact).text + "\n" : table(built, changes, isExact: isExact))
+            return 0
+        case .stopped(let left):
+            Terminal.complain(
+                "Stopped: \(progress(of: left)). 'millrace replay resume \(left.id)' goes on, "
+                    + "'millrace replay cancel \(left.id)' gives it up.")
+            return 1
+        }
+    }
+
+    /// Against what answers now. Exact where nothing of these days came while both were read.
+    private static func difference(
+        _ built: StoredReplay, _ inputs: Inputs, _ replayer: inout Replayer, _ reprice: Reprice?
+    ) throws -> (changes: [ReplayDifference.Change], isExact: Bool) {
+        var store = try inputs.replays()
+        var difference = ReplayDifference()
+        for _ in 0..<5 {
+            difference = ReplayDifference()
+            guard case .built = try replayer.run(built, reprice: reprice) else { break }
+            try store.rows(of: nil, built, .day) { difference.add($0, $1, isAfter: false) }
+            try store.rows(of: built.id, built, .day) { difference.add($0, $1, isAfter: true) }
+            if try store.pending(for: built.id, built, limit: 1).isEmpty { return (difference.changes, true) }
+        }
+        return (difference.changes, false)
+    }
+
+    // MARK: The others
+
+    static func list(_ invocation: Invocation) throws -> Int32 {
+        var store = try Inputs(try invocation.configuration()).replays()
+        let all = try store.list()
+        if invocation.flag("json") {
+            try Terminal.write(JSONValue.array(all.map(ReplayRow.json)).text + "\n")
+        } else if all.isEmpty {
+            try Terminal.write("No replays.\n")
+        } else {
+            let rows = all.map { replay in
+                [
+                    "\(replay.id)", replay.state.rawValue, RFC3339.precise(replay.plan.from),
+                    RFC3339.precise(replay.plan.to), replay.plan.rules.map { String($0.fingerprint.prefix(12)) } ?? "-",
+                    replay.plan.prices == nil ? "-" : "other", "\(replay.scanned)", "\(replay.changed)",
+                ]
+            }
+            try Terminal.write(
+                TextTable(
+                    heads: ["id", "state", "from", "to", "rules", "prices", "events", "changed"], rows, numbersFrom: 6
+                ).text)
+        }
+        return 0
+    }
+
+    static func status(_ invocation: Invocation) throws -> Int32 {
+        var store = try Inputs(try invocation.configuration()).replays()
+        let replay = try find(invocation, &store)
+        if invocation.flag("json") {
+            try Terminal.write(json(replay).text + "\n")
+            return 0
+        }
+        var rows = [
+            ["state", replay.state.rawValue], ["from", RFC3339.precise(replay.plan.from)],
+            ["to", RFC3339.precise(replay.plan.to)],
+            ["days", "\(RFC3339.precise(replay.plan.begin)) to \(RFC3339.precise(replay.plan.end))"],
+            ["rules", replay.plan.rules?.fingerprint ?? "as they were"],
+            ["prices", replay.plan.prices == nil ? "as they were" : "other"], ["progress", progress(of: replay)],
+            ["changed", "\(replay.changed) events"], ["started", RFC3339.precise(replay.created)],
+        ]
+        if let swapped = replay.swapped { rows.append(["answers since", RFC3339.precise(swapped)]) }
+        try Terminal.write(TextTable(heads: ["replay", "\(replay.id)"], rows).text)
+        return 0
+    }
+
+    static func resume(_ invocation: Invocation) throws -> Int32 {
+        let inputs = try Inputs(try invocation.configuration())
+        var store = try inputs.replays()
+        return try drive(try store.resume(try id(invocation)), inputs, store, invocation)
+    }
+
+    static func cancel(_ invocation: Invocation) throws -> Int32 {
+        let inputs = try Inputs(try invocation.configuration())
+        var store = try inputs.replays()
+        let ended = try store.cancel(try id(invocation))
+        var replayer = sweeper(inputs, store)
+        try replayer.sweep()
+        try Terminal.write(
+            invocation.flag("json")
+                ? json(ended).text + "\n" : "Replay \(ended.id) is given up; no answer has changed.\n")
+        return 0
+    }
+
+    static func revert(_ invocation: Invocation) throws -> Int32 {
+        let inputs = try Inputs(try invocation.configuration())
+        var store = try inputs.replays()
+        let replay = try find(invocation, &store)
+        guard replay.state == .live else {
+            throw Failure("Replay \(replay.id) is \(replay.state.rawValue): only a live one can be taken back.")
+        }
+        var replayer = sweeper(inputs, store)
+        let done = try replayer.revert(replay)
+        try replayer.sweep()
+        try Terminal.write(
+            invocation.flag("json")
+                ? json(done).text + "\n" : "Replay \(done.id) is taken back: what answered before it answers again.\n")
+        return 0
+    }
+
+    private static func sweeper(_ inputs: Inputs, _ store: any ReplayStore) -> Replayer {
+        Replayer(
+            store, normalizer: inputs.normalizer, now: SystemFacts.now,
+            wait: { Signals.wait(milliseconds: Int($0.milliseconds)) })
+    }
+
+    private static func find(_ invocation: Invocation, _ store: inout any ReplayStore) throws -> StoredReplay {
+        let id = try id(invocation)
+        guard let found = try store.list().first(where: { $0.id == id }) else { throw StoredReplay.unknown(id) }
+        return found
+    }
+
+    private static func id(_ invocation: Invocation) throws(UsageError) -> Int64 {
+        guard let id = Int64(invocation.arguments[0]) else {
+            throw UsageError("\(invocation.arguments[0]): not the number of a replay", hint: "see millrace replay list")
+        }
+        return id
+    }
+
+    private static func time(_ invocation: Invocation, _ name: String) throws(UsageError) -> EventTime? {
+        guard let text = invocation.text(name) else { return nil }
+        guard let time = RFC3339.parse(text) else {
+            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
+        }
+        return time
+    }
+
+    // MARK: Text
+
+    private static func progress(of replay: StoredReplay) -> String {
+        "\(replay.scanned) of \(replay.total) events, \(Int(ReplayRow.progress(of: replay) * 100)) %"
+    }
+
+    /// How far it is, every few seconds, to standard error.
+    private final class Meter {
+        private let began = ContinuousClock.now
+        private let first: Int64
+        private var shown = ContinuousClock.now
+
+        init(_ replay: StoredReplay) { first = replay.scanned }
+
+        func show(_ replay: StoredReplay) {
+            if shown.duration(to: .now) < .seconds(progressSeconds) { return }
+            shown = .now
+            let seconds = Double(began.duration(to: .now).milliseconds) / 1_000
+            let rate = Double(replay.scanned - first) / max(seconds, 0.001)
+            let left = rate > 0 ? "\(Int(Double(max(0, replay.total - replay.scanned)) / rate)) s left" : "waiting"
+            Terminal.complain("\(progress(of: replay)), \(Int(rate)) events/s, \(left)")
+        }
+    }
+
+    private static func json(_ replay: StoredReplay) -> JSONValue {
+        var members = ReplayRow.json(replay).members ?? []
+        members += [
+            JSONMember(key: "events", value: JSONValue(replay.scanned)),
+            JSONMember(key: "changed_events", value: JSONValue(replay.changed)),
+        ]
+        return .object(members)
+    }
+
+    private static func json(
+        _ replay: StoredReplay, _ changes: [ReplayDifference.Change], isExact: Bool
+    ) -> JSONValue {
+        let rows = changes.map { change -> JSONValue in
+            [
+                "day": .string(RFC3339.precise(change.day)), "key": .string(change.key), "value": .string(change.value),
+                "measure": .string(change.measure), "before": JSONValue(change.before),
+                "after": JSONValue(change.after),
+                "difference": JSONValue(change.difference),
+            ]
+        }
+        return [
+            "dry_run": true, "events": JSONValue(replay.scanned), "changed_events": JSONValue(replay.changed),
+            "exact": .boolean(isExact), "changes": .array(rows),
+        ]
+    }
+
+    private static func table(_ replay: StoredReplay, _ changes: [ReplayDifference.Change], isExact: Bool) -> String {
+        func figure(_ value: Int64, _ measure: String, signed: Bool = false) -> String {
+            let text = measure == "cost_nano_usd" ? decimal(value, digits: 9) : "\(value)"
+            return signed && value > 0 ? "+" + text : text
+        }
+        var out = "\(replay.scanned) events, \(replay.changed) of them would differ. Nothing was changed.\n"
+        if !isExact { out += "Events of these days came meanwhile: the figures are not to the bit.\n" }
+        if changes.isEmpty { return out + "No total, group or cost would change.\n" }
+        let rows = changes.prefix(changesShown).map { change in
+            [
+                String(RFC3339.precise(change.day).prefix(10)), change.key, change.value,
+                change.measure == "cost_nano_usd" ? "cost_usd" : change.measure, figure(change.before, change.measure),
+                figure(change.after, change.measure), figure(change.difference, change.measure, signed: true),
+            ]
+        }
+        out +=
+            TextTable(
+                heads: ["day", "key", "value", "measure", "before", "after", "difference"], rows, numbersFrom: 4
+            ).text
+        if changes.count > changesShown { out += "\(changes.count - changesShown) more; --json has all.\n" }
+        return out
+    }
+}
+
+extension Duration {
+    fileprivate var milliseconds: Int64 {
+        components.seconds * 1_000 + components.attoseconds / 1_000_000_000_000_000
+    }
+}

@@ -1,0 +1,127 @@
+// The past rebuilt by the command beside a running pipeline, as an operator does it.
+
+import Glibc
+import JSONText
+import Simulation
+import Testing
+
+extension PipelineTests {
+    @Suite(.serialized) struct ReplayCommandTests {
+        private func day(_ pipeline: Pipeline) -> [String] { ["--from", timestamp(Int64(time(nil)) - 3_600)] }
+
+        private func replay(_ pipeline: Pipeline, _ words: [String]) throws -> JSONValue {
+            let result = try pipeline.command(["replay"] + words + ["--json"])
+            #expect(result.status == 0, "\(words): \(result.errors)")
+            return try JSONValue.parse(result.output)
+        }
+
+        @Test("New rules for events that are counted: looked at, put in force, taken back", .timeLimit(.minutes(3)))
+        func putsThePastUnderNewRules() throws {
+            let pipeline = try Pipeline("replay", rules: "version: 1")
+            try pipeline.start(.up)
+            try writeText(
+                "\(pipeline.work.path)/new.yaml", "version: 1\nvalues: { maps: { env: { prod: production } } }\n")
+            for _ in 0..<5 { #expect(try pipeline.chat(#"{"env":"prod","foo":"a"}"#).status == 200) }
+            #expect(try pipeline.chat(#"{"env":"test"}"#).status == 200)
+            try pipeline.expectCount("metadata.env exists", 6)
+
+            let dry = try replay(pipeline, day(pipeline) + ["--rules", "new.yaml", "--dry-run"])
+            #expect(dry["changed_events"]?.integer == 5 && dry["exact"]?.boolean == true)
+            let told = (dry["changes"]?.array ?? []).filter { $0["measure"]?.string == "requests" }
+            #expect(Set(told.compactMap { $0["value"]?.string }) == ["prod", "production"])
+            #expect(told.compactMap { $0["difference"]?.integer }.sorted() == [-5, 5])
+            #expect(try pipeline.count("metadata.env = 'prod'") == 5)
+
+            let done = try replay(pipeline, day(pipeline) + ["--rules", "new.yaml"])
+            #expect(done["state"]?.string == "live" && done["changed_events"]?.integer == 5)
+            #expect(try pipeline.count("metadata.env = 'production'") == 5)
+            #expect(try pipeline.count("metadata.env = 'prod'") == 0)
+            #expect(try pipeline.events("metadata.env = 'production'").count == 5)
+            // Ingest goes on, under the rules that are configured.
+            for _ in 0..<3 { #expect(try pipeline.chat(#"{"env":"prod","foo":"a"}"#).status == 200) }
+            try pipeline.expectCount("metadata.env = 'prod'", 3)
+            #expect(try pipeline.count("metadata.foo = 'a'") == 8)
+            try pipeline.expectReconciled()
+            let listed = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays").body)["data"]?.array ?? []
+            #expect(listed.map { $0["state"]?.string } == ["live", "cancelled"])
+            #expect(listed.first?["rules"]?.string?.utf8.count == 64 && listed.first?["progress"]?.integer == 1)
+
+            let id = try #require(done["id"]?.integer)
+            #expect(try replay(pipeline, ["revert", "\(id)"])["state"]?.string == "retired")
+            #expect(try pipeline.count("metadata.env = 'prod'") == 8)
+            #expect(try pipeline.chat(#"{"env":"prod","foo":"a"}"#).status == 200)
+            try pipeline.expectCount("metadata.env = 'prod'", 9)
+            try pipeline.expectReconciled()
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "Killed again and again beside live ingest, it goes on and changes nothing it should not",
+            .timeLimit(.minutes(4)))
+        func goesOnAfterKills() throws {
+            let pipeline = try Pipeline("replay-kills", rules: "version: 1")
+            try pipeline.start(.up)
+            let loaded = try pipeline.command([
+                "loadgen", "--events", "20000", "--from", timestamp(Int64(time(nil)) - 3_000), "--to",
+                timestamp(Int64(time(nil))),
+            ])
+            #expect(loaded.status == 0, "\(loaded.errors)")
+            try pipeline.expectCount("metadata.env exists", 20_000, seconds: 90)
+            func answer() throws -> JSONValue? {
+                let measures = ["requests", "cost_usd", "input_tokens", "latency_ms.p99", "distinct.metadata.team"]
+                return try pipeline.query(
+                    "metadata.env exists", groupBy: ["metadata.env", "model"], measures: measures)["data"]
+            }
+            let before = try answer()
+            var kills = 0
+            let words = ["replay"] + day(pipeline) + ["--to", timestamp(Int64(time(nil))), "--rate", "6000", "--json"]
+            var seed = SystemRandomNumberGenerator()
+            var wait = 1
+            while true {
+                let process = try ChildProcess(
+                    [Place.binary] + words + ["--config", "\(pipeline.work.path)/millrace.yaml"],
+                    name: "replay\(kills)",
+                    directory: pipeline.work.path, outputTo: pipeline.work.path)
+                let milliseconds = UInt32.random(in: 300...900, using: &seed) * UInt32(wait)
+                for _ in 0..<milliseconds / 50 where process.isRunning { usleep(50_000) }
+                #expect(try pipeline.chat(#"{"live":"yes"}"#).status == 200)
+                if !process.isRunning {
+                    #expect(try process.wait(seconds: 1) == 0, "\(process.errors)")
+                    break
+                }
+                try process.crash()
+                kills += 1
+                // Later ones come further.
+                if kills % 3 == 0 { wait += 1 }
+                try #require(kills < 40)
+            }
+            #expect(kills > 1)
+            #expect(try answer() == before)
+            try pipeline.expectCount("metadata.live = 'yes'", kills + 1)
+            try pipeline.expectReconciled()
+            let listed = try replay(pipeline, ["list"])
+            #expect(listed.array?.map { $0["state"]?.string } == ["live"])
+            try pipeline.stopAll()
+        }
+
+        @Test("Mistakes end with a sentence that says what to do", .timeLimit(.minutes(1)))
+        func namesMistakes() throws {
+            let pipeline = try Pipeline("replay-mistakes")
+            let from = ["--from", "2026-11-01T00:00:00Z"]
+            for (words, status, text) in [
+                (["--to", "2026-11-01T00:00:00Z"], 2, "--from is missing"),
+                (["--from", "yesterday"], 2, "not a time"),
+                (from + ["--to", "2026-10-01T00:00:00Z"], 2, "before --to"),
+                (from + ["--source", "tape"], 2, "not a source"), (from + ["--rules", "none.yaml"], 2, "none.yaml"),
+                (from, 1, "There is no store"), (["resume", "x"], 1, "There is no store"), (["undo"], 2, "undo"),
+            ] as [([String], Int32, String)] {
+                let result = try pipeline.command(["replay"] + words)
+                #expect(result.status == status && result.errors.contains(text), "\(words): \(result.errors)")
+            }
+            try pipeline.start(.up)
+            let result = try pipeline.command(["replay", "revert", "7"])
+            #expect(result.status != 0 && result.errors.contains("find replay 7: there is none"), "\(result.errors)")
+            try pipeline.stopAll()
+        }
+    }
+}
