@@ -261,6 +261,20 @@ extension Program {
                 options: [Option("json", nil, "answer as JSON")],
                 examples: [Example("millrace migrate --config millrace.yaml", "before the first start")]),
             Command(
+                "doctor", "look at disk, log, store and providers, and say what is wrong",
+                options: [Option("json", nil, "answer as JSON")],
+                examples: [Example("millrace doctor --config millrace.yaml", "before the first start, and at 3 a.m.")]),
+            Command(
+                "backup", "copy the SQLite store while it is in use",
+                discussion: [
+                    "Writes one state of the store to a new file; ingest goes on. Restored with the roles stopped, ingest "
+                        + "goes on at the offsets that the copy has: what came since is read from the log again, as far "
+                        + "as the log reaches back."
+                ],
+                arguments: [Argument("FILE", "a file that is not there yet", isRequired: true)],
+                options: [Option("json", nil, "answer as JSON")],
+                examples: [Example("millrace backup millrace-$(date +%F).db", "every night")]),
+            Command(
                 "config", "configuration",
                 subcommands: [
                     Command(

@@ -63,6 +63,8 @@ package enum Millrace {
             return 0
         case "topics ensure": return try StoreAndTopicCommands.ensureTopics(invocation)
         case "migrate": return try StoreAndTopicCommands.migrate(invocation)
+        case "doctor": return try DoctorCommand.run(invocation)
+        case "backup": return try StoreAndTopicCommands.backUp(invocation)
         case "config check": return try ConfigurationCommands.check(invocation)
         case "config print": return try ConfigurationCommands.print(invocation)
         case "config schema": return try ConfigurationCommands.schema()

@@ -36,7 +36,15 @@ enum PlainHTTPClient {
         return (status, Array(answer[end.upperBound...]))
     }
 
-    private static func connect(_ url: ProviderURL, _ address: String) throws -> Int32 {
+    /// Connects, and no more.
+    static func reach(_ url: ProviderURL, _ address: String, seconds: Int) throws {
+        close(try connect(url, address, seconds: seconds, hint: ""))
+    }
+
+    private static func connect(
+        _ url: ProviderURL, _ address: String, seconds: Int = timeoutSeconds,
+        hint: String = " Start 'millrace up' or 'millrace api', or correct --api."
+    ) throws -> Int32 {
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         var list: UnsafeMutablePointer<addrinfo>?
@@ -51,7 +59,7 @@ enum PlainHTTPClient {
             next = entry.ai_next
             let candidate = socket(entry.ai_family, entry.ai_socktype | Int32(SOCK_CLOEXEC.rawValue), entry.ai_protocol)
             guard candidate >= 0 else { continue }
-            var limit = timeval(tv_sec: timeoutSeconds, tv_usec: 0)
+            var limit = timeval(tv_sec: seconds, tv_usec: 0)
             let size = socklen_t(MemoryLayout<timeval>.size)
             setsockopt(candidate, SOL_SOCKET, SO_SNDTIMEO, &limit, size)
             setsockopt(candidate, SOL_SOCKET, SO_RCVTIMEO, &limit, size)
@@ -60,7 +68,7 @@ enum PlainHTTPClient {
             close(candidate)
         }
         throw Failure(
-            "\(address) cannot be reached: \(reason). Start 'millrace up' or 'millrace api', or correct --api.")
+            "\(address) cannot be reached: \(reason).\(hint)")
     }
 
     private static func send(_ socket: Int32, _ bytes: [UInt8], _ address: String) throws {

@@ -2,8 +2,10 @@
 
 import CommandLine
 import Configuration
+import Glibc
 import JSONText
 import RecordLogKafka
+import RollupStoreSQLite
 import Telemetry
 
 enum StoreAndTopicCommands {
@@ -13,6 +15,28 @@ enum StoreAndTopicCommands {
         let answer: JSONValue = ["store": .string(store.name)]
         try Terminal.write(
             invocation.flag("json") ? answer.text + "\n" : "\(store.name) has the tables that this program uses\n")
+        return 0
+    }
+
+    static func backUp(_ invocation: Invocation) throws -> Int32 {
+        let configuration = try invocation.configuration()
+        guard case .sqlite(let path) = configuration.store else {
+            throw Failure(
+                "Only a SQLite store is backed up by this command. A server has its own: pg_dump for PostgreSQL, BACKUP "
+                    + "for ClickHouse; both see one state of the store.")
+        }
+        guard access(path, F_OK) == 0 else {
+            throw Failure("There is no store at \(path). Name it with --store.url.")
+        }
+        guard case .sqlite(let store) = try Preparation.openStore(configuration, readers: 1) else { return 1 }
+        let target = invocation.arguments[0]
+        let size = try store.backUp(to: target)
+        let answer: JSONValue = ["file": .string(target), "bytes": JSONValue(size)]
+        try Terminal.write(
+            invocation.flag("json")
+                ? answer.text + "\n"
+                : "\(target): \(size) bytes, one state of the store. To restore, stop the roles and put it in place of "
+                    + "\(path).\n")
         return 0
     }
 

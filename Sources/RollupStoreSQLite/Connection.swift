@@ -6,7 +6,8 @@ import Rollups
 
 /// A connection and everything prepared on it. Used by one thread at a time; who that is, its owner says.
 final class Connection {
-    enum Access { case write, read, checkpoint }
+    /// `copy`: reads, and writes another file.
+    enum Access { case write, read, checkpoint, copy }
 
     private let handle: OpaquePointer
     private let path: String
@@ -30,7 +31,7 @@ final class Connection {
         switch access {
         case .read: try execute("PRAGMA query_only = ON")
         case .checkpoint: try execute("PRAGMA synchronous = NORMAL")
-        case .write: break
+        case .write, .copy: break
         }
     }
 

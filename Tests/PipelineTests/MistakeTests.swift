@@ -1,6 +1,8 @@
 // What an operator gets wrong is said in a sentence with the way out, never with a stack trace.
 
 import Glibc
+import JSONText
+import Simulation
 import Testing
 
 extension PipelineTests {
@@ -112,6 +114,37 @@ extension PipelineTests {
             #expect(other.status == 2)
             #expect(other.errors.contains(store), "\(other.errors)")
             #expect(readText(store).hasPrefix("this is no database"))
+        }
+
+        @Test("`doctor` says what is well, and what is not and what to do")
+        func looksAround() throws {
+            let pipeline = try Pipeline("doctor")
+            let before = try pipeline.command(["doctor", "--json"])
+            // Whether the built-in provider can be reached is the network's affair.
+            let checks = (try JSONValue.parse(before.output)["checks"]?.array ?? [])
+                .filter { $0["check"]?.string != "provider anthropic" }
+            #expect(checks.allSatisfy { $0["ok"]?.boolean == true }, "\(before.output)\(before.errors)")
+            #expect(
+                checks.compactMap { $0["check"]?.string }
+                    == ["configuration", "rules and prices", "journal", "store", "provider openai"])
+            try pipeline.start(.up)
+            #expect(try pipeline.chat("{}").status == 200)
+            try pipeline.expectCount("model exists or status_class = '2xx'", 1)
+            let during = try pipeline.command(["doctor"])
+            #expect(during.output.contains("newest event"), "\(during.output)")
+            try pipeline.stopAll()
+            // Nobody listens there, a file stands where a directory is wanted, and no broker answers.
+            let port = try freePort()
+            try writeText("\(pipeline.work.path)/file", "")
+            let ill = try pipeline.command([
+                "doctor", "--proxy.providers.openai.base_url", "http://127.0.0.1:\(port)", "--store.url",
+                "sqlite:\(pipeline.work.path)/file/x.db", "--log.kind", "kafka", "--log.kafka.bootstrap_servers",
+                "127.0.0.1:\(port)",
+            ])
+            #expect(ill.status == 1)
+            for text in ["!!  kafka", "!!  store", "!!  provider openai", "Connection refused", "cannot be made"] {
+                #expect(ill.output.contains(text), "\(text) in \(ill.output)")
+            }
         }
     }
 }

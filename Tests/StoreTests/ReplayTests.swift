@@ -93,7 +93,7 @@ private final class Ingesting {
         do {
             _ = try writer.apply(batch)
             next = taken.end
-        } catch where error.code == .staleRules {
+        } catch  where error.code == .staleRules {
             try start()
             try apply(count)
         }
