@@ -5,6 +5,8 @@ SHELL := /bin/bash
 SWIFT := $(firstword $(shell command -v swift 2>/dev/null) $(wildcard /opt/swift/usr/bin/swift))
 PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
+# What `millrace --version` names: the commit, and whether files differ from it.
+COMMIT := $(or $(shell git describe --always --exclude '*' --abbrev=12 --dirty=-changed 2>/dev/null),unknown)
 SOURCES := Package.swift Sources Tests schemas
 
 .PHONY: help setup packages clients swift run build test soak mutants fuzz format lint schemas clean
@@ -48,7 +50,7 @@ run: packages build
 	@exec .build/release/millrace up --demo
 
 build: swift
-	@$(SWIFT) build -c release --product millrace
+	@MILLRACE_COMMIT=$(COMMIT) $(SWIFT) build -c release --product millrace --static-swift-stdlib
 
 # One suite of the package at a time: each has the machine, its servers and its deadlines to itself.
 SUITES ?= $(patsubst Tests/%Tests,%,$(wildcard Tests/*Tests))
