@@ -5,15 +5,22 @@ SHELL := /bin/bash
 SWIFT := $(firstword $(shell command -v swift 2>/dev/null) $(wildcard /opt/swift/usr/bin/swift))
 PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
+# What `millrace --version` names: the commit, and whether files differ from it.
+COMMIT := $(or $(shell git describe --always --exclude '*' --abbrev=12 --dirty=-changed 2>/dev/null),unknown)
 SOURCES := Package.swift Sources Tests schemas
 
 .PHONY: help setup packages clients swift run build test soak mutants fuzz format lint sanitize schemas clean
+.PHONY: deb tarball check-deploy test-deploy size sbom
 help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
 	@echo "make test     set up, build for debugging with warnings as errors, run all tests (SUITES=Proxy: one suite)"
-	@echo "make soak     the fault tests' loops for longer (ROUNDS=200)"
+	@echo "make soak     the fault tests' loops for longer (ROUNDS=200), then test-deploy"
 	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
+	@echo "make deb      a Debian package of the release build: .build/packages; make tarball for other systems"
+	@echo "make check-deploy   hold deploy/ and docs/ to running roles; make test-deploy installs the package as well"
+	@echo "make size     machines for so many requests a second (RATE=10000)"
+	@echo "make sbom     the packages that a built binary needs, CycloneDX"
 	@echo "make setup    install what is missing: system packages ($(PACKAGES)), clients for tests (.venv)"
 	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60: for each of the three)"
 	@echo "make sanitize run the proxy's tests under AddressSanitizer and ThreadSanitizer (SANITIZERS=thread: one of them)"
@@ -49,7 +56,7 @@ run: packages build
 	@exec .build/release/millrace up --demo
 
 build: swift
-	@$(SWIFT) build -c release --product millrace
+	@MILLRACE_COMMIT=$(COMMIT) $(SWIFT) build -c release --product millrace --static-swift-stdlib
 
 # One suite of the package at a time: each has the machine, its servers and its deadlines to itself.
 SUITES ?= $(patsubst Tests/%Tests,%,$(wildcard Tests/*Tests))
@@ -71,6 +78,7 @@ soak: setup swift
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
 	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)' \
 	  --filter '^PipelineTests\.PipelineTests/KillTests/killsProxy'
+	@$(MAKE) --no-print-directory test-deploy
 
 mutants: setup swift
 	@Tests/Mutants/mutants.py
@@ -102,6 +110,31 @@ sanitize: setup swift
 	    else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed under the $$kind sanitizer" >&2; exit 1; fi; \
 	  done; \
 	done
+
+deb: packages build
+	@deploy/debian/build --binary .build/release/millrace --out .build/packages
+
+tarball: packages build
+	@deploy/debian/build --binary .build/release/millrace --out .build/packages --tarball
+
+# Files of deploy/ and docs/ against what the program prints and running roles show. Half a minute.
+BINARY ?= .build/debug/millrace
+
+check-deploy: setup swift
+	@$(SWIFT) build --product millrace
+	@MILLRACE_TEST_BINARY=$(BINARY) Tests/Deploy/check
+
+# Two bare systems made with debootstrap; as root.
+test-deploy: check-deploy build
+	@Tests/Deploy/install --binary .build/release/millrace
+
+RATE ?= 10000
+
+size:
+	@deploy/size $(RATE)
+
+sbom:
+	@deploy/sbom
 
 format: swift
 	@$(SWIFT) format --in-place --recursive --parallel $(SOURCES)

@@ -24,6 +24,9 @@ func library(_ name: String, pkgConfig: String? = nil) -> Target {
     .systemLibrary(name: name, path: "Sources/CLibraries/\(name)", pkgConfig: pkgConfig)
 }
 
+/// What `millrace --version` says besides the version; the Makefile tells it.
+let commit = Context.environment["MILLRACE_COMMIT"] ?? "unknown"
+
 func tests(_ name: String, _ dependencies: [String], resources: [Resource] = []) -> Target {
     .testTarget(
         name: "\(name)Tests", dependencies: dependencies.map { .init(stringLiteral: $0) },
@@ -47,6 +50,9 @@ let package = Package(
         library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
+        // Nor this: one function that says which commit was built.
+        .target(
+            name: "CBuild", path: "Sources/CLibraries/CBuild", cSettings: [.define("MILLRACE_COMMIT", to: commit)]),
 
         // Pure: values and decisions
         module("Events"),
@@ -73,7 +79,7 @@ let package = Package(
 
         // Shared by every service
         module("Cryptography", ["CCrypto"]),
-        module("Telemetry"),
+        module("Telemetry", ["CBuild"]),
         module("Threading"),
 
         // Ports

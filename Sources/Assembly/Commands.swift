@@ -2,6 +2,7 @@
 
 import CommandLine
 import Configuration
+import Telemetry
 
 /// How `dead-letters list` and `redrive` choose.
 private let deadLetterFilters = [
@@ -13,7 +14,7 @@ private let deadLetterFilters = [
 
 extension Program {
     static let millrace = Program(
-        name: "millrace", version: Version.text,
+        name: "millrace", version: Build.text,
         summary: "records what every LLM request cost, and answers questions about it",
         commands: [
             Command(
@@ -290,6 +291,20 @@ extension Program {
                         examples: [
                             Example("millrace config schema > configuration.schema.json", "for an editor")
                         ], takesConfiguration: false),
+                    Command(
+                        "reference", "every key: default, what is allowed, variable; a Markdown table",
+                        options: [Option("json", nil, "as JSON")],
+                        examples: [Example("millrace config reference", "look a key up")],
+                        takesConfiguration: false),
+                ]),
+            Command(
+                "metrics", "what /metrics says",
+                subcommands: [
+                    Command(
+                        "reference", "every metric: type, labels, roles, meaning; a Markdown table",
+                        options: [Option("json", nil, "as JSON")],
+                        examples: [Example("millrace metrics reference", "look a metric up")],
+                        takesConfiguration: false)
                 ]),
             Command(
                 "rules", "normalization rules for metadata",
@@ -365,8 +380,4 @@ extension Program {
                 ]),
         ],
         settings: ConfigurationKey.names)
-}
-
-enum Version {
-    static let text = "0.1.0"
 }

@@ -1,4 +1,4 @@
-// `config check`, `config print`, `config schema`.
+// `config check`, `config print`, `config schema`, `config reference`.
 
 import CommandLine
 import Configuration
@@ -21,6 +21,12 @@ enum ConfigurationCommands {
     static func print(_ invocation: Invocation) throws -> Int32 {
         let settings = try invocation.configuration().settings
         try Terminal.write(invocation.flag("json") ? settings.json : settings.yaml)
+        return 0
+    }
+
+    static func reference(_ invocation: Invocation) throws -> Int32 {
+        let text = invocation.flag("json") ? ConfigurationReference.json.text + "\n" : ConfigurationReference.markdown
+        try Terminal.write(text)
         return 0
     }
 

@@ -68,6 +68,8 @@ package enum Millrace {
         case "config check": return try ConfigurationCommands.check(invocation)
         case "config print": return try ConfigurationCommands.print(invocation)
         case "config schema": return try ConfigurationCommands.schema()
+        case "config reference": return try ConfigurationCommands.reference(invocation)
+        case "metrics reference": return try MetricsReference.run(invocation)
         case "rules check": return try RulesCommands.check(invocation)
         case "rules try": return try RulesCommands.attempt(invocation)
         case "rules diff": return try RulesCommands.diff(invocation)

@@ -26,18 +26,7 @@ final class ReconciliationGauge: Sendable {
         self.reader = reader
     }
 
-    var metrics: [Metric] {
-        [
-            Metric(
-                "millrace_reconciliation_difference",
-                "Records of the last day that are not accounted for: differences of all proxies and minutes, added up "
-                    + "without their signs; -1 while the store cannot be read.",
-                .gauge { [self] in look().difference }),
-            Metric(
-                "millrace_reconciliation_in_flight", "Records of the last day on their way into the store.",
-                .gauge { [self] in look().inFlight }),
-        ]
-    }
+    var metrics: [Metric] { ReconciliationMetrics { [self] in look() }.all }
 
     private func look() -> (difference: Int64, inFlight: Int64) {
         state.withLock { state in

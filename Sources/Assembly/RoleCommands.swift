@@ -12,6 +12,7 @@ enum RoleCommands {
             _ = try roles.startProxy()
             try roles.operations.serve(
                 on: configuration.proxy.opsListen, sharesPort: configuration.proxy.reusesPort, running)
+            running.supervise(roles.operations)
         }
     }
 
@@ -21,6 +22,7 @@ enum RoleCommands {
             let roles = try Roles(configuration, running)
             try roles.startConsumer()
             try roles.operations.serve(on: configuration.consumer.opsListen, running)
+            running.supervise(roles.operations)
         }
     }
 
@@ -29,6 +31,7 @@ enum RoleCommands {
         return try Running(role: "api").run { running in
             let roles = try Roles(configuration, running)
             _ = try roles.startAPI(proxy: nil)
+            running.supervise(roles.operations)
         }
     }
 }

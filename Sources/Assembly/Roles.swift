@@ -94,6 +94,11 @@ final class Roles {
             tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
             prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
             redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
+        let certificate = CertificateMetrics(listener: "proxy.listen")
+        if let tls = options.tls {
+            certificate.expires.set(tls.certificateExpires ?? 0)
+            running.metrics.register(certificate.all)
+        }
         options.clients = configuration.proxy.limits.clients
         options.upstream = configuration.proxy.upstream.limits
         options.concurrency = configuration.proxy.limits.concurrency
@@ -109,7 +114,10 @@ final class Roles {
             let (log, tls) = (running.log, configuration.proxy.tls)
             running.onReload {
                 do throws(HTTPTransportError) {
-                    if let fresh = try Preparation.serverTLS(tls) { service.use(fresh) }
+                    if let fresh = try Preparation.serverTLS(tls) {
+                        service.use(fresh)
+                        certificate.expires.set(fresh.certificateExpires ?? 0)
+                    }
                 } catch {
                     log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
                 }
@@ -202,9 +210,15 @@ final class Roles {
                 defer { replays.close() }
                 return try replays.list()
             })
+        let tls = try Preparation.serverTLS(configuration.api.tls)
+        if let tls {
+            let certificate = CertificateMetrics(listener: "api.listen")
+            certificate.expires.set(tls.certificateExpires ?? 0)
+            running.metrics.register(certificate.all)
+        }
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
-            tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)
+            tls: tls, log: running.log, responder: respond)
         running.onStop { server.stop() }
         let bound = ListenAddress(host: address.host, port: server.port)
         running.log(.apiStarted(address: bound.description))

@@ -13,10 +13,25 @@ final class Running {
     private let reloads = Reloads()
     private let failure = FailureNote()
 
-    init(role: String) { log = Log(role: role) }
+    init(role: String) {
+        log = Log(role: role)
+        metrics.register([Build.metric(role: role)])
+    }
 
     /// `stop` is called when everything started later has been stopped.
     func onStop(_ stop: @escaping () -> Void) { stops.append(stop) }
+
+    /// Tells systemd, where it asked, that the process has started and how it goes. Call when all is started.
+    func supervise(_ operations: Operations) {
+        guard let supervisor = Supervisor(processEnvironment(), log: log) else { return }
+        let stopped = StopSignal()
+        let thread = ServiceThread("mr-supervisor") { supervisor.watch(operations, stopped) }
+        onStop {
+            stopped.stop()
+            thread.join()
+            supervisor.stopping()
+        }
+    }
 
     /// `reload` is called at SIGHUP, on the thread that waits for signals. Where nothing reloads, SIGHUP stops.
     func onReload(_ reload: @escaping @Sendable () -> Void) { reloads.add(reload) }

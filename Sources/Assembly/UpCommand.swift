@@ -29,6 +29,7 @@ enum UpCommand {
             let proxy = try roles.startProxy()
             let api = try roles.startAPI(proxy: proxy)
             if isDemo { DemoLoop.start(proxy: proxy, running) }
+            running.supervise(roles.operations)
             try Terminal.write(welcome(configuration, proxy: proxy, api: api, isDemo: isDemo))
         }
     }

@@ -50,6 +50,14 @@ package final class TLSContext: @unchecked Sendable {
         return made
     }
 
+    /// When the listener's certificate ends, seconds since 1970; nil for a client's context.
+    package var certificateExpires: Int64? {
+        guard let certificate = SSL_CTX_get0_certificate(context) else { return nil }
+        var parts = tm()
+        guard ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &parts) == 1 else { return nil }
+        return Int64(timegm(&parts))
+    }
+
     private init(_ method: OpaquePointer?) throws(HTTPTransportError) {
         guard let context = SSL_CTX_new(method) else {
             throw HTTPTransportError(

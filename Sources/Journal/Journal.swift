@@ -259,7 +259,7 @@ package final class Journal: Sendable {
                 try lane.prepare(options: options)
             }
             state.size += options.segmentSize
-            metrics.sizeBytes.set(Int64(state.size))
+            measure(state)
             metrics.preparedSegments.add()
             becomes(degraded: nil)
         } catch {
@@ -267,6 +267,14 @@ package final class Journal: Sendable {
             state.retryAt = .now.advanced(by: Self.retryPause)
             becomes(degraded: error.description)
         }
+    }
+
+    private func measure(_ state: State) {
+        metrics.sizeBytes.set(Int64(state.size))
+        metrics.maxSizeBytes.set(Int64(options.maxSize))
+        var disk = statvfs()
+        // Where the disk cannot be asked, the last answer stands; what fails next on it is said there.
+        if statvfs(directory, &disk) == 0 { metrics.freeBytes.set(Int64(disk.f_bavail * disk.f_frsize)) }
     }
 
     private func becomes(degraded reason: String?) {
@@ -333,7 +341,7 @@ package final class Journal: Sendable {
             gone += candidate.size
         }
         state.size = size - gone
-        metrics.sizeBytes.set(Int64(state.size))
+        measure(state)
         return gone > 0
     }
 

@@ -27,6 +27,13 @@ extension LogLine {
             [("address", .text(address))])
     }
 
+    package static func supervisorUnreachable(reason: String) -> LogLine {
+        LogLine(
+            .warning, "supervisor_unreachable",
+            "The socket that NOTIFY_SOCKET names takes nothing (\(reason)): systemd does not learn how this process "
+                + "does. Set Type=exec and no WatchdogSec, or let it reach the socket.")
+    }
+
     package static func serviceFailed(_ service: String, _ reason: String) -> LogLine {
         LogLine(.error, "service_failed", "\(service) cannot go on: \(reason)", [("service", .text(service))])
     }

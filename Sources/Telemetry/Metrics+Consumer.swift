@@ -117,13 +117,14 @@ package struct ConsumerMetrics: Sendable {
             counter("batch_bytes", "Bytes of the events in the batches applied.", batchBytes),
             Metric(
                 "millrace_consumer_lag_seconds", "Age of the oldest event in the log that is not applied yet.",
-                .gauges { lagSeconds.values }),
+                rowLabels: ["topic", "partition"], .gauges { lagSeconds.values }),
             Metric(
-                "millrace_consumer_lag_records", "Records in the log that are not applied yet.", .gauges { lag.values }),
+                "millrace_consumer_lag_records", "Records in the log that are not applied yet.",
+                rowLabels: ["topic", "partition"], .gauges { lag.values }),
             Metric(
                 "millrace_consumer_rules_from_microseconds",
                 "From which event time on these normalization rules hold, UTC since 1970; the greatest is in force.",
-                .gauges { rules.values }),
+                rowLabels: ["fingerprint"], .gauges { rules.values }),
             duration("fold", "Decoding, normalizing and folding the records of one fetch.", foldTime),
             duration("wait", "From sealing a batch to its turn at the store.", waitTime),
             duration("publish", "Publishing the dead letters of one batch.", publishTime),

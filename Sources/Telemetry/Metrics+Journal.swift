@@ -14,6 +14,8 @@ package struct JournalMetrics: Sendable {
     package let syncs = Counter()
     package let syncFailures = Counter()
     package let sizeBytes = Gauge()
+    package let maxSizeBytes = Gauge()
+    package let freeBytes = Gauge()
     package let degraded = Gauge()
 
     package init() {}
@@ -40,6 +42,8 @@ package struct JournalMetrics: Sendable {
             counter("syncs", "Segments written through to the disk.", syncs),
             counter("sync_failures", "Attempts to write through to the disk that failed.", syncFailures),
             gauge("size_bytes", "Bytes that all segments of the directory hold.", sizeBytes),
+            gauge("max_size_bytes", "Bytes that they may hold: journal.max_size_bytes.", maxSizeBytes),
+            gauge("disk_free_bytes", "Bytes free on the journal's disk.", freeBytes),
             gauge("degraded", "1 while no new segment can be made ready.", degraded),
         ]
     }

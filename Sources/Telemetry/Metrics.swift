@@ -58,12 +58,17 @@ package struct Metric: Sendable {
     package var name: String
     package var help: String
     package var labels: [(String, String)]
+    /// The labels that `gauges` and `counters` make at scrape time.
+    package var rowLabels: [String]
     package var source: Source
 
-    package init(_ name: String, _ help: String, labels: [(String, String)] = [], _ source: Source) {
+    package init(
+        _ name: String, _ help: String, labels: [(String, String)] = [], rowLabels: [String] = [], _ source: Source
+    ) {
         self.name = name
         self.help = help
         self.labels = labels
+        self.rowLabels = rowLabels
         self.source = source
     }
 }
@@ -135,7 +140,8 @@ package final class MetricsRegistry: Sendable {
 }
 
 extension Metric.Source {
-    fileprivate var type: String {
+    /// As Prometheus calls it.
+    package var type: String {
         switch self {
         case .counter, .counters: "counter"
         case .gauge, .gauges: "gauge"
