@@ -30,8 +30,11 @@ help:
 
 setup: packages clients
 
+SECTIONS := build run test
+
 packages:
-	@names=$$(sed -e 's/#.*//' -e '/^\[/d' -e '/^ *$$/d' $(PACKAGES)); missing=""; \
+	@names=$$(awk -v wanted=" $(SECTIONS) " '{ sub(/#.*/, "") } /^\[/ { name = substr($$1, 2, length($$1) - 2); next } \
+	  NF && index(wanted, " " name " ")' $(PACKAGES)); missing=""; \
 	for name in $$names; do \
 	  dpkg-query -W -f='$${db:Status-Status}' "$$name" 2>/dev/null | grep -qx installed || missing="$$missing $$name"; \
 	done; \
@@ -51,7 +54,8 @@ swift:
 	  exit 1; \
 	fi
 
-# The demo needs no test clients.
+# The demo needs no test clients, and of the packages only what builds and runs it.
+run: SECTIONS := build run
 run: packages build
 	@exec .build/release/millrace up --demo
 
