@@ -17,6 +17,7 @@ package enum Schemas {
         [
             text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql),
             text(PackageResources.postgresql_3_reconciliation_sql), text(PackageResources.postgresql_4_rules_sql),
+            text(PackageResources.postgresql_5_replay_sql),
         ]
     }
     /// `clickhouse.sql`: the tables of the ClickHouse store.

@@ -177,6 +177,24 @@ package struct GenerationMap: Sendable, Equatable {
     }
 }
 
+/// What ingest must know of replays while it applies a batch.
+package struct ReplayScope: Sendable {
+    package var map = GenerationMap()
+    /// Every generation that counts events of a range, whether it answers or not; the first one is not among them.
+    package var tracked: [(generation: Int64, begin: EventTime, end: EventTime)] = []
+
+    package init() {}
+
+    /// The generations that an event is pending for.
+    package func pending(at time: EventTime) -> [Int64] {
+        let answering = map.generation(at: time)
+        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }.map(
+            \.generation)
+        if answering != GenerationMap.first { others.append(GenerationMap.first) }
+        return others
+    }
+}
+
 /// What a replay makes of one event where that differs from what ingest has made of it.
 package struct EventRevision: Sendable {
     package var time: EventTime

@@ -364,9 +364,9 @@ struct Parameters {
         lengths.append(Int32(value.bitWidth / 8))
     }
 
-    mutating func add(_ bytes: [UInt8]) {
-        arena += bytes
-        lengths.append(Int32(bytes.count))
+    mutating func add(_ bytes: [UInt8]?) {
+        arena += bytes ?? []
+        lengths.append(bytes.map { Int32($0.count) } ?? -1)
     }
 
     mutating func add(bigints values: [Int64?]) {

@@ -26,11 +26,11 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
 
     /// A read must not start another one from inside: with all connections taken, both would wait for good.
     package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
-        let (connection, generation) = try begin()
+        let (connection, map) = try begin()
         var isSound = false
         defer { giveBack(connection, isSound) }
         do {
-            let snapshot = Snapshot(connection: connection, generation: generation, memory: series)
+            let snapshot = PostgreSQLSnapshot(connection: connection, map: map, memory: series)
             let answer = try body(snapshot)
             try connection.execute("COMMIT")
             isSound = true
@@ -43,9 +43,9 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
         }
     }
 
-    /// A connection with a transaction begun, and what it sees as live. One that lay idle may have lost its server in
-    /// the meantime: then the next one is taken, and at last a new one.
-    private func begin() throws(RollupStoreError) -> (Connection, Int16) {
+    /// A connection with a transaction begun, and which generations it sees answer. One that lay idle may have lost its
+    /// server in the meantime: then the next one is taken, and at last a new one.
+    private func begin() throws(RollupStoreError) -> (Connection, GenerationMap) {
         while true {
             let (connection, isNew) = try take()
             do throws(ServerFailure) {
@@ -55,8 +55,7 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
                     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY events IN ACCESS SHARE MODE
                     """)
                 // The first look fixes what the whole read sees.
-                let rows = try connection.query("SELECT id FROM generations WHERE state = 'live'")
-                return (connection, rows.count == 0 ? 1 : Int16(truncatingIfNeeded: rows.integer(0, 0)))
+                return (connection, GenerationMap(live: try GenerationMap.live(connection)))
             } catch {
                 giveBack(connection, false)
                 if isNew || connection.isAlive { throw error.error }
@@ -93,7 +92,7 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
 
 /// Every series that any read has loaded. Series never change and ids rise in the order of their commits, so more is
 /// never wrong: a read of an older state finds no rows for those it is too old for.
-private final class SeriesMemory: Sendable {
+final class SeriesMemory: Sendable {
     struct State {
         var last: Int64 = 0
         var count = 0
@@ -103,39 +102,65 @@ private final class SeriesMemory: Sendable {
         var sets: [Int64: [UInt8]] = [:]
 
         mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
+
+        mutating func update(_ connection: Connection) throws(ServerFailure) {
+            while true {
+                var parameters = Parameters()
+                parameters.add(last)
+                let rows = try connection.query(
+                    """
+                    SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
+                        s.status_class, m.pairs
+                    FROM series s JOIN metadata_sets m ON m.id = s.set_id
+                    WHERE s.id > $1::bigint ORDER BY s.id LIMIT \(SeriesMemory.page)
+                    """, parameters)
+                for row in 0..<rows.count {
+                    let number = rows.integer(row, 0)
+                    let setNumber = rows.integer(row, 1)
+                    let set = sets[setNumber] ?? Array(rows.bytes(row, 9))
+                    sets[setNumber] = set
+                    guard let outcome = Outcome(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 7))) else {
+                        throw ServerFailure(PostgreSQLSnapshot.unreadable("a code in a row"))
+                    }
+                    let key = SeriesKey(
+                        workspace: shared(rows.text(row, 2)), apiKey: shared(rows.text(row, 3)),
+                        provider: shared(rows.text(row, 4)), operation: shared(rows.text(row, 5)),
+                        model: shared(rows.text(row, 6)), outcome: outcome,
+                        statusClass: UInt8(truncatingIfNeeded: rows.integer(row, 8)), set: set)
+                    byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                    last = number
+                    count += 1
+                }
+                if rows.count < SeriesMemory.page { return }
+            }
+        }
     }
     private static let page = 4_096
     private let state = Mutex(State())
 
     func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
-            while true {
-                var parameters = Parameters()
-                parameters.add(state.last)
-                let rows = try connection.query(
-                    """
-                    SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
-                        s.status_class, m.pairs
-                    FROM series s JOIN metadata_sets m ON m.id = s.set_id
-                    WHERE s.id > $1::bigint ORDER BY s.id LIMIT \(Self.page)
-                    """, parameters)
-                for row in 0..<rows.count {
-                    let number = rows.integer(row, 0)
-                    let setNumber = rows.integer(row, 1)
-                    let set = state.sets[setNumber] ?? Array(rows.bytes(row, 9))
-                    state.sets[setNumber] = set
-                    let key = SeriesKey(
-                        workspace: state.shared(rows.text(row, 2)), apiKey: state.shared(rows.text(row, 3)),
-                        provider: state.shared(rows.text(row, 4)), operation: state.shared(rows.text(row, 5)),
-                        model: state.shared(rows.text(row, 6)),
-                        outcome: try Snapshot.known(Outcome(rawValue: UInt8(truncatingIfNeeded: rows.integer(row, 7)))),
-                        statusClass: UInt8(truncatingIfNeeded: rows.integer(row, 8)), set: set)
-                    state.byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
-                    state.last = number
-                    state.count += 1
+            try state.update(connection)
+            return state.byWorkspace[workspace] ?? []
+        }
+    }
+
+    func update(_ connection: Connection) throws(ServerFailure) {
+        try state.withLock { state throws(ServerFailure) in try state.update(connection) }
+    }
+
+    /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
+    func key(of id: Int64) -> SeriesKey? {
+        state.withLock { state in
+            for known in state.byWorkspace.values {
+                var (low, high) = (0, known.count)
+                while low < high {
+                    let middle = (low + high) / 2
+                    if known[middle].id < id { low = middle + 1 } else { high = middle }
                 }
-                if rows.count < Self.page { return state.byWorkspace[workspace] ?? [] }
+                if low < known.count, known[low].id == id { return known[low].key }
             }
+            return nil
         }
     }
 
@@ -143,19 +168,19 @@ private final class SeriesMemory: Sendable {
     var count: Int { state.withLock { $0.count } }
 }
 
-private struct Snapshot: RollupSnapshot {
+struct PostgreSQLSnapshot: RollupSnapshot {
     let connection: Connection
-    let generation: Int16
+    let map: GenerationMap
     let memory: SeriesMemory
 
-    var generationName: String { "\(generation)" }
+    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws {
             var parameters = Parameters()
-            parameters.add(generation)
+            parameters.add(GenerationMap.first)
             let rows = try connection.query(
-                "SELECT max(max_time_us) FROM offsets WHERE generation = $1::smallint", parameters)
+                "SELECT max(max_time_us) FROM offsets WHERE generation = $1::bigint", parameters)
             return rows.optionalInteger(0, 0).map { EventTime(microseconds: $0) }
         }
     }
@@ -173,12 +198,12 @@ private struct Snapshot: RollupSnapshot {
 
     func ledger() throws -> [PartitionLedger] {
         var parameters = Parameters()
-        parameters.add(generation)
+        parameters.add(GenerationMap.first)
         let rows = try connection.query(
             """
             SELECT topic, partition, start_offset, next_offset, applied, duplicates, manifests, dead_letters, skipped,
                 lost
-            FROM offsets WHERE generation = $1::smallint ORDER BY topic, partition
+            FROM offsets WHERE generation = $1::bigint ORDER BY topic, partition
             """, parameters)
         return (0..<rows.count).map { row in
             PartitionLedger(
@@ -250,26 +275,39 @@ private struct Snapshot: RollupSnapshot {
     func scanRollups(
         grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
     ) throws {
+        for part in map.cut(grain, from: from, to: to) {
+            try scanRollups(
+                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
+                body)
+        }
+    }
+
+    private func scanRollups(
+        of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
+        _ body: (StoredRollup) -> Void
+    ) throws {
         switch series {
         case .all:
-            try passThrough(grain, from, to, nil, withBins, body)
+            try passThrough(generation, grain, from, to, nil, withBins, body)
         case .only(let wanted):
             if wanted.isEmpty { return }
-            guard let (first, last) = try bounds(grain, from, to) else { return }
+            guard let (first, last) = try bounds(generation, grain, from, to) else { return }
             // Either look up each wanted series in each bucket, or pass over all rows of the range and leave out what
             // is not wanted: whichever is likely to touch less. How many of all series have a row in a bucket is a
             // guess; a wrong one costs time alone.
             let share = [Grain.minute: 30, .hour: 5, .day: 2][grain] ?? 2
             if wanted.count * Self.patience * share <= memory.count {
-                try lookUp(grain, first, last, wanted, withBins, body)
+                try lookUp(generation, grain, first, last, wanted, withBins, body)
             } else {
-                try passThrough(grain, first, last, wanted, withBins, body)
+                try passThrough(generation, grain, first, last, wanted, withBins, body)
             }
         }
     }
 
     /// The first bucket of the range that has rows, and the one after the last.
-    private func bounds(_ grain: Grain, _ from: Int32, _ to: Int32) throws -> (Int32, Int32)? {
+    private func bounds(
+        _ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32
+    ) throws -> (Int32, Int32)? {
         var parameters = Parameters()
         parameters.add(generation)
         parameters.add(Int16(grain.rawValue))
@@ -278,7 +316,7 @@ private struct Snapshot: RollupSnapshot {
         let rows = try connection.query(
             """
             SELECT min(bucket), max(bucket) FROM rollups
-            WHERE generation = $1::smallint AND grain = $2::smallint AND bucket >= $3::integer AND bucket < $4::integer
+            WHERE generation = $1::bigint AND grain = $2::smallint AND bucket >= $3::integer AND bucket < $4::integer
             """, parameters)
         guard let first = rows.optionalInteger(0, 0), let last = rows.optionalInteger(0, 1) else { return nil }
         return (Int32(truncatingIfNeeded: first), Int32(truncatingIfNeeded: last + 1))
@@ -286,7 +324,8 @@ private struct Snapshot: RollupSnapshot {
 
     /// Page by page along the key; each page goes on behind the last row of the one before.
     private func passThrough(
-        _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64]?, _ withBins: Bool, _ body: (StoredRollup) -> Void
+        _ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64]?, _ withBins: Bool,
+        _ body: (StoredRollup) -> Void
     ) throws {
         var place = (bucket: from, series: Int64.min, shard: Int16.min)
         var sum = ShardSum()
@@ -307,7 +346,7 @@ private struct Snapshot: RollupSnapshot {
             let rows = try connection.query(
                 """
                 SELECT r.bucket, r.series, r.shard, \(Self.measureColumns)\(withBins ? ", r.bins" : "") FROM rollups r
-                WHERE r.generation = $1::smallint AND r.grain = $2::smallint
+                WHERE r.generation = $1::bigint AND r.grain = $2::smallint
                     AND (r.bucket, r.series, r.shard) > ($3::integer, $4::bigint, $5::smallint)
                     AND r.bucket < $6::integer \(condition)
                 ORDER BY r.bucket, r.series, r.shard LIMIT \(Self.page)
@@ -323,7 +362,8 @@ private struct Snapshot: RollupSnapshot {
     }
 
     private func lookUp(
-        _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64], _ withBins: Bool, _ body: (StoredRollup) -> Void
+        _ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32, _ wanted: [Int64], _ withBins: Bool,
+        _ body: (StoredRollup) -> Void
     ) throws {
         // As many whole buckets at once as fit, or one bucket in pieces.
         let width = max(1, Int64(Self.page / wanted.count))
@@ -332,14 +372,14 @@ private struct Snapshot: RollupSnapshot {
             let end = min(bucket + width, Int64(to))
             for start in stride(from: 0, to: wanted.count, by: Self.page) {
                 let some = Array(wanted[start..<min(start + Self.page, wanted.count)])
-                try lookUp(grain, bucket, end, some, withBins, body)
+                try lookUp(generation, grain, bucket, end, some, withBins, body)
             }
             bucket = end
         }
     }
 
     private func lookUp(
-        _ grain: Grain, _ from: Int64, _ to: Int64, _ wanted: [Int64], _ withBins: Bool,
+        _ generation: Int64, _ grain: Grain, _ from: Int64, _ to: Int64, _ wanted: [Int64], _ withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
         var parameters = Parameters()
@@ -352,7 +392,7 @@ private struct Snapshot: RollupSnapshot {
             """
             SELECT r.bucket, r.series, r.shard, \(Self.measureColumns)\(withBins ? ", r.bins" : "")
             FROM generate_series($3::bigint, $4::bigint) AS b (bucket) CROSS JOIN unnest($5::bigint[]) AS w (series)
-            JOIN rollups r ON r.generation = $1::smallint AND r.grain = $2::smallint AND r.bucket = b.bucket::integer
+            JOIN rollups r ON r.generation = $1::bigint AND r.grain = $2::smallint AND r.bucket = b.bucket::integer
                 AND r.series = w.series
             ORDER BY r.bucket, r.series
             """, parameters)
@@ -375,7 +415,7 @@ private struct Snapshot: RollupSnapshot {
             var bins: [SketchBin] = []
             if withBins {
                 guard let decoded = BinParts.decode(rows.bytes(row, 17)) else {
-                    throw Snapshot.unreadable("the bins of a rollup")
+                    throw PostgreSQLSnapshot.unreadable("the bins of a rollup")
                 }
                 bins = decoded
             }
@@ -399,14 +439,34 @@ private struct Snapshot: RollupSnapshot {
 
     // MARK: Events
 
-    private static let eventColumns =
-        """
-        time_us, id, series, status, proxy, request_model, response_model, error_type, finish_reason, streamed,
-        trace_id, span_id, parent_span_id, input_tokens, output_tokens, cached_tokens, reasoning_tokens, usage_source,
-        cost_nano_usd, price_version, request_bytes, response_bytes, latency_us, first_token_us, upstream_us,
-        overhead_us, metadata_status, metadata_sources, metadata_conflicts, metadata_raw, metadata_rejected,
-        metadata_extra
-        """
+    /// Of `events e`, and where revised, of `revisions r`.
+    static func eventColumns(isRevised: Bool) -> String {
+        func one(_ name: String) -> String {
+            isRevised ? "CASE WHEN r.id IS NULL THEN e.\(name) ELSE r.\(name) END" : "e.\(name)"
+        }
+        return """
+            e.time_us, e.id, \(one("series")), e.status, e.proxy, e.request_model, e.response_model, e.error_type,
+            e.finish_reason, e.streamed, e.trace_id, e.span_id, e.parent_span_id, e.input_tokens, e.output_tokens,
+            e.cached_tokens, e.reasoning_tokens, e.usage_source, \(one("cost_nano_usd")), \(one("price_version")),
+            e.request_bytes, e.response_bytes, e.latency_us, e.first_token_us, e.upstream_us, e.overhead_us,
+            \(one("metadata_status")), e.metadata_sources, \(one("metadata_conflicts")), \(one("metadata_raw")),
+            e.metadata_rejected, \(one("metadata_extra"))
+            """
+    }
+
+    /// With the revisions of the generation that this parameter names.
+    private static func revised(by parameter: Int) -> String {
+        "events e LEFT JOIN revisions r "
+            + "ON r.generation = $\(parameter)::bigint AND r.time_us = e.time_us AND r.id = e.id"
+    }
+
+    private func isRevised(_ generation: Int64) throws(ServerFailure) -> Bool {
+        var parameters = Parameters()
+        parameters.add(generation)
+        let rows = try connection.query("SELECT 1 FROM revisions WHERE generation = $1::bigint LIMIT 1", parameters)
+        return rows.count > 0
+    }
+
     /// Rows of one fetch: few at first, since a listing shows few; never many, since one may hold a quarter of a MiB.
     private static let eventPages = (first: 128, then: 512)
 
@@ -414,7 +474,19 @@ private struct Snapshot: RollupSnapshot {
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
         _ body: (StoredEvent) throws -> Bool
     ) throws {
-        var condition = "time_us >= $1::bigint AND time_us < $2::bigint"
+        for part in map.cutEvents(from: from, to: to) {
+            let goesOn = try scanEvents(
+                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
+            if !goesOn { return }
+        }
+    }
+
+    private func scanEvents(
+        of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
+        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+    ) throws -> Bool {
+        let isRevised = try isRevised(generation)
+        var condition = "e.time_us >= $1::bigint AND e.time_us < $2::bigint"
         var end = to.microseconds
         if let before {
             let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
@@ -424,30 +496,49 @@ private struct Snapshot: RollupSnapshot {
         parameters.add(from.microseconds)
         parameters.add(end)
         if let before {
-            condition += " AND (time_us, id) < ($3::bigint, $4::uuid)"
+            condition += " AND (e.time_us, e.id) < ($3::bigint, $4::uuid)"
             parameters.add(before.time.microseconds)
             parameters.add(before.id.bytes)
         }
         if case .only(let wanted) = series {
-            if wanted.isEmpty { return }
-            condition += " AND series = ANY ($\(before == nil ? 3 : 5)::bigint[])"
+            if wanted.isEmpty { return true }
+            let number = isRevised ? "coalesce(r.series, e.series)" : "e.series"
+            condition += " AND \(number) = ANY ($\(parameters.count + 1)::bigint[])"
             parameters.add(bigints: wanted)
         }
+        var source = "events e"
+        if isRevised {
+            source = Self.revised(by: parameters.count + 1)
+            parameters.add(generation)
+        }
+        var goesOn = true
         try connection.scan(
-            "SELECT \(Self.eventColumns) FROM events WHERE \(condition) ORDER BY time_us DESC, id DESC", parameters,
-            batches: Self.eventPages
-        ) { rows, row in try body(Self.event(rows, row)) }
+            "SELECT \(Self.eventColumns(isRevised: isRevised)) FROM \(source) WHERE \(condition) "
+                + "ORDER BY e.time_us DESC, e.id DESC", parameters, batches: Self.eventPages
+        ) { rows, row in
+            goesOn = try body(Self.event(rows, row))
+            return goesOn
+        }
+        return goesOn
     }
 
     func event(id: EventID) throws -> StoredEvent? {
         var parameters = Parameters()
         parameters.add(id.bytes)
         let rows = try connection.query(
-            "SELECT \(Self.eventColumns) FROM events WHERE id = $1::uuid", parameters)
-        return rows.count == 0 ? nil : try Self.event(rows, 0)
+            "SELECT \(Self.eventColumns(isRevised: false)) FROM events e WHERE e.id = $1::uuid", parameters)
+        if rows.count == 0 { return nil }
+        let event = try Self.event(rows, 0)
+        let generation = map.generation(at: event.event.time)
+        guard try isRevised(generation) else { return event }
+        parameters.add(generation)
+        let revised = try connection.query(
+            "SELECT \(Self.eventColumns(isRevised: true)) FROM \(Self.revised(by: 2)) WHERE e.id = $1::uuid", parameters
+        )
+        return revised.count == 0 ? nil : try Self.event(revised, 0)
     }
 
-    private static func event(_ rows: Rows, _ row: Int) throws -> StoredEvent {
+    static func event(_ rows: Rows, _ row: Int) throws(RollupStoreError) -> StoredEvent {
         let idBytes = rows.bytes(row, 1)
         guard idBytes.count == 16 else { throw unreadable("the id of an event") }
         var event = RequestEvent(id: EventID(idBytes), time: EventTime(microseconds: rows.integer(row, 0)))

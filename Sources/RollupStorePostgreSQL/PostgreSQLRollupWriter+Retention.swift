@@ -20,16 +20,15 @@ extension PostgreSQLRollupWriter {
             for grain in Grain.allCases where left > 0 {
                 let boundary = boundaries.boundary(of: grain)
                 var parameters = Parameters()
-                parameters.add(generation)
                 parameters.add(Int16(grain.rawValue))
                 parameters.add(grain.bucket(of: boundary))
                 parameters.add(left)
                 let deleted = try connection.query(
                     """
                     DELETE FROM rollups WHERE ctid = ANY (ARRAY (
-                        SELECT ctid FROM rollups WHERE generation = $1::smallint AND grain = $2::smallint
-                            AND bucket < $3::integer
-                        ORDER BY bucket LIMIT $4::bigint))
+                        SELECT ctid FROM rollups WHERE generation = ANY (\(Self.allGenerations))
+                            AND grain = $1::smallint AND bucket < $2::integer
+                        LIMIT $3::bigint))
                     """, parameters)
                 left -= Int64(deleted.changes)
                 if deleted.changes > 0 { try mark(Int16(grain.rawValue), boundary, connection) }
@@ -47,6 +46,21 @@ extension PostgreSQLRollupWriter {
                 left -= Int64(deleted.changes)
                 if deleted.changes > 0 { try mark(3, boundaries.events, connection) }
             }
+            for table in ["revisions", "replay_pending"] where left > 0 {
+                var parameters = Parameters()
+                parameters.add(boundaries.events.microseconds)
+                parameters.add(left)
+                let deleted = try connection.query(
+                    """
+                    DELETE FROM \(table) WHERE ctid = ANY (ARRAY (
+                        SELECT ctid FROM \(table) WHERE generation = ANY (\(Self.allGenerations))
+                            AND time_us < $1::bigint
+                        LIMIT $2::bigint))
+                    """, parameters)
+                left -= Int64(deleted.changes)
+            }
+            // Of commands that were killed.
+            if left > 0 { left = try sweepReplays(maxRows: left, connection) }
             // As old as the events that they count. Both sides of a minute go at once.
             if left > 0 {
                 var parameters = Parameters()
@@ -58,6 +72,26 @@ extension PostgreSQLRollupWriter {
             try connection.execute("COMMIT")
             return !isBusy && left <= 0
         }
+    }
+
+    private static let allGenerations = "ARRAY (SELECT 1::smallint UNION SELECT generation FROM replays)"
+
+    /// What is left of `maxRows`. By one at a time, as above.
+    func sweepReplays(maxRows: Int64, _ connection: Connection) throws(ServerFailure) -> Int64 {
+        var left = maxRows
+        for table in ["rollups", "revisions", "replay_pending"] where left > 0 {
+            var parameters = Parameters()
+            parameters.add(left)
+            let deleted = try connection.query(
+                """
+                DELETE FROM \(table) WHERE ctid = ANY (ARRAY (
+                    SELECT ctid FROM \(table) WHERE generation = ANY (ARRAY (
+                        SELECT generation FROM replays WHERE state IN ('retired', 'cancelled')))
+                    LIMIT $1::bigint))
+                """, parameters)
+            left -= Int64(deleted.changes)
+        }
+        return left
     }
 
     /// `what` is that of the table `retained`.

@@ -14,6 +14,9 @@
 // for which it waits until the server has ended the lost transaction one way or the other: they bear the name, then it
 // was done; they stand at the batch's first offset, then it was not; else another writer has taken over.
 //
+// Replays. From the look at the rules on, until the transaction ends, no replay begins, comes to answer or is taken back:
+// what is read of them then decides which generations the batch's rows are of, and for which others an event is pending.
+//
 // Rollups. Each writer's session holds a shard by an advisory lock and adds to rows of that shard alone: no two writers
 // wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order.
 
@@ -36,15 +39,15 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     /// nil before the first use, and when it was lost.
     private var connection: Connection?
     private var isClosed = false
-    private var shard: Int16 = 0
-    private var numbers = SeriesNumbers()
+    private(set) var shard: Int16 = 0
+    var numbers = SeriesNumbers()
     private var partitions = EventPartitions()
     /// The store is asked for known ids before events are copied.
     private var expectsDuplicates = false
-    /// The sums of the batch in hand go beyond 63 bits, which the server refuses to add.
-    private var isWrapping = false
+    /// The sums of what is in hand go beyond 63 bits, which the server refuses to add.
+    private(set) var isWrapping = false
     private var doubt: Doubt?
-    private let bins = ReusedBuffer()
+    let bins = ReusedBuffer()
 
     /// A commit whose answer was lost.
     private struct Doubt {
@@ -97,7 +100,6 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     }
 
     package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
-        isWrapping = false
         let result = try repeating { connection throws(ServerFailure) in try write(batch, connection) }
         doubt = nil
         return result
@@ -114,6 +116,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                 code: .configuration, tried: "write the store", reason: "the writer is closed",
                 next: "Open another one.")
         }
+        isWrapping = false
         var attempt = 1
         while true {
             do throws(ServerFailure) {
@@ -152,7 +155,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         try opened.execute(
             """
             CREATE TEMPORARY TABLE added_rollups (
-                series bigint, bucket integer, grain smallint,
+                generation smallint, series bigint, bucket integer, grain smallint,
                 \(Self.measureColumns.map { "\($0) bigint" }.joined(separator: ", ")), bins bytea
             ) ON COMMIT DELETE ROWS
             """)
@@ -189,17 +192,15 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             return done
         }
         try compareRules(batch, connection)
+        let scope = try ReplayScope.read(connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
-        if duplicates.isEmpty {
-            try addRollups(batch.delta, series, connection)
-        } else {
-            var delta = batch.delta
-            for index in duplicates {
-                delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-            }
-            try addRollups(delta, series, connection)
+        try notePending(batch, duplicates, scope, connection)
+        var delta = batch.delta
+        for index in duplicates {
+            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
         }
+        try addRollups(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         try putManifests(batch.manifests, connection)
         try putDeadLetters(batch, connection)
         try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
@@ -429,157 +430,29 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         stream.column(unlessEmpty: UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
     }
 
-    // MARK: Rollups
+    // MARK: Replays
 
-    static let measureColumns = [
-        "requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano_usd",
-        "request_bytes", "response_bytes", "latency_count", "latency_sum_us", "first_token_count",
-        "first_token_sum_us", "overhead_count", "overhead_sum_us",
-    ]
-    private static let rowColumns = "series, bucket, grain, \(measureColumns.joined(separator: ", ")), bins"
-    private static let stageRollups = "COPY added_rollups (\(rowColumns)) FROM STDIN (FORMAT binary)"
-
-    /// Adds the staged rows, and answers those whose bins have become a long list.
-    private static func mergeRollups(_ sums: [String]) -> String {
-        """
-        WITH merged AS (
-            INSERT INTO rollups AS r (generation, shard, \(rowColumns))
-            SELECT $1::smallint, $2::smallint, \(rowColumns) FROM added_rollups
-            ON CONFLICT (generation, grain, bucket, series, shard)
-            DO UPDATE SET \(sums.joined(separator: ", ")), bins = r.bins || excluded.bins
-            RETURNING r.grain, r.bucket, r.series,
-                CASE WHEN octet_length(r.bins) > \(BinParts.longest) THEN r.bins END AS bins
-        )
-        SELECT grain, bucket, series, bins FROM merged WHERE bins IS NOT NULL
-        """
-    }
-    private static let addRollups = mergeRollups(measureColumns.map { "\($0) = r.\($0) + excluded.\($0)" })
-    private static let replaceSums = mergeRollups(measureColumns.map { "\($0) = excluded.\($0)" })
-
-    private func addRollups(
-        _ delta: RollupDelta, _ series: [Int64], _ connection: Connection
+    /// For each generation that covers an event and does not answer for it. `duplicates` are ascending.
+    private func notePending(
+        _ batch: SealedBatch, _ duplicates: [Int], _ scope: ReplayScope, _ connection: Connection
     ) throws(ServerFailure) {
-        // In the order of the key: each page is looked up once, and two writers could not wait for each other.
-        var order: [Place] = []
-        order.reserveCapacity(delta.rows.count)
-        var longest = 0
-        for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
-            let bucket = UInt64(row.grain.rawValue) << 32 | UInt64(UInt32(bitPattern: row.bucket ^ .min))
-            order.append(Place(bucket: bucket, series: series[Int(row.series)], row: index))
-            longest = max(longest, row.bins.count)
-        }
-        if order.isEmpty { return }
-        order.sort { $0.bucket != $1.bucket ? $0.bucket < $1.bucket : $0.series < $1.series }
-
-        let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
-        let bins = bins.sized(BinParts.capacity(longest))
-        try connection.copy(Self.stageRollups) { stream in
-            for place in order {
-                let row = delta.rows[place.row]
-                stream.row(columns: Int16(Self.measureColumns.count + 4))
-                stream.column(place.series)
-                stream.column(row.bucket)
-                stream.column(Int16(row.grain.rawValue))
-                var measures = row.measures
-                if let sums = stored[place.row] { measures += sums }
-                Self.write(measures, to: &stream)
-                let count = BinParts.encode(row.bins, into: bins)
-                stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
+        if scope.tracked.isEmpty { return }
+        try connection.copy("COPY replay_pending (generation, time_us, id) FROM STDIN (FORMAT binary)") { stream in
+            var next = 0
+            for (index, event) in batch.events.enumerated() {
+                if next < duplicates.count && duplicates[next] == index {
+                    next += 1
+                    continue
+                }
+                for other in scope.pending(at: event.fields.time) {
+                    stream.row(columns: 3)
+                    stream.column(Int16(truncatingIfNeeded: other))
+                    stream.column(event.fields.time.microseconds)
+                    stream.column(event.fields.id.high, event.fields.id.low)
+                }
             }
         }
-        var parameters = Parameters()
-        parameters.add(generation)
-        parameters.add(shard)
-        let long = try connection.query(isWrapping ? Self.replaceSums : Self.addRollups, parameters)
-        try shorten(long, connection)
     }
-
-    private struct Place {
-        var bucket: UInt64
-        var series: Int64
-        var row: Int
-    }
-
-    private static func write(_ measures: Measures, to stream: inout CopyStream) {
-        stream.column(measures.requests)
-        stream.column(measures.inputTokens)
-        stream.column(measures.outputTokens)
-        stream.column(measures.cachedTokens)
-        stream.column(measures.reasoningTokens)
-        stream.column(measures.costNanoUSD)
-        stream.column(measures.requestBytes)
-        stream.column(measures.responseBytes)
-        stream.column(measures.latencyCount)
-        stream.column(measures.latencySum)
-        stream.column(measures.firstTokenCount)
-        stream.column(measures.firstTokenSum)
-        stream.column(measures.overheadCount)
-        stream.column(measures.overheadSum)
-    }
-
-    /// The sums that the rows to add to hold now, by index of the delta's row. Only a hostile count makes them needed: a
-    /// sum beyond 63 bits wraps, as everywhere (`Measures`), which the server does not do, and the partition goes on.
-    /// The rows are locked, and the shard is this writer's own: nothing is added to them in between.
-    private func storedSums(
-        _ delta: RollupDelta, _ order: [Place], _ connection: Connection
-    ) throws(ServerFailure) -> [Int: Measures] {
-        var parameters = Parameters()
-        parameters.add(generation)
-        parameters.add(shard)
-        parameters.add(smallints: order.map { Int16(delta.rows[$0.row].grain.rawValue) })
-        parameters.add(integers: order.map { delta.rows[$0.row].bucket })
-        parameters.add(bigints: order.map(\.series))
-        parameters.add(bigints: order.map { Int64($0.row) })
-        let rows = try connection.query(
-            """
-            SELECT w.place, \(Self.measureColumns.map { "r.\($0)" }.joined(separator: ", "))
-            FROM unnest($3::smallint[], $4::integer[], $5::bigint[], $6::bigint[]) AS w (grain, bucket, series, place)
-            JOIN rollups r ON r.generation = $1::smallint AND r.grain = w.grain AND r.bucket = w.bucket
-                AND r.series = w.series AND r.shard = $2::smallint
-            FOR UPDATE OF r
-            """, parameters)
-        var sums: [Int: Measures] = [:]
-        for row in 0..<rows.count { sums[Int(rows.integer(row, 0))] = Measures(rows, row, from: 1) }
-        return sums
-    }
-
-    /// Makes long lists of bins one part again, where that is worth a write.
-    private func shorten(_ long: Rows, _ connection: Connection) throws(ServerFailure) {
-        var grains: [Int16] = []
-        var buckets: [Int32] = []
-        var series: [Int64?] = []
-        var shortened: [[UInt8]] = []
-        for row in 0..<long.count {
-            let list = long.bytes(row, 3)
-            guard let bins = BinParts.decode(list) else { throw Self.unreadableBins }
-            let packed = BinParts.encode(bins)
-            if packed.count * 2 > list.count { continue }
-            grains.append(Int16(truncatingIfNeeded: long.integer(row, 0)))
-            buckets.append(Int32(truncatingIfNeeded: long.integer(row, 1)))
-            series.append(long.integer(row, 2))
-            shortened.append(packed)
-        }
-        if shortened.isEmpty { return }
-        var parameters = Parameters()
-        parameters.add(generation)
-        parameters.add(shard)
-        parameters.add(smallints: grains)
-        parameters.add(integers: buckets)
-        parameters.add(bigints: series)
-        parameters.add(bytes: shortened)
-        _ = try connection.query(
-            """
-            UPDATE rollups AS r SET bins = w.bins
-            FROM unnest($3::smallint[], $4::integer[], $5::bigint[], $6::bytea[]) AS w (grain, bucket, series, bins)
-            WHERE r.generation = $1::smallint AND r.grain = w.grain AND r.bucket = w.bucket AND r.series = w.series
-                AND r.shard = $2::smallint
-            """, parameters)
-    }
-
-    private static let unreadableBins = ServerFailure(
-        RollupStoreError(
-            code: .corrupt, tried: "read the bins of a rollup", reason: "they do not parse",
-            next: "Restore the database, or rebuild it from the log."))
 
     // MARK: Manifests and dead letters
 
@@ -682,47 +555,11 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     }
 }
 
-/// Memory that grows as needed and is written over by each use.
-private final class ReusedBuffer {
-    private var memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 4_096, alignment: 8)
-
-    deinit { memory.deallocate() }
-
-    func sized(_ size: Int) -> UnsafeMutableRawBufferPointer {
-        if size > memory.count {
-            memory.deallocate()
-            memory = .allocate(byteCount: size, alignment: 8)
-        }
-        return memory
-    }
-}
-
 extension EventID {
     /// 16 bytes, big-endian.
     init(_ bytes: UnsafeRawBufferPointer) {
         self.init(
             high: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
             low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
-    }
-}
-
-extension Measures {
-    /// The measures as they stand in a row, from this column on.
-    init(_ rows: Rows, _ row: Int, from first: Int32) {
-        self.init()
-        requests = rows.integer(row, first)
-        inputTokens = rows.integer(row, first + 1)
-        outputTokens = rows.integer(row, first + 2)
-        cachedTokens = rows.integer(row, first + 3)
-        reasoningTokens = rows.integer(row, first + 4)
-        costNanoUSD = rows.integer(row, first + 5)
-        requestBytes = rows.integer(row, first + 6)
-        responseBytes = rows.integer(row, first + 7)
-        latencyCount = rows.integer(row, first + 8)
-        latencySum = rows.integer(row, first + 9)
-        firstTokenCount = rows.integer(row, first + 10)
-        firstTokenSum = rows.integer(row, first + 11)
-        overheadCount = rows.integer(row, first + 12)
-        overheadSum = rows.integer(row, first + 13)
     }
 }

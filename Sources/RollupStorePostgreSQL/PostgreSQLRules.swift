@@ -15,12 +15,7 @@ extension PostgreSQLRollupWriter {
             if timeline.entries.last?.rules.fingerprint != new.fingerprint {
                 let latest = try connection.query("SELECT max(max_time_us) FROM offsets").optionalInteger(0, 0)
                 let from = timeline.takeover(now: now, latest: latest.map { EventTime(microseconds: $0) })
-                var parameters = Parameters()
-                parameters.add(Array(new.fingerprint.utf8))
-                parameters.add(Array(new.text.utf8))
-                _ = try connection.query(
-                    "INSERT INTO rules (fingerprint, text) VALUES ($1::text, $2::text) ON CONFLICT DO NOTHING",
-                    parameters)
+                try Self.keep(new, connection)
                 var entry = Parameters()
                 entry.add(from.microseconds)
                 entry.add(Array(new.fingerprint.utf8))
@@ -33,28 +28,57 @@ extension PostgreSQLRollupWriter {
         }
     }
 
-    /// Until the transaction ends the timeline stays as it is.
+    static func keep(_ rules: RulesText, _ connection: Connection) throws(ServerFailure) {
+        var parameters = Parameters()
+        parameters.add(Array(rules.fingerprint.utf8))
+        parameters.add(Array(rules.text.utf8))
+        _ = try connection.query(
+            "INSERT INTO rules (fingerprint, text) VALUES ($1::text, $2::text) ON CONFLICT DO NOTHING", parameters)
+    }
+
+    /// Until the transaction ends the timeline stays as it is, and so does what answers.
     func compareRules(_ batch: SealedBatch, _ connection: Connection) throws(ServerFailure) {
         try connection.execute("SELECT pg_advisory_xact_lock_shared(\(AdvisoryLock.rules))")
-        let version = try connection.query("SELECT max(id) FROM rules_timeline").optionalInteger(0, 0)
-        if (version ?? 0) != batch.rulesVersion { throw ServerFailure(RulesTimeline.stale) }
+        if try RulesTimeline.version(connection) != batch.rulesVersion { throw ServerFailure(RulesTimeline.stale) }
     }
 }
 
 extension RulesTimeline {
-    static func read(_ connection: Connection) throws(ServerFailure) -> RulesTimeline {
+    /// Both parts only rise.
+    static func version(_ connection: Connection) throws(ServerFailure) -> Int64 {
+        try connection.query(
+            """
+            SELECT (SELECT coalesce(max(id), 0) FROM rules_timeline)
+                + (SELECT coalesce(sum(turns), 0)::bigint FROM replays)
+            """
+        ).integer(0, 0)
+    }
+
+    /// - `without`: as if this replay were not there.
+    static func read(_ connection: Connection, without: Int64? = nil) throws(ServerFailure) -> RulesTimeline {
+        // Before the rest: where that changes in between, the version is an old one and finds out.
+        var timeline = RulesTimeline(version: try version(connection))
         let rows = try connection.query(
             """
-            SELECT t.id, t.from_us, t.fingerprint, r.text FROM rules_timeline t JOIN rules r USING (fingerprint)
+            SELECT t.from_us, t.fingerprint, r.text FROM rules_timeline t JOIN rules r USING (fingerprint)
             ORDER BY t.from_us
             """)
-        var timeline = RulesTimeline()
         for row in 0..<rows.count {
-            timeline.version = max(timeline.version, rows.integer(row, 0))
             timeline.entries.append(
                 Entry(
-                    from: EventTime(microseconds: rows.integer(row, 1)),
-                    rules: RulesText(fingerprint: rows.text(row, 2), text: rows.text(row, 3))))
+                    from: EventTime(microseconds: rows.integer(row, 0)),
+                    rules: RulesText(fingerprint: rows.text(row, 1), text: rows.text(row, 2))))
+        }
+        let replays = try connection.query(
+            """
+            SELECT p.generation, p.from_us, p.to_us, p.rules, r.text
+            FROM replays p JOIN rules r ON r.fingerprint = p.rules WHERE p.state = 'live' ORDER BY p.rank
+            """)
+        for row in 0..<replays.count where replays.integer(row, 0) != without {
+            timeline.overlay(
+                RulesText(fingerprint: replays.text(row, 3), text: replays.text(row, 4)),
+                from: EventTime(microseconds: replays.integer(row, 1)),
+                to: EventTime(microseconds: replays.integer(row, 2)))
         }
         return timeline
     }

@@ -472,12 +472,7 @@ extension GenerationMap {
     }
 }
 
-/// What ingest must know of replays while it applies a batch.
-struct ReplayScope {
-    var map = GenerationMap()
-    /// Every generation that counts events of a range, whether it answers or not; the first one is not among them.
-    var tracked: [(generation: Int64, begin: EventTime, end: EventTime)] = []
-
+extension ReplayScope {
     static func read(_ connection: Connection) throws(RollupStoreError) -> ReplayScope {
         let rows = try connection.statement(
             "SELECT generation, begin_us, end_us FROM replays WHERE state IN ('building', 'live')")
@@ -492,15 +487,6 @@ struct ReplayScope {
         }
         if !scope.tracked.isEmpty { scope.map = try GenerationMap.read(connection) }
         return scope
-    }
-
-    /// The generations that an event is pending for.
-    func pending(at time: EventTime) -> [Int64] {
-        let answering = map.generation(at: time)
-        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }.map(
-            \.generation)
-        if answering != GenerationMap.first { others.append(GenerationMap.first) }
-        return others
     }
 }
 

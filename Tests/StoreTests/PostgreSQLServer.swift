@@ -205,9 +205,7 @@ final class PostgreSQLUnderTest: StoreUnderTest {
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
-    func replays() throws -> any ReplayStore {
-        throw RollupStoreError(code: .configuration, tried: "replay", reason: "not on this store", next: "")
-    }
+    func replays() throws -> any ReplayStore { store.makeReplayStore() }
 
     /// With the store's tables at hand.
     func session() throws -> Session {
