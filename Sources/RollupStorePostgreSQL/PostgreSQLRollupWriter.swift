@@ -15,7 +15,8 @@
 // was done; they stand at the batch's first offset, then it was not; else another writer has taken over.
 //
 // Rollups. Each writer's session holds a shard by an advisory lock and adds to rows of that shard alone: no two writers
-// wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order.
+// wait for each other's rows, and a writer may remember which rows there are. Nothing but speed depends on it: sums are
+// made by the server, rows in order, and the table's key judges.
 
 import EventCodec
 package import Events
@@ -38,6 +39,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     private var isClosed = false
     private var shard: Int16 = 0
     private var numbers = SeriesNumbers()
+    private var rows = RowMemory()
     private var partitions = EventPartitions()
     /// The store is asked for known ids before events are copied.
     private var expectsDuplicates = false
@@ -159,12 +161,14 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         // What a crashed server has forgotten must not be remembered here.
         numbers.forget()
         partitions.forget()
+        rows.forget()
         connection = opened
         return opened
     }
 
     /// After a failure: no transaction is open, and a connection that cannot say so is given up.
     private func tidyUp() {
+        rows.forget()
         guard let held = connection else { return }
         if held.isAlive {
             do throws(ServerFailure) {
@@ -435,6 +439,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         "first_token_sum_us", "overhead_count", "overhead_sum_us",
     ]
     private static let rowColumns = "series, bucket, grain, \(measureColumns.joined(separator: ", ")), bins"
+    private static let insertRollups = "COPY rollups (generation, shard, \(rowColumns)) FROM STDIN (FORMAT binary)"
     private static let stageRollups = "COPY added_rollups (\(rowColumns)) FROM STDIN (FORMAT binary)"
 
     /// Adds the staged rows, and answers those whose bins have become a long list.
@@ -469,20 +474,34 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         if order.isEmpty { return }
         order.sort { $0.bucket != $1.bucket ? $0.bucket < $1.bucket : $0.series < $1.series }
 
-        let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
+        // New rows go straight into the table; what is added to is staged. With sums that wrap, everything is.
+        let areNew =
+            isWrapping
+            ? [Bool](repeating: false, count: order.count)
+            : try rows.areNew(
+                order.map { (delta.rows[$0.row].grain, delta.rows[$0.row].bucket, $0.series) }, generation: generation,
+                shard: shard, connection)
         let bins = bins.sized(BinParts.capacity(longest))
+        if areNew.contains(true) {
+            try connection.copy(Self.insertRollups) { stream in
+                for (place, isNew) in zip(order, areNew) where isNew {
+                    stream.row(columns: Int16(Self.measureColumns.count + 6))
+                    stream.column(generation)
+                    stream.column(shard)
+                    let row = delta.rows[place.row]
+                    Self.write(row, place.series, row.measures, bins, to: &stream)
+                }
+            }
+        }
+        if !areNew.contains(false) { return }
+        let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
         try connection.copy(Self.stageRollups) { stream in
-            for place in order {
-                let row = delta.rows[place.row]
+            for (place, isNew) in zip(order, areNew) where !isNew {
                 stream.row(columns: Int16(Self.measureColumns.count + 4))
-                stream.column(place.series)
-                stream.column(row.bucket)
-                stream.column(Int16(row.grain.rawValue))
+                let row = delta.rows[place.row]
                 var measures = row.measures
                 if let sums = stored[place.row] { measures += sums }
-                Self.write(measures, to: &stream)
-                let count = BinParts.encode(row.bins, into: bins)
-                stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
+                Self.write(row, place.series, measures, bins, to: &stream)
             }
         }
         var parameters = Parameters()
@@ -498,7 +517,14 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         var row: Int
     }
 
-    private static func write(_ measures: Measures, to stream: inout CopyStream) {
+    /// The columns of `rowColumns`; `bins` is memory for its last one.
+    private static func write(
+        _ row: RollupDelta.Row, _ series: Int64, _ measures: Measures, _ bins: UnsafeMutableRawBufferPointer,
+        to stream: inout CopyStream
+    ) {
+        stream.column(series)
+        stream.column(row.bucket)
+        stream.column(Int16(row.grain.rawValue))
         stream.column(measures.requests)
         stream.column(measures.inputTokens)
         stream.column(measures.outputTokens)
@@ -513,6 +539,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         stream.column(measures.firstTokenSum)
         stream.column(measures.overheadCount)
         stream.column(measures.overheadSum)
+        stream.column(UnsafeRawBufferPointer(rebasing: bins[..<BinParts.encode(row.bins, into: bins)]))
     }
 
     /// The sums that the rows to add to hold now, by index of the delta's row. Only a hostile count makes them needed: a
