@@ -7,12 +7,15 @@ PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
 SOURCES := Package.swift Sources Tests schemas
 
-.PHONY: help setup packages clients swift run build test format lint schemas clean
+.PHONY: help setup packages clients swift run build test soak mutants fuzz format lint schemas clean
 help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
 	@echo "make test     set up, build for debugging with warnings as errors, run all tests (SUITES=Proxy: one suite)"
+	@echo "make soak     the fault tests' loops for longer (ROUNDS=200)"
+	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
 	@echo "make setup    install what is missing: system packages ($(PACKAGES)), clients for tests (.venv)"
+	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60: for each of the three)"
 	@echo "make format   format the sources; make lint checks them"
 	@echo "make schemas  write schemas/configuration.schema.json anew from the table of keys"
 	@echo "make clean    remove everything built"
@@ -58,6 +61,23 @@ test: setup swift
 	    grep 'Test run with' "$$log" || { cat "$$log"; rm "$$log"; echo "no test ran" >&2; exit 1; }; rm "$$log"; \
 	  else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed; again: make test SUITES=$$suite" >&2; exit 1; fi; \
 	done
+
+# Kills, rebalances and restarts, ROUNDS times each; 200 take about an hour on two cores.
+ROUNDS ?= 200
+
+soak: setup swift
+	@$(SWIFT) build --build-tests
+	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
+	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)'
+
+mutants: setup swift
+	@Tests/Mutants/mutants.py
+
+# A finding is left as a file beside the corpus, and is replayed by the same command with the file as its argument.
+FUZZ_SECONDS ?= 60
+
+fuzz: swift
+	@SWIFTC=$(dir $(SWIFT))swiftc Tests/Fuzz/run $(FUZZ_SECONDS)
 
 format: swift
 	@$(SWIFT) format --in-place --recursive --parallel $(SOURCES)

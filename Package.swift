@@ -10,6 +10,8 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .treatAllWarnings(as: .error),
+    // Places where a test may end the process (`FailPoint`): never in a build for release.
+    .define("MILLRACE_FAIL_POINTS", .when(configuration: .debug)),
 ]
 
 func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
@@ -33,6 +35,7 @@ let package = Package(
     products: [.executable(name: "millrace", targets: ["millrace"])],
     targets: [
         // C libraries
+        library("CCurl", pkgConfig: "libcurl"),
         library("CLibevent", pkgConfig: "libevent"),
         library("CHTTPParser"),
         library("COpenSSL", pkgConfig: "openssl"),
@@ -41,6 +44,7 @@ let package = Package(
         library("CRDKafka", pkgConfig: "rdkafka"),
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
+        library("CZlib", pkgConfig: "zlib"),
         // Not a library to link: the chart library's files, taken in at build.
         .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
 
@@ -48,7 +52,7 @@ let package = Package(
         module("Events"),
         module("JSONText"),
         module("EventCodec", ["Events"]),
-        module("Access", ["Cryptography", "Events"]),
+        module("Access", ["Cryptography", "Events", "JSONText"]),
         module("HTTPMessages"),
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
@@ -57,7 +61,11 @@ let package = Package(
             name: "Schemas", path: "schemas",
             resources: [
                 .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("postgresql.sql"),
+                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
+                .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
+                .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
+                .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
+                .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
             ], swiftSettings: strict),
@@ -73,8 +81,10 @@ let package = Package(
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters
-        module("HTTPTransport", ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL"]),
-        module("Journal", ["Events", "RecordLog", "Telemetry", "Threading"]),
+        module(
+            "HTTPTransport",
+            ["HTTPMessages", "Telemetry", "Threading", "CLibevent", "CHTTPParser", "COpenSSL", "CZlib"]),
+        module("Journal", ["EventCodec", "Events", "RecordLog", "Telemetry", "Threading"]),
         module("RecordLogKafka", ["Events", "RecordLog", "Telemetry", "Threading", "CRDKafka"]),
         module(
             "RollupStoreSQLite",
@@ -85,24 +95,36 @@ let package = Package(
         module(
             "RollupStorePostgreSQL",
             ["Access", "EventCodec", "Events", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading", "CPQ"]),
+        module(
+            "RollupStoreClickHouse",
+            [
+                "Access", "Events", "EventCodec", "RecordLog", "Rollups", "RollupStore", "Schemas", "Threading",
+                "CCurl",
+            ]),
 
         // Services
         module(
             "CaptureProxy",
             [
-                "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
-                "Telemetry",
-                "Threading",
+                "Access", "Events", "EventCodec", "HTTPMessages", "HTTPTransport", "Journal", "JSONText", "Normalizer",
+                "RecordLog", "Telemetry", "Threading",
             ]),
+        module("KeyKeeping", ["Access", "RollupStore", "Telemetry", "Threading"]),
         module("Shipping", ["Events", "Journal", "RecordLog", "Telemetry", "Threading"]),
         module(
             "Ingest",
-            ["Events", "EventCodec", "Normalizer", "RecordLog", "Rollups", "RollupStore", "Telemetry", "Threading"]),
+            [
+                "Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "RecordLog", "Rollups",
+                "RollupStore", "Telemetry", "Threading",
+            ]),
+        module(
+            "Reconciling",
+            ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),
         module(
             "QueryAPI",
             [
-                "Events", "HTTPTransport", "JSONText", "Queries", "Rollups", "RollupStore", "Schemas", "Telemetry",
-                "CDygraphs",
+                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
+                "Schemas", "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(
@@ -114,29 +136,38 @@ let package = Package(
             "Assembly",
             [
                 "Access", "CaptureProxy", "CommandLine", "Configuration", "Cryptography", "EventCodec", "Events",
-                "HTTPTransport", "Ingest", "Journal",
-                "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog", "RecordLogKafka", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping", "Simulation",
-                "Telemetry", "Threading",
+                "HTTPTransport", "Ingest", "Journal", "JSONText", "KeyKeeping",
+                "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "RecordLogKafka", "RollupStore",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
+                "Simulation", "Telemetry", "Threading",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
         tests(
             "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
+        tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
+        tests(
+            "Reconciling",
+            [
+                "EventCodec", "Events", "Ingest", "Journal", "Normalizer", "Reconciling", "RecordLog", "RollupStore",
+                "RollupStoreSQLite", "Telemetry", "Threading",
+            ]),
         tests("HTTP", ["HTTPMessages", "HTTPTransport", "Telemetry", "Threading"]),
-        tests("Journal", ["Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
+        tests("Journal", ["EventCodec", "Events", "Journal", "RecordLog", "Shipping", "Telemetry", "Threading"]),
         tests("Kafka", ["Events", "RecordLog", "RecordLogKafka", "Telemetry", "Threading"]),
         tests(
             "Store",
             [
                 "Access", "Events", "EventCodec", "Ingest", "Normalizer", "RecordLog", "Rollups", "RollupStore",
-                "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
+                "CSQLite",
             ]),
         tests(
             "Query",
             [
-                "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI", "RecordLog",
+                "Access", "Events", "EventCodec", "HTTPTransport", "JSONText", "Normalizer", "Queries", "QueryAPI",
+                "RecordLog",
                 "Rollups",
                 "RollupStore", "RollupStoreSQLite", "Telemetry",
             ]),
@@ -147,9 +178,16 @@ let package = Package(
         tests(
             "Proxy",
             [
-                "CaptureProxy", "EventCodec", "Events", "HTTPTransport", "Journal", "JSONText", "RecordLog",
-                "Telemetry", "Threading",
+                "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
+                "JSONText",
+                "RecordLog", "Telemetry", "Threading", "CZlib",
             ]),
-        tests("Pipeline", ["JSONText", "Simulation", "Threading"]),
+        tests("Pipeline", ["CRDKafka", "JSONText", "Simulation", "Threading"]),
+        tests(
+            "Fault",
+            [
+                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog",
+                "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Simulation", "Telemetry", "Threading",
+            ]),
     ]
 )

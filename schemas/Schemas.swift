@@ -6,10 +6,21 @@ package enum Schemas {
     package static var requestEventProto: String { text(PackageResources.request_event_proto) }
     /// `sqlite.sql` and what was added since: step n leads from version n to n + 1 of the embedded store's tables.
     package static var sqlite: [String] {
-        [text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql)]
+        [
+            text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql),
+            text(PackageResources.sqlite_3_redriven_sql), text(PackageResources.sqlite_4_reconciliation_sql),
+            text(PackageResources.sqlite_5_rules_sql),
+        ]
     }
-    /// `postgresql.sql`: the tables of the store on a PostgreSQL server.
-    package static var postgresql: String { text(PackageResources.postgresql_sql) }
+    /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.
+    package static var postgresql: [String] {
+        [
+            text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql),
+            text(PackageResources.postgresql_3_reconciliation_sql), text(PackageResources.postgresql_4_rules_sql),
+        ]
+    }
+    /// `clickhouse.sql`: the tables of the ClickHouse store.
+    package static var clickhouse: String { text(PackageResources.clickhouse_sql) }
     /// JSON Schema of the configuration file.
     package static var configuration: String { text(PackageResources.configuration_schema_json) }
     /// JSON Schema of the normalization rules.

@@ -38,7 +38,8 @@ package struct AccessScopes: OptionSet, Sendable, Hashable {
 
 /// A key as it is kept: never the key itself.
 package struct AccessKey: Sendable, Equatable {
-    /// `key_` and 16 letters and digits: names the key everywhere, in events too.
+    /// `key_` and 11 letters and digits: names the key everywhere, in events too. Fifteen bytes are the most that Swift
+    /// keeps in a string itself, so that handing an id on costs nothing.
     package var id: String
     package var digest: Digest
     package var workspace: String
@@ -69,7 +70,7 @@ package struct AccessKey: Sendable, Equatable {
         using random: inout some RandomNumberGenerator
     ) -> (key: AccessKey, text: String) {
         let text = "mr_" + randomText(43, alphabet: lettersAndDigits, &random)
-        let id = "key_" + randomText(16, alphabet: lettersAndDigits.suffix(36), &random)
+        let id = "key_" + randomText(11, alphabet: lettersAndDigits.suffix(36), &random)
         let key = AccessKey(
             id: id, digest: SHA256.digest(of: text), workspace: workspace, scopes: scopes, name: name, created: now)
         return (key, text)

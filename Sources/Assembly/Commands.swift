@@ -3,6 +3,14 @@
 import CommandLine
 import Configuration
 
+/// How `dead-letters list` and `redrive` choose.
+private let deadLetterFilters = [
+    Option("code", "CODE", "why it was rejected, such as undecodable"),
+    Option("from", "TIME", "filed at or after, RFC 3339"),
+    Option("to", "TIME", "filed before, RFC 3339"),
+    Option("source", "PLACE", "topic, topic/partition or topic/partition/offset"),
+]
+
 extension Program {
     static let millrace = Program(
         name: "millrace", version: Version.text,
@@ -49,6 +57,8 @@ extension Program {
                     Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
                     Option("json", nil, "the API's answer as it is"),
                     Option("csv", nil, "comma-separated values"),
+                    Option("explain", nil, "say how the answer was found, on standard error"),
+                    Option("watch", "SECONDS", "ask again and again until stopped"),
                 ],
                 examples: [
                     Example(
@@ -57,6 +67,24 @@ extension Program {
                     Example(
                         "millrace query --api http://127.0.0.1:8788 --granularity hour --json",
                         "ask a running API, hour by hour"),
+                ]),
+            Command(
+                "reconcile", "what proxies recorded against what was counted",
+                discussion: [
+                    "One row a proxy and minute: accepted = recorded + dropped, difference = recorded - applied - "
+                        + "dead_lettered - in_flight. Asks a running API where --api is given, else reads the store and "
+                        + "the journal of the configuration itself."
+                ],
+                options: [
+                    Option("from", "TIME", "first minute, RFC 3339", standard: "24 hours ago"),
+                    Option("to", "TIME", "end, not included, RFC 3339", standard: "the running minute, included"),
+                    Option("fail-on-difference", nil, "end with 1 where a minute has a difference"),
+                    Option("api", "URL", "ask this API; its key (scope admin) in MILLRACE_API_KEY"),
+                    Option("json", nil, "answer as JSON"),
+                ],
+                examples: [
+                    Example("millrace reconcile", "the last day"),
+                    Example("millrace reconcile --fail-on-difference --json", "from cron"),
                 ]),
             Command(
                 "keys", "API keys",
@@ -90,7 +118,76 @@ extension Program {
                         discussion: ["Proxies and APIs refuse it within ten seconds. There is no way back."],
                         arguments: [Argument("ID", "as keys list shows it, such as key_4f…", isRequired: true)],
                         options: [Option("json", nil, "answer as JSON")],
-                        examples: [Example("millrace keys revoke key_7c2m0q9x1d8f3b5a", "after a leak")]),
+                        examples: [Example("millrace keys revoke key_7c2m0q9x1d8", "after a leak")]),
+                ]),
+            Command(
+                "tail", "follow events live",
+                discussion: [
+                    "Shows the latest events and then each new one, oldest first, until stopped. Asks a running API where "
+                        + "--api is given, else reads the store of the configuration itself."
+                ],
+                arguments: [Argument("WHERE", "condition, such as \"outcome != 'success'\"", isRequired: false)],
+                options: [
+                    Option("lines", "N", "events shown at the start", standard: "10"),
+                    Option("once", nil, "end after those"),
+                    Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option("json", nil, "JSON lines, with the fields of GET /v1/events"),
+                ],
+                examples: [
+                    Example("millrace tail \"outcome != 'success'\"", "watch what fails"),
+                    Example("millrace tail --json | jq .metadata", "hand events on"),
+                ]),
+            Command(
+                "completions", "completions for a shell",
+                arguments: [Argument("SHELL", "bash, zsh or fish", isRequired: true)],
+                examples: [
+                    Example("source <(millrace completions bash)", "in this shell"),
+                    Example(
+                        "millrace completions fish > ~/.config/fish/completions/millrace.fish",
+                        "in every fish from now on"),
+                ], takesConfiguration: false),
+            Command(
+                "man", "the manual page, for man(1)",
+                examples: [Example("millrace man | man -l -", "read it")], takesConfiguration: false),
+            Command(
+                "dead-letters", "records that could not be counted",
+                subcommands: [
+                    Command(
+                        "list", "newest first",
+                        options: deadLetterFilters + [
+                            Option("limit", "N", "how many", standard: "100"), Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example("millrace dead-letters list --code undecodable", "what no version could read"),
+                            Example(
+                                "millrace dead-letters list --source millrace.request-events.v1/3 --json",
+                                "those of one partition"),
+                        ]),
+                    Command(
+                        "show", "one record, its bytes in hex and as text",
+                        arguments: [Argument("ID", "as the list shows it: topic/partition/offset", isRequired: true)],
+                        options: [Option("json", nil, "answer as JSON")],
+                        examples: [
+                            Example("millrace dead-letters show millrace.request-events.v1/3/1042", "look at one")
+                        ]),
+                    Command(
+                        "redrive", "send records to the log again, as they came",
+                        discussion: [
+                            "Key and value are sent as they came, so an event that was counted meanwhile is found by "
+                                + "its id and not counted twice. What fails again becomes a dead letter again, at its "
+                                + "new offset. Without --again, those that were redriven before are left out."
+                        ],
+                        arguments: [Argument("ID", "this one; else those that the options choose", isRequired: false)],
+                        options: deadLetterFilters + [
+                            Option("all", nil, "every one, where nothing else chooses"),
+                            Option("again", nil, "also those that were redriven before"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace dead-letters redrive --code undecodable",
+                                "after an upgrade that can read what a newer proxy sent")
+                        ]),
                 ]),
             Command(
                 "topics", "Kafka topics",

@@ -21,7 +21,7 @@ enum KeyCommands {
             throw UsageError("--scopes \(given): not a list of scopes", hint: "some of ingest,query,admin")
         }
         let label = try name(invocation, "name", limit: AccessLimits.nameSize) ?? ""
-        let store = try Preparation.openKeyStore(try invocation.configuration())
+        let store = try Preparation.openKeyStore(try invocation.configuration(), makesStore: true)
         var random = SystemRandomNumberGenerator()
         let (key, text) = AccessKey.make(
             workspace: workspace, scopes: scopes, name: label, now: SystemFacts.now(), using: &random)
@@ -47,7 +47,7 @@ enum KeyCommands {
     }
 
     static func list(_ invocation: Invocation) throws -> Int32 {
-        let keys = try Preparation.openKeyStore(try invocation.configuration()).keys()
+        let keys = try Preparation.openKeyStore(try invocation.configuration(), makesStore: true).keys()
         if invocation.flag("json") {
             try Terminal.write(JSONValue.array(keys.map(\.json)).text + "\n")
             return 0
@@ -64,7 +64,7 @@ enum KeyCommands {
 
     static func revoke(_ invocation: Invocation) throws -> Int32 {
         let id = invocation.arguments[0]
-        let store = try Preparation.openKeyStore(try invocation.configuration())
+        let store = try Preparation.openKeyStore(try invocation.configuration(), makesStore: true)
         guard let key = try store.revoke(id: id, at: SystemFacts.now()) else {
             let hint =
                 id.hasPrefix("mr_") ? "Give its id, not the key itself; " : ""

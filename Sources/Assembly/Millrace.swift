@@ -40,10 +40,21 @@ package enum Millrace {
         case "proxy": return try RoleCommands.proxy(invocation)
         case "consumer": return try RoleCommands.consumer(invocation)
         case "api": return try RoleCommands.api(invocation)
+        case "dead-letters list": return try DeadLetterCommands.list(invocation)
+        case "dead-letters show": return try DeadLetterCommands.show(invocation)
+        case "dead-letters redrive": return try DeadLetterCommands.redrive(invocation)
         case "query": return try QueryCommand.run(invocation)
         case "keys create": return try KeyCommands.create(invocation)
         case "keys list": return try KeyCommands.list(invocation)
         case "keys revoke": return try KeyCommands.revoke(invocation)
+        case "reconcile": return try ReconcileCommand.run(invocation)
+        case "tail": return try TailCommand.run(invocation)
+        case "completions":
+            try Terminal.write(try Program.millrace.completions(for: invocation.arguments[0]))
+            return 0
+        case "man":
+            try Terminal.write(Program.millrace.manualPage)
+            return 0
         case "topics ensure": return try StoreAndTopicCommands.ensureTopics(invocation)
         case "migrate": return try StoreAndTopicCommands.migrate(invocation)
         case "config check": return try ConfigurationCommands.check(invocation)
@@ -71,8 +82,9 @@ struct Failure: Error, CustomStringConvertible {
 }
 
 enum Terminal {
-    /// To standard output, whole.
-    static func write(_ text: String) throws {
+    /// To standard output, whole. False: whoever read it has seen enough.
+    @discardableResult
+    static func write(_ text: String) throws -> Bool {
         var text = text
         let failed = text.withUTF8 { bytes -> Int32 in
             var rest = UnsafeRawBufferPointer(bytes)
@@ -90,6 +102,7 @@ enum Terminal {
         if failed != 0, failed != EPIPE {
             throw Failure("Standard output cannot be written: \(String(cString: strerror(failed))).")
         }
+        return failed == 0
     }
 
     /// To standard error. Nowhere is left to say so where that fails.

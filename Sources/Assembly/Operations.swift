@@ -54,9 +54,12 @@ struct Operations: Sendable {
     }
 
     /// A listener for these three paths alone.
-    func serve(on address: ListenAddress, _ running: Running) throws(HTTPTransportError) {
+    func serve(
+        on address: ListenAddress, sharesPort: Bool = false, _ running: Running
+    ) throws(HTTPTransportError) {
         let server = try HTTPServer(
-            listen: address.description, name: "ops", workers: 1, bodyLimit: 1 << 16, log: running.log
+            listen: address.description, name: "ops", workers: 1, bodyLimit: 1 << 16, sharesPort: sharesPort,
+            log: running.log
         ) { [self] request in
             answer(request) ?? .text(404, "Only /livez, /readyz and /metrics are answered here.\n")
         }

@@ -7,8 +7,8 @@ enum PlainHTTPClient {
     private static let timeoutSeconds = 60
     private static let answerLimit = 256 << 20
 
-    static func post(
-        _ url: ProviderURL, path: String, _ headers: [(String, String)], _ body: [UInt8]
+    static func request(
+        _ method: String, _ url: ProviderURL, path: String, _ headers: [(String, String)] = [], _ body: [UInt8] = []
     ) throws -> (status: Int, body: [UInt8]) {
         guard !url.isTLS else {
             throw Failure("--api takes http:// only. Ask from the API's machine, or through a tunnel.", status: 2)
@@ -17,7 +17,7 @@ enum PlainHTTPClient {
         let socket = try connect(url, address)
         defer { close(socket) }
         // Version 1.0: the answer ends with the connection and comes unchunked.
-        var head = "POST \(url.path)\(path) HTTP/1.0\r\nhost: \(address)\r\ncontent-length: \(body.count)\r\n"
+        var head = "\(method) \(url.path)\(path) HTTP/1.0\r\nhost: \(address)\r\ncontent-length: \(body.count)\r\n"
         for (name, value) in headers {
             guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 != 0x7F }) else {
                 throw Failure("The value of the header \(name) holds a control character.", status: 2)

@@ -7,10 +7,13 @@ import HTTPTransport
 import JSONText
 import Journal
 import Normalizer
+import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
 import Schemas
+import Telemetry
 
 enum Preparation {
     /// The workspace of every event and question in open mode.
@@ -52,7 +55,9 @@ enum Preparation {
 
     /// Makes the key of hashed values where the rules need one and none is there yet.
     static func normalizer(_ configuration: MillraceConfiguration, _ rules: Rules) throws -> Normalizer {
-        Normalizer(rules: rules, hash: rules.needsHashKey ? try HashKey.hash(configuration) : nil)
+        // Earlier rules of the timeline may need one where these do not.
+        let needsKey = rules.needsHashKey || configuration.normalization.hashKeyFile != nil
+        return Normalizer(rules: rules, hash: needsKey ? try HashKey.hash(configuration) : nil)
     }
 
     private static func readRules(_ path: String?) throws -> Rules {
@@ -81,16 +86,46 @@ enum Preparation {
 
     /// For a command: the store must be there, or be made, now.
     static func openStore(_ configuration: MillraceConfiguration, readers: Int) throws -> OpenStore {
-        try Stores.open(configuration.store, mustConnect: true, readers: readers)
+        try Stores.open(configuration.store, mustConnect: true, readers: readers, log: Log(role: "store"))
     }
 
-    static func openKeyStore(_ configuration: MillraceConfiguration) throws -> any KeyStore {
-        try openStore(configuration, readers: 1).keys
+    /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.
+    static func reconciler(
+        _ configuration: MillraceConfiguration, _ log: Log, _ metrics: KafkaMetrics
+    ) -> (reconciler: Reconciler, close: @Sendable () -> Void) {
+        switch configuration.log.kind {
+        case .journal:
+            let directory = configuration.journal.directory
+            return (Reconciler(.journal(directory: directory), log: log, now: SystemFacts.now), {})
+        case .kafka:
+            let ends = KafkaTopicEnds(configuration.log.kafka.options, log: log, metrics: metrics)
+            return (Reconciler(.log(ends: { ends.read() }), log: log, now: SystemFacts.now), { ends.close() })
+        }
+    }
+
+    /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away
+    /// for a while must not come back as an empty one.
+    static func openKeyStore(_ configuration: MillraceConfiguration, makesStore: Bool) throws -> any KeyStore {
+        if case .sqlite(let path) = configuration.store, !makesStore, access(path, F_OK) != 0 {
+            throw RollupStoreError(
+                code: .unavailable, tried: "open the store \(path)", reason: String(cString: strerror(errno)),
+                next: "A consumer or 'millrace keys create' makes it; it is looked for again.")
+        }
+        return try openStore(configuration, readers: 1).keys
     }
 
     static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {
         guard let tls else { return nil }
         return try TLSContext.server(certificate: tls.certificate, key: tls.key)
+    }
+
+    /// The soft limit is low by custom; every exchange takes two descriptors.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        // Best effort: where it fails the proxy works with what it has.
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 
     /// One event loop a core.
@@ -116,6 +151,32 @@ extension MillraceConfiguration.Kafka {
             bootstrapServers: bootstrapServers, topic: topic, partitions: partitions,
             replicationFactor: replicationFactor, group: group,
             properties: Dictionary(properties.map { ($0.name, $0.value) }, uniquingKeysWith: { $1 }))
+    }
+}
+
+extension MillraceConfiguration.Upstream {
+    var limits: UpstreamLimits {
+        var limits = UpstreamLimits()
+        limits.connectMilliseconds = UInt64(connectMilliseconds)
+        limits.firstByteMilliseconds = UInt64(firstByteMilliseconds)
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.keepMilliseconds = UInt64(keepMilliseconds)
+        limits.ageMilliseconds = UInt64(maxAgeMilliseconds)
+        limits.idleConnections = maxIdle
+        limits.connections = maxConnections
+        limits.waiting = maxWaiting
+        limits.waitMilliseconds = UInt64(waitMilliseconds)
+        return limits
+    }
+}
+
+extension MillraceConfiguration.Limits {
+    var clients: ClientLimits {
+        var limits = ClientLimits()
+        limits.connections = connections
+        limits.idleMilliseconds = UInt64(idleMilliseconds)
+        limits.stallMilliseconds = UInt64(stallMilliseconds)
+        return limits
     }
 }
 

@@ -10,7 +10,8 @@ enum RoleCommands {
             let roles = try Roles(configuration, running)
             try roles.startJournal()
             _ = try roles.startProxy()
-            try roles.operations.serve(on: configuration.proxy.opsListen, running)
+            try roles.operations.serve(
+                on: configuration.proxy.opsListen, sharesPort: configuration.proxy.reusesPort, running)
         }
     }
 

@@ -4,13 +4,16 @@
 // In `up` the order is: journal, shipper, consumer, proxy, API. So a stop closes the API, lets the proxy finish its
 // exchanges, lets the consumer apply what it holds, flushes the shipper, and marks the journal's end last.
 
+import Access
 import CaptureProxy
 import Configuration
 import HTTPTransport
 import Ingest
 import Journal
+import KeyKeeping
 import Normalizer
 import QueryAPI
+import Reconciling
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -29,6 +32,7 @@ final class Roles {
     private var checks: [HealthCheck] = []
     private var hasKafkaMetrics = false
     private var hasSaidOpen = false
+    private var keeper: KeyKeeper?
 
     /// What is flushed to the broker at a stop; the rest is shipped by the next start.
     private static let flushMilliseconds = 5_000
@@ -72,33 +76,60 @@ final class Roles {
     /// Opens a journal lane for each of its loops; `startJournal` comes before. Answers the address in use.
     func startProxy() throws -> ListenAddress {
         guard let journal else { throw Failure("The proxy was started before its journal.") }
-        try requireOpen("proxy.listen")
         let address = configuration.proxy.listen
         let metrics = ProxyMetrics()
-        let identity = ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: "")
-        let service = try ProxyService(
-            options: ProxyOptions(
-                listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
-                strictMetadata: configuration.proxy.strictMetadata,
-                metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-                tls: try Preparation.serverTLS(configuration.proxy.tls), identify: { _ in identity },
-                prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
-                redactor: try Preparation.normalizer(configuration, inputs.rules).redactor),
-            journal: journal, log: running.log, metrics: metrics)
+        let keeper = keepKeys(snapshot: "\(configuration.journal.directory)/keys.json")
+        let access: ProxyAccess =
+            if let keeper {
+                keeper.keys.map { .keys(KeyDirectory($0)) } ?? .unknown
+            } else {
+                .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
+            }
+        var options = ProxyOptions(
+            listen: address.description, loops: Preparation.cores, providers: configuration.proxy.upstreams,
+            strictMetadata: configuration.proxy.strictMetadata,
+            metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
+            tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
+            prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
+            redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
+        options.clients = configuration.proxy.limits.clients
+        options.upstream = configuration.proxy.upstream.limits
+        options.concurrency = configuration.proxy.limits.concurrency
+        options.concurrencyPerKey = configuration.proxy.limits.concurrencyPerKey
+        options.sharesPort = configuration.proxy.reusesPort
+        options.drainMilliseconds = UInt64(configuration.proxy.drainMilliseconds)
+        Preparation.raiseDescriptorLimit()
+        let service = try ProxyService(options: options, journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
+        keeper?.observe { service.update(keys: $0) }
         running.onStop { service.stop() }
+        if configuration.proxy.tls != nil {
+            let (log, tls) = (running.log, configuration.proxy.tls)
+            running.onReload {
+                do throws(HTTPTransportError) {
+                    if let fresh = try Preparation.serverTLS(tls) { service.use(fresh) }
+                } catch {
+                    log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
+                }
+            }
+        }
         return ListenAddress(host: address.host, port: service.port)
     }
 
     /// Log -> store. It ends the process where it cannot go on: another consumer has the partitions, the store is newer.
     func startConsumer() throws {
         let writer = try openStore().makeWriter()
-        let metrics = ConsumerMetrics(deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue))
+        let metrics = ConsumerMetrics(
+            deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue), lateAges: LateAge.allCases.map(\.label))
         running.metrics.register(metrics.all)
         let log = running.log
         var options = Consumer.Options()
         options.maxEvents = configuration.consumer.maxEvents
         options.maxWaitMilliseconds = configuration.consumer.maxWaitMilliseconds
+        let retention = configuration.retention
+        options.retention = RetentionDays(
+            events: retention.eventsDays, minute: retention.minuteDays, hour: retention.hourDays,
+            day: retention.dayDays)
         let normalizer = try Preparation.normalizer(configuration, inputs.rules)
         let consumer: Consumer
         switch configuration.log.kind {
@@ -108,8 +139,20 @@ final class Roles {
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         case .kafka:
             registerKafkaMetrics()
+            let topic = DeadLetterTopic(
+                configuration.log.kafka.deadLetterTopic, configuration.log.kafka.options,
+                refused: metrics.deadLettersRefused, log: log, metrics: kafkaMetrics)
+            running.onStop { topic.close() }
+            options.publishDeadLetters = { try topic.publish($0) }
+            // A SQLite store has one writer, so its consumer needs no group to share the partitions with.
+            let membership: KafkaLogReader.Membership =
+                switch configuration.store {
+                case .sqlite: .alone
+                case .postgres, .clickhouse: .group
+                }
             let reader = try KafkaLogReader(
-                configuration.log.kafka.options, createsTopic: true, log: log, metrics: kafkaMetrics)
+                configuration.log.kafka.options, membership: membership, createsTopic: true, log: log,
+                metrics: kafkaMetrics)
             consumer = Consumer(
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         }
@@ -132,20 +175,26 @@ final class Roles {
 
     /// The API and the page. `proxy` is shown on the page where it runs in this process. Answers the address in use.
     func startAPI(proxy: ListenAddress?) throws -> ListenAddress {
-        try requireOpen("api.listen")
         let address = configuration.api.listen
         let store = try openStore()
         let metrics = APIMetrics()
         running.metrics.register(metrics.all)
+        let access = APIAccess(keeper: keepKeys(snapshot: nil))
+        if configuration.log.kind == .kafka { registerKafkaMetrics() }
+        let (reconciler, closeReconciler) = Preparation.reconciler(configuration, running.log, kafkaMetrics)
+        running.onStop { closeReconciler() }
+        running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
         let operations = operations
         let respond = QueryService.responder(
-            reader: store.reader, authenticate: { _ in .allowed(workspace: Preparation.openWorkspace) },
-            metrics: metrics, registry: running.metrics, log: running.log,
+            reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
+            log: running.log,
             readiness: {
                 let (isReady, degraded) = operations.state()
                 return Readiness(isReady: isReady, degraded: degraded)
             },
-            proxyURL: proxy.map { "http://\($0)" } ?? "")
+            corsOrigins: Set(configuration.api.corsOrigins),
+            proxyURL: proxy.map { "http://\($0)" } ?? "",
+            reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json })
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
             tls: try Preparation.serverTLS(configuration.api.tls), log: running.log, responder: respond)
@@ -160,7 +209,8 @@ final class Roles {
     /// A server that is away is waited for by whoever reads or writes; readiness says so.
     private func openStore() throws -> OpenStore {
         if let store { return store }
-        let opened = try Stores.open(configuration.store, mustConnect: false, readers: Self.queriesAtOnce)
+        let opened = try Stores.open(
+            configuration.store, mustConnect: false, readers: Self.queriesAtOnce, log: running.log)
         store = opened
         return opened
     }
@@ -171,15 +221,33 @@ final class Roles {
         running.metrics.register(kafkaMetrics.all)
     }
 
-    /// Keys come with the command that makes them; until then a listener that asks for one would answer nobody.
-    private func requireOpen(_ listener: String) throws {
-        guard configuration.auth == .open else {
-            throw ConfigurationError(problems: [
-                "auth.mode: 'keys': this version has no API keys yet, so \(listener) could let nobody in; allowed: open"
-            ])
-        }
+    /// Says once that nobody is asked for a key.
+    private func sayOpen() {
         if hasSaidOpen { return }
         hasSaidOpen = true
         running.log(.authOpen())
+    }
+
+    /// The one that knows the keys, started; nil in open mode.
+    ///
+    /// `snapshot`: where the list is kept for a start without the store.
+    private func keepKeys(snapshot: String?) -> KeyKeeper? {
+        guard configuration.auth == .keys else {
+            sayOpen()
+            return nil
+        }
+        if let keeper { return keeper }
+        let configuration = configuration
+        let made = KeyKeeper(snapshot: snapshot, log: running.log) {
+            try Preparation.openKeyStore(configuration, makesStore: false)
+        }
+        made.start()
+        running.onStop { made.stop() }
+        checks.append(
+            HealthCheck(name: "keys", isNeeded: true) { made.problem.flatMap { $0.isReady ? nil : $0.reason } })
+        checks.append(
+            HealthCheck(name: "keys", isNeeded: false) { made.problem.flatMap { $0.isReady ? $0.reason : nil } })
+        keeper = made
+        return made
     }
 }

@@ -9,7 +9,6 @@ import JSONText
 import Normalizer
 import QueryAPI
 import RollupStore
-import RollupStoreSQLite
 
 enum RulesCommands {
     /// Metadata that `try` takes from standard input at the most, in bytes.

@@ -1,4 +1,4 @@
-// SIGTERM, SIGINT, SIGHUP → one stop, on a thread of its own that waits for them.
+// SIGTERM, SIGINT, SIGHUP → one stop, on a thread of its own that waits for them; SIGHUP reloads where something can.
 
 import Glibc
 import Telemetry
@@ -23,12 +23,26 @@ enum Signals {
         return set
     }
 
+    /// For commands without services: waits that long at most; true when one of the signals came.
+    static func wait(milliseconds: Int) -> Bool {
+        var set = stopSignals()
+        var info = siginfo_t()
+        var limit = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
+        return sigtimedwait(&set, &info, &limit) > 0
+    }
+
+    /// For commands that ask once: a signal ends them as it does any other program.
+    static func unblock() {
+        var stops = stopSignals()
+        pthread_sigmask(SIG_UNBLOCK, &stops, nil)
+    }
+
     /// The thread is never joined: it ends with the process.
-    static func watch(_ stop: StopSignal, _ log: Log) {
+    static func watch(_ stop: StopSignal, _ reloads: Reloads, _ log: Log) {
         _ = ServiceThread("signals") {
             var set = stopSignals()
             var number: Int32 = 0
-            while sigwait(&set, &number) != 0 {}
+            repeat { while sigwait(&set, &number) != 0 {} } while number == SIGHUP && reloads.run()
             log(.stopping(signal: number == SIGINT ? "SIGINT" : number == SIGHUP ? "SIGHUP" : "SIGTERM"))
             stop.stop()
             var limit = timespec(tv_sec: stopLimitSeconds, tv_nsec: 0)

@@ -2,19 +2,23 @@
 
 import Configuration
 import RollupStore
+import RollupStoreClickHouse
 import RollupStorePostgreSQL
 import RollupStoreSQLite
+import Telemetry
 
 /// An opened store, whichever it is.
 enum OpenStore {
     case sqlite(SQLiteRollupStore)
     case postgresql(PostgreSQLRollupStore)
+    case clickhouse(ClickHouseRollupStore)
 
     /// For people, without a password.
     var name: String {
         switch self {
         case .sqlite(let store): store.path
         case .postgresql(let store): store.description
+        case .clickhouse(let store): store.location.shown
         }
     }
 
@@ -22,6 +26,7 @@ enum OpenStore {
         switch self {
         case .sqlite(let store): store.reader
         case .postgresql(let store): store.reader
+        case .clickhouse(let store): store.reader
         }
     }
 
@@ -29,6 +34,15 @@ enum OpenStore {
         switch self {
         case .sqlite(let store): store.keys
         case .postgresql(let store): store.keys
+        case .clickhouse(let store): store.keys
+        }
+    }
+
+    var deadLetters: any DeadLetterArchive {
+        switch self {
+        case .sqlite(let store): store.deadLetters
+        case .postgresql(let store): store.deadLetters
+        case .clickhouse(let store): store.deadLetters
         }
     }
 
@@ -36,6 +50,7 @@ enum OpenStore {
         switch self {
         case .sqlite(let store): try store.makeWriter()
         case .postgresql(let store): store.makeWriter()
+        case .clickhouse(let store): try store.makeWriter()
         }
     }
 }
@@ -46,16 +61,14 @@ enum Stores {
         switch location {
         case .sqlite: nil
         case .postgres(let url): PostgreSQLRollupStore.problem(with: url)
-        case .clickhouse:
-            "store.url: this version keeps its tables in SQLite or PostgreSQL; allowed: sqlite:PATH, "
-                + "postgres://USER@HOST:PORT/DATABASE"
+        case .clickhouse(let url): ClickHouseRollupStore.problem(with: url)
         }
     }
 
     /// Makes the tables where there are none, and for SQLite the file and its directory.
     ///
     /// - `mustConnect`: a server that is away is an error; else it is tried again when something is asked of it.
-    static func open(_ location: StoreLocation, mustConnect: Bool, readers: Int) throws -> OpenStore {
+    static func open(_ location: StoreLocation, mustConnect: Bool, readers: Int, log: Log) throws -> OpenStore {
         if let problem = problem(with: location) { throw Failure(problem, status: 2) }
         switch location {
         case .sqlite(let path):
@@ -63,7 +76,11 @@ enum Stores {
         case .postgres(let url):
             return .postgresql(
                 try PostgreSQLRollupStore.open(url: url, mustConnect: mustConnect, readers: readers))
-        case .clickhouse: throw Failure("store.url: no ClickHouse in this version", status: 2)
+        case .clickhouse(let url):
+            return .clickhouse(
+                try ClickHouseRollupStore.open(
+                    url: url, mustConnect: mustConnect, readers: readers,
+                    upkeepFailed: { log(.consumerStoreUpkeepFailed(reason: $0.description)) }))
         }
     }
 }

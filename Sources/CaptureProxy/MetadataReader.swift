@@ -17,7 +17,8 @@ package struct CapturedMetadata: Sendable, Equatable {
 }
 
 /// Gathers sources in any order and merges them by precedence: `x-portkey-metadata`, `x-portkey-meta`, body
-/// `metadata`, body `user`. The first source that has a key wins; of the statuses the worst stands.
+/// `metadata`, body `user`, then the headers of other gateways in the order of `MetadataSources`. The first source that
+/// has a key wins; of the statuses the worst stands.
 package struct MetadataReader: Sendable {
     private struct Source {
         var kind: MetadataSources
@@ -26,6 +27,8 @@ package struct MetadataReader: Sendable {
 
     private let maxSize: Int
     private var sources: [Source] = []
+    /// Bytes of the pairs that came one a header.
+    private var pairsSize = 0
     private var result = CapturedMetadata()
 
     /// `maxSize`: bytes of one source beyond which it is `too_large`.
@@ -33,6 +36,7 @@ package struct MetadataReader: Sendable {
 
     package mutating func reset() {
         sources.removeAll(keepingCapacity: true)
+        pairsSize = 0
         result = CapturedMetadata()
     }
 
@@ -61,6 +65,73 @@ package struct MetadataReader: Sendable {
         if first == UInt8(ascii: "{") || first == UInt8(ascii: "[") || first == UInt8(ascii: "n") { return }
         let object = Array("{\"_user\":".utf8) + json + [UInt8(ascii: "}")]
         object.withUnsafeBytes { add(.bodyUser, $0) }
+    }
+
+    /// One pair that came in a header of its own: text in UTF-8, not JSON. All of them together are one source's size.
+    package mutating func addPair(_ kind: MetadataSources, _ name: Span<UInt8>, _ value: Span<UInt8>) {
+        pairsSize += name.count + value.count
+        value.withUnsafeBytes { value in
+            guard pairsSize <= maxSize else { return reject(kind, .tooLarge, value) }
+            var json = Array("{".utf8)
+            name.withUnsafeBytes { appendQuoted($0, to: &json) }
+            json.append(UInt8(ascii: ":"))
+            appendQuoted(value, to: &json)
+            json.append(UInt8(ascii: "}"))
+            add(kind, json, blaming: value)
+        }
+    }
+
+    /// `x-litellm-tags`: words separated by commas, as the list `tags`.
+    package mutating func addTags(_ value: Span<UInt8>) {
+        value.withUnsafeBytes { value in
+            var json = Array("{\"tags\":[".utf8)
+            let tags = value.split(separator: UInt8(ascii: ",")).map { tag in
+                tag.drop { $0 == 0x20 || $0 == 0x09 }
+            }
+            var isFirst = true
+            for tag in tags {
+                var end = tag.endIndex
+                while end > tag.startIndex, tag[end - 1] == 0x20 || tag[end - 1] == 0x09 { end -= 1 }
+                if end == tag.startIndex { continue }
+                if !isFirst { json.append(UInt8(ascii: ",")) }
+                isFirst = false
+                appendQuoted(UnsafeRawBufferPointer(rebasing: tag[tag.startIndex..<end]), to: &json)
+            }
+            if isFirst { return }
+            json += Array("]}".utf8)
+            if value.count > maxSize { reject(.liteLLM, .tooLarge, value) } else { add(.liteLLM, json, blaming: value) }
+        }
+    }
+
+    /// JSON of our own making from a header's bytes: where it does not parse, those bytes were no UTF-8.
+    private mutating func add(_ kind: MetadataSources, _ json: [UInt8], blaming value: UnsafeRawBufferPointer) {
+        let parses = json.withUnsafeBytes { bytes in
+            do throws(JSONTextError) {
+                var tokenizer = JSONTokenizer(bytes)
+                try tokenizer.skip(try tokenizer.next())
+                return true
+            } catch {
+                return false
+            }
+        }
+        guard parses else { return reject(kind, .malformed, value) }
+        sources.append(Source(kind: kind, json: json))
+        result.status = max(result.status, .ok)
+    }
+
+    /// Control bytes do not come in headers.
+    private func appendQuoted(_ text: UnsafeRawBufferPointer, to out: inout [UInt8]) {
+        out.append(UInt8(ascii: "\""))
+        for byte in text {
+            switch byte {
+            case UInt8(ascii: "\""), UInt8(ascii: "\\"):
+                out.append(UInt8(ascii: "\\"))
+                out.append(byte)
+            case 0x09: out += Array("\\t".utf8)
+            default: out.append(byte)
+            }
+        }
+        out.append(UInt8(ascii: "\""))
     }
 
     /// The body's `metadata` was larger than the scanner keeps.

@@ -30,6 +30,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     /// The request as it goes to the provider, until some of it has gone.
     private let unsent = OutputBuffer(capacity: 2_048)
     private var hasSent = false
+    private var isAcquiring = false
 
     // The request.
     private var clientKeepsAlive = false
@@ -41,6 +42,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var metadata: MetadataReader
     private var identity = ProxyIdentity(workspace: "", apiKey: "")
     private var operation = ""
+    private var pathModel = ""
     private var traceID = ""
     private var spanID = ""
     private var parentSpanID = ""
@@ -51,11 +53,16 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var isAnswerChunked = false
     private var status: UInt16 = 0
     private var responseBytes: UInt64 = 0
-    private var isEventStream = false
+    /// It comes in parts, each worth having at once.
+    private var isStream = false
+    private var headerInputTokens: UInt64?
+    private var headerOutputTokens: UInt64?
     private var forwardedAt: UInt64 = 0
     private var firstByteAt: UInt64 = 0
     private var upstreamEndedAt: UInt64 = 0
-    private var isCompressedAnswer = false
+    /// Compressed in a way that is not read here.
+    private var isUnreadable = false
+    private var inflater: Inflater?
 
     init(connection: ServerConnection, worker: ProxyWorker) {
         self.connection = connection
@@ -79,11 +86,14 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         isAnswerChunked = false
         status = 0
         responseBytes = 0
-        isEventStream = false
+        isStream = false
+        headerInputTokens = nil
+        headerOutputTokens = nil
         forwardedAt = 0
         firstByteAt = 0
         upstreamEndedAt = 0
-        isCompressedAnswer = false
+        isUnreadable = false
+        giveInflaterBack()
         answerBody.reset(.unread)
     }
 
@@ -105,42 +115,46 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
 
     private func start(_ head: RequestHead, _ bytes: Span<UInt8>, _ fields: [HeaderField]) throws(RoutingRefusal) {
         let rest = try Routing.rest(of: head.path, in: bytes)
-        var key = ""
+        var key = 0..<0
         var mode: String?
         var name: String?
         var isJSON = false
+        var traceParent: TraceParent?
         func text(_ field: HeaderField) -> String {
             bytes.extracting(field.valueRange).withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
         }
         for field in fields {
             switch field.name {
-            case .portkeyAPIKey: key = text(field)
+            case .portkeyAPIKey: key = field.valueRange
             case .portkeyMode: mode = text(field)
             case .portkeyProvider: name = text(field)
             case .portkeyMetadata:
                 bytes.extracting(field.valueRange).withUnsafeBytes { metadata.add(.metadataHeader, $0) }
             case .portkeyMeta:
                 bytes.extracting(field.valueRange).withUnsafeBytes { metadata.add(.metaHeader, $0) }
-            case .portkeyTraceID: traceID = text(field)
-            case .portkeySpanID: spanID = text(field)
-            case .portkeyParentSpanID: parentSpanID = text(field)
-            case .traceparent:
-                // 00-<32 trace>-<16 span>-<flags> (W3C Trace Context §3.2); an explicit Portkey id wins.
-                let parts = text(field).split(separator: "-")
-                if parts.count >= 4, parts[1].utf8.count == 32, parts[2].utf8.count == 16 {
-                    if traceID.isEmpty { traceID = String(parts[1]) }
-                    if parentSpanID.isEmpty { parentSpanID = String(parts[2]) }
-                }
+            // An id longer than an event keeps is none.
+            case .portkeyTraceID where field.valueCount <= EventLimits.textSize: traceID = text(field)
+            case .portkeySpanID where field.valueCount <= EventLimits.textSize: spanID = text(field)
+            case .portkeyParentSpanID where field.valueCount <= EventLimits.textSize: parentSpanID = text(field)
+            case .traceparent: traceParent = TraceParent(bytes, field.valueRange)
+            case .heliconeProperty: addPair(.helicone, field, after: HeaderName.heliconePrefix, bytes)
+            case .heliconeUserID: addPair(.helicone, field, named: "_user", bytes)
+            case .heliconeSessionID: addPair(.helicone, field, named: "session_id", bytes)
+            case .bifrostProperty: addPair(.bifrost, field, after: HeaderName.bifrostPrefix, bytes)
+            case .liteLLMTags: metadata.addTags(bytes.extracting(field.valueRange))
+            case .cloudflareMetadata:
+                bytes.extracting(field.valueRange).withUnsafeBytes { metadata.add(.cloudflare, $0) }
             case .contentType: isJSON = contains(bytes, field.valueRange, "json")
             default: break
             }
         }
-        guard let identity = worker.options.identify(key) else {
-            worker.metrics.unauthorized.add()
-            throw RoutingRefusal(
-                status: 401, code: "unauthorized", message: "The API key is missing or not valid.",
-                hint: "Send x-portkey-api-key with a key that 'millrace keys create' printed.")
+        // An explicit Portkey id wins.
+        if let traceParent {
+            if traceID.isEmpty { traceID = traceParent.text(.trace, bytes) }
+            if parentSpanID.isEmpty { parentSpanID = traceParent.text(.span, bytes) }
+            if spanID.isEmpty { spanID = worker.makeSpanID() }
         }
+        let identity = try worker.access.identify(bytes, key)
         let provider = try worker.routing.provider(mode: mode, provider: name)
         if worker.options.strictMetadata {
             var check = metadata
@@ -152,17 +166,44 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
                     hint: "Send one JSON object, such as x-portkey-metadata: {\"team\":\"search\"}.")
             }
         }
+        let path = try Routing.path(rest, below: provider.basePath, in: bytes)
+        switch worker.gate.enter(identity.apiKey) {
+        case .entered: break
+        case .full: throw Self.overload(503, "too_many_requests", "The proxy has as many requests under way as it may.")
+        case .keyFull:
+            throw Self.overload(
+                429, "too_many_requests_of_key", "This API key has as many requests under way as it may.")
+        }
         self.identity = identity
         self.provider = provider
         operation = Routing.operation(of: rest, in: bytes)
+        pathModel = Routing.model(of: rest, in: bytes) ?? ""
         readsRequestBody = isJSON && head.framing != .none
         if traceID.isEmpty { traceID = worker.makeTraceID() }
 
-        writeRequestHead(head, rest, bytes, fields, provider)
+        writeRequestHead(head, path, bytes, fields, provider)
         stage = .exchanging
         worker.underWay.add(1)
         exchange = Exchange(clientKeepsAlive: clientKeepsAlive, requestIsWhole: head.framing == .none)
         acquire()
+    }
+
+    private func addPair(
+        _ kind: MetadataSources, _ field: HeaderField, after prefix: StaticString, _ bytes: Span<UInt8>
+    ) {
+        let name = field.nameRange.lowerBound + prefix.utf8CodeUnitCount..<field.nameRange.upperBound
+        metadata.addPair(kind, bytes.extracting(name), bytes.extracting(field.valueRange))
+    }
+
+    private func addPair(
+        _ kind: MetadataSources, _ field: HeaderField, named name: StaticString, _ bytes: Span<UInt8>
+    ) {
+        let name = UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount)
+        metadata.addPair(kind, name.span, bytes.extracting(field.valueRange))
+    }
+
+    private static func overload(_ status: Int, _ code: String, _ message: String) -> RoutingRefusal {
+        RoutingRefusal(status: status, code: code, message: message, hint: "Try again when others have been answered.")
     }
 
     private func contains(_ bytes: Span<UInt8>, _ range: Range<Int>, _ word: StaticString) -> Bool {
@@ -174,18 +215,11 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func writeRequestHead(
-        _ head: RequestHead, _ rest: Range<Int>, _ bytes: Span<UInt8>, _ fields: [HeaderField], _ provider: Provider
+        _ head: RequestHead, _ path: Range<Int>, _ bytes: Span<UInt8>, _ fields: [HeaderField], _ provider: Provider
     ) {
         unsent.append(bytes, head.method)
         unsent.append(" ")
         unsent.append(provider.basePath)
-        // Anthropic's clients bring the version in their path although the base has it.
-        var path = rest
-        if provider.basePath.hasSuffix("/v1"), rest.count >= 4,
-            bytes.equalsIgnoringCase(rest.lowerBound..<rest.lowerBound + 4, "/v1/")
-        {
-            path = rest.lowerBound + 3..<rest.upperBound
-        }
         unsent.append(bytes, path.lowerBound..<head.target.upperBound)
         unsent.append(" HTTP/1.1\r\nhost: ")
         unsent.append(provider.origin.authority)
@@ -199,7 +233,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func forwards(_ field: HeaderField, _ bytes: Span<UInt8>, _ options: [Range<Int>]) -> Bool {
-        if field.name.isHopByHop || field.name.isPortkey { return false }
+        if field.name.isHopByHop || field.name.isForGateway { return false }
         // Lines that `connection` names belong to the connection too (RFC 9110 §7.6.1).
         return options.isEmpty
             || !options.contains { option in
@@ -257,7 +291,13 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     private func answerRejected(_ refusal: RoutingRefusal) {
-        if refusal.status != 401 { worker.metrics.rejected.add() }
+        if refusal.isAboutAccess {
+            worker.metrics.unauthorized.add()
+        } else if refusal.status == 429 || refusal.status == 503 {
+            worker.metrics.overloaded.add()
+        } else {
+            worker.metrics.rejected.add()
+        }
         writeOwnAnswer(status: refusal.status, code: refusal.code, message: refusal.message, hint: refusal.hint)
         connection.answerEnded(keepsAlive: clientKeepsAlive)
     }
@@ -268,8 +308,11 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         let out = connection.output
         out.append("HTTP/1.1 \(status) \(HTTPReason.phrase(status))\r\ncontent-type: application/json\r\n")
         out.append("content-length: \(body.utf8.count)\r\n")
+        if status == 401 { out.append("www-authenticate: Bearer\r\n") }
         if !traceID.isEmpty { out.append("x-portkey-trace-id: \(traceID)\r\n") }
-        if !clientKeepsAlive { out.append("connection: close\r\n") }
+        // What went wrong will pass: an immediate second try would only add to it.
+        if status == 429 || status == 503 { out.append("retry-after: 1\r\n") }
+        if !clientKeepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
         if !isHEAD { out.append(body) }
     }
@@ -279,7 +322,9 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private func acquire() {
         guard let provider else { return }
         hasSent = false
+        isAcquiring = true
         acquisition = worker.pool.acquire(provider.origin, for: self)
+        isAcquiring = false
     }
 
     func upstreamConnected(_ connection: UpstreamConnection, reused: Bool) {
@@ -287,7 +332,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         upstream = connection
         connection.expectAnswer(toHEAD: isHEAD)
         exchange.connected(reused: reused)
-        if !reused {
+        // Within `acquire` the request's first bytes are still being read: they go out together.
+        if !isAcquiring {
             flushToUpstream()
             self.connection.resumeReading()
         }
@@ -303,12 +349,14 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         guard let upstream, exchange.hasUpstream else { return }
         if !hasSent {
             guard !unsent.isEmpty else { return }
-            if upstream.output.isEmpty { upstream.output.append(copying: unsent) }
+            upstream.output.append(copying: unsent)
             let waiting = upstream.output.count
             if forwardedAt == 0 { forwardedAt = ServerConnection.microseconds() }
             upstream.flush()
             // A flush that fails has been told by `upstreamBroke` and may have begun anew.
-            guard self.upstream === upstream, upstream.output.count < waiting else { return }
+            guard self.upstream === upstream else { return }
+            // None of it has gone: it is written anew, with what came meanwhile, when the socket takes it.
+            if upstream.output.count == waiting { return upstream.output.clear() }
             hasSent = true
             exchange.sentToUpstream()
             unsent.clear()
@@ -319,33 +367,43 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
 
     func upstreamDrained() {
         if !hasSent { flushToUpstream() }
+        guard let upstream, upstream.output.count <= ServerConnection.outputHighWatermark else { return }
         connection.resumeReading()
     }
 
     func answerStarted(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField]) {
         exchange.answerStarted()
         status = head.status
-        firstByteAt = ServerConnection.microseconds()
         let out = connection.output
         out.append("HTTP/1.1 ")
         out.append(decimal: UInt64(head.status))
         out.append(" ")
         out.append(bytes, head.reason)
         out.append("\r\n")
-        var isCompressed = false
-        var isJSON = false
+        var coding = 0..<0
+        var form = AnswerBodyReader.Form.unread
         for field in fields {
             switch field.name {
-            case .contentType:
-                isEventStream = contains(bytes, field.valueRange, "event-stream")
-                isJSON = !isEventStream && contains(bytes, field.valueRange, "json")
-            case .contentEncoding: isCompressed = !bytes.equalsIgnoringCase(field.valueRange, "identity")
+            case .contentType: form = self.form(bytes, field.valueRange)
+            case .contentEncoding: coding = field.valueRange
+            case .bedrockInputTokens: headerInputTokens = decimal(bytes, field.valueRange)
+            case .bedrockOutputTokens: headerOutputTokens = decimal(bytes, field.valueRange)
             default: break
             }
+            // A 204 has no length to tell (RFC 9110 §8.6).
+            if field.name == .contentLength && head.status == 204 { continue }
             if forwards(field, bytes, head.connectionOptions) { append(field, bytes, to: out) }
         }
-        answerBody.reset(isCompressed ? .unread : isEventStream ? .events : isJSON ? .json : .unread)
-        isCompressedAnswer = isCompressed && (isJSON || isEventStream)
+        isStream = form == .events || form == .lines || head.status < 300 && requestBody.isStreamed
+        if form != .unread, !coding.isEmpty, !bytes.equalsIgnoringCase(coding, "identity") {
+            let isRead = ["gzip", "x-gzip", "deflate"].contains { bytes.equalsIgnoringCase(coding, $0) }
+            inflater = isRead ? worker.takeInflater() : nil
+            if inflater == nil {
+                isUnreadable = true
+                form = .unread
+            }
+        }
+        answerBody.reset(form)
         switch head.framing {
         case .none, .length: break
         case .chunked, .untilClose:
@@ -355,14 +413,19 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             }
         }
         out.append("x-portkey-trace-id: \(traceID)\r\n")
-        if !clientKeepsAlive { out.append("connection: close\r\n") }
+        if !clientKeepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
     }
 
     func answerBody(_ bytes: UnsafeRawBufferPointer) {
         guard exchange.isAnswering else { return }
         responseBytes += UInt64(bytes.count)
-        answerBody.feed(bytes)
+        if isStream && firstByteAt == 0 { firstByteAt = ServerConnection.microseconds() }
+        if let inflater {
+            inflater.feed(bytes) { answerBody.feed($0) }
+        } else {
+            answerBody.feed(bytes)
+        }
         let out = connection.output
         if isAnswerChunked {
             out.append(hexadecimal: UInt64(bytes.count))
@@ -373,6 +436,46 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             out.append(bytes)
         }
         if connection.isAboveHighWatermark { upstream?.pauseReading() }
+    }
+
+    private func form(_ bytes: Span<UInt8>, _ type: Range<Int>) -> AnswerBodyReader.Form {
+        if contains(bytes, type, "event-stream") { return .events }
+        if contains(bytes, type, "stream+json") || contains(bytes, type, "ndjson") || contains(bytes, type, "jsonl") {
+            return .lines
+        }
+        return contains(bytes, type, "json") ? .json : .unread
+    }
+
+    private func decimal(_ bytes: Span<UInt8>, _ range: Range<Int>) -> UInt64? {
+        guard !range.isEmpty, range.count <= 18 else { return nil }
+        var value: UInt64 = 0
+        for index in range {
+            let digit = bytes[index] &- 0x30
+            guard digit < 10 else { return nil }
+            value = value * 10 + UInt64(digit)
+        }
+        return value
+    }
+
+    /// What the answer said of itself, in its body or else in Bedrock's headers.
+    private func reportAnswer(to event: inout RequestEvent) {
+        answerBody.report(to: &event)
+        if let inflater, inflater.hasFailed { isUnreadable = true }
+        if event.usageSource == .response { return giveInflaterBack() }
+        giveInflaterBack()
+        if headerInputTokens != nil || headerOutputTokens != nil {
+            event.usageSource = .response
+            event.inputTokens = headerInputTokens ?? 0
+            event.outputTokens = headerOutputTokens ?? 0
+        } else if isUnreadable {
+            event.usageSource = .unreadable
+        }
+    }
+
+    private func giveInflaterBack() {
+        guard let inflater else { return }
+        self.inflater = nil
+        worker.giveBack(inflater)
     }
 
     func answerReadEnded() {
@@ -420,15 +523,17 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         // First what must be true before the last byte can leave.
         if case .answer(let failure) = step.client {
             status = UInt16(failure.status)
+            let (what, hint) = failure.message
             writeOwnAnswer(
-                status: failure.status, code: failure.code,
-                message: "The provider could not be asked: \(failure.code).",
-                hint: "The request was not answered by the provider; see the proxy's log.")
+                status: failure.status, code: failure.code, message: "The provider \(provider?.name ?? "") \(what).",
+                hint: hint)
         }
         if let ending = step.ending { record(ending) }
         switch step.upstream {
         case .none: break
-        case .acquire: acquire()
+        case .acquire:
+            acquire()
+            flushToUpstream()
         case .withdraw:
             acquisition?.withdraw()
             acquisition = nil
@@ -458,6 +563,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
 
     private func record(_ ending: Exchange.Ending) {
         worker.underWay.add(-1)
+        worker.gate.leave(identity.apiKey)
         let now = ServerConnection.microseconds()
         var event = worker.makeEvent()
         event.workspace = identity.workspace
@@ -470,8 +576,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         event.parentSpanID = parentSpanID
         event.requestBytes = requestBytes
         event.responseBytes = responseBytes
-        event.streamed = isEventStream
-        if let model = requestBody.model { event.requestModel = String(decoding: model, as: UTF8.self) }
+        event.streamed = isStream
+        event.requestModel = requestBody.model.map { String(decoding: $0, as: UTF8.self) } ?? pathModel
         requestBody.addMetadata(to: &metadata)
         let captured = metadata.finish()
         event.metadataStatus = captured.status
@@ -479,8 +585,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         event.metadataRaw = captured.raw
         event.metadataRejected = captured.rejected
         event.metadataConflicts = captured.conflicts
-        answerBody.report(to: &event)
-        if isCompressedAnswer { event.usageSource = .unreadable }
+        reportAnswer(to: &event)
 
         switch ending {
         case .answered: event.outcome = Outcome(status: status)
@@ -493,7 +598,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         }
         let latency = now - connection.requestStart
         event.latencyMicroseconds = latency
-        if isEventStream, firstByteAt > 0 { event.firstTokenMicroseconds = firstByteAt - connection.requestStart }
+        if firstByteAt > 0 { event.firstTokenMicroseconds = firstByteAt - connection.requestStart }
         if forwardedAt > 0 {
             let upstream = (upstreamEndedAt > 0 ? upstreamEndedAt : now) - forwardedAt
             event.upstreamMicroseconds = upstream

@@ -3,18 +3,6 @@
 package import HTTPTransport
 package import Normalizer
 
-/// Who may send, and for which workspace their events count.
-package struct ProxyIdentity: Sendable, Equatable {
-    package var workspace: String
-    /// The id of the key, never the key; empty in open mode.
-    package var apiKey: String
-
-    package init(workspace: String, apiKey: String) {
-        self.workspace = workspace
-        self.apiKey = apiKey
-    }
-}
-
 package struct ProxyOptions: Sendable {
     /// `HOST:PORT`; port 0 picks a free one.
     package var listen: String
@@ -25,18 +13,29 @@ package struct ProxyOptions: Sendable {
     package var strictMetadata: Bool
     package var metadataMaxSize: Int
     package var tls: TLSContext?
-    /// The value of `x-portkey-api-key` (empty where none came) -> who that is; nil: 401.
-    package var identify: @Sendable (_ key: String) -> ProxyIdentity?
+    /// Until `ProxyService.update` says otherwise.
+    package var access: ProxyAccess
     package var prices: PriceTable
     /// The answer's last byte waits until its event is on disk (`journal.fsync: always`).
     package var holdsForDurability: Bool
     /// Hides in the metadata what the rules drop and hash, before the journal; nil where they hide nothing.
     package var redactor: Redactor?
+    package var clients = ClientLimits()
+    /// Of all loops together.
+    package var upstream = UpstreamLimits()
+    /// Exchanges under way at once, in all; and of one key, 0 for no limit.
+    package var concurrency = 10_000
+    package var concurrencyPerKey = 0
+    /// Another process may have the port: the one that this takes over from, or that takes over.
+    package var sharesPort = false
+    /// What `stop` waits for exchanges under way.
+    package var drainMilliseconds: UInt64 = 10_000
+    /// How long of that idle connections stay open, so that a client in the act of using one is answered.
+    package var drainGraceMilliseconds: UInt64 = 1_000
 
     package init(
         listen: String, loops: Int, providers: [Provider], strictMetadata: Bool, metadataMaxSize: Int, tls: TLSContext?,
-        identify: @escaping @Sendable (String) -> ProxyIdentity?, prices: PriceTable, holdsForDurability: Bool,
-        redactor: Redactor? = nil
+        access: ProxyAccess, prices: PriceTable, holdsForDurability: Bool, redactor: Redactor? = nil
     ) {
         self.listen = listen
         self.loops = loops
@@ -44,7 +43,7 @@ package struct ProxyOptions: Sendable {
         self.strictMetadata = strictMetadata
         self.metadataMaxSize = metadataMaxSize
         self.tls = tls
-        self.identify = identify
+        self.access = access
         self.prices = prices
         self.holdsForDurability = holdsForDurability
         self.redactor = redactor

@@ -1,38 +1,48 @@
 // The proxy: event loops, each with its listener, upstream pool and journal lane. In: HTTP exchanges; out: events in
 // the journal.
 
+package import Access
 import EventCodec
 import Events
 import Glibc
 import HTTPMessages
-import HTTPTransport
+package import HTTPTransport
 package import Journal
 import Normalizer
 import RecordLog
+import Synchronization
 package import Telemetry
 
 /// @unchecked: workers and listeners are made in `init` and touched on their loops' threads; the rest is immutable.
 package final class ProxyService: @unchecked Sendable {
-    /// What `stop` waits for exchanges under way.
-    static let drainMilliseconds: UInt64 = 10_000
+    /// Between steering new connections away and closing the socket: what was on its way arrives.
+    static let steeringMilliseconds: UInt32 = 200
 
     /// The port in use.
     package let port: UInt16
     private let loops: [EventLoop]
     private let workers: [ProxyWorker]
     private var listeners: [Listener]
+    private let sockets: [ListeningSocket]
+    private let options: ProxyOptions
+    private let budget: ConnectionBudget
     private let resolver: Resolver
     private let log: Log
 
     /// Opens one journal lane a loop, listens and serves.
     package init(options: ProxyOptions, journal: Journal, log: Log, metrics: ProxyMetrics) throws {
         self.log = log
+        self.options = options
         resolver = Resolver()
         let tls = try TLSContext.client()
+        let gate = ConcurrencyGate(limit: options.concurrency, perKey: options.concurrencyPerKey)
+        let upstream = options.upstream.divided(among: max(1, options.loops))
         let routing = Routing(providers: options.providers)
         var loops: [EventLoop] = []
         var workers: [ProxyWorker] = []
-        let sockets = try ListeningSocket.group(options.listen, count: max(1, options.loops))
+        let sockets = try ListeningSocket.group(
+            options.listen, count: max(1, options.loops), besideOthers: options.sharesPort)
+        let budget = ConnectionBudget()
         for index in sockets.indices {
             let loop = try EventLoop(name: "proxy-\(index)")
             let held = HeldConnections(loop: loop)
@@ -41,18 +51,41 @@ package final class ProxyService: @unchecked Sendable {
             loops.append(loop)
             workers.append(
                 ProxyWorker(
-                    options: options, routing: routing, pool: UpstreamPool(loop: loop, resolver: resolver, tls: tls),
-                    lane: lane,
-                    held: held, proxyID: journal.proxyID, log: log, metrics: metrics))
+                    options: options, routing: routing,
+                    pool: UpstreamPool(loop: loop, resolver: resolver, tls: tls, limits: upstream), lane: lane,
+                    gate: gate, held: held, proxyID: journal.proxyID, log: log, metrics: metrics))
         }
         port = sockets[0].port
+        self.sockets = sockets
+        self.budget = budget
         self.loops = loops
         self.workers = workers
         listeners = zip(zip(loops, sockets), workers).map { pair, worker in
-            Listener(loop: pair.0, socket: pair.1, tls: options.tls) { ProxyExchange(connection: $0, worker: worker) }
+            Listener(loop: pair.0, socket: pair.1, tls: options.tls, limits: options.clients, budget: budget) {
+                ProxyExchange(connection: $0, worker: worker)
+            }
         }
+        metrics.watch(
+            open: { [budget] in Int64(budget.open.load(ordering: .relaxed)) },
+            refused: { [budget] in UInt64(budget.refused.load(ordering: .relaxed)) },
+            rests: { [budget] in UInt64(budget.rests.load(ordering: .relaxed)) },
+            resumed: { UInt64(tls.resumptions.load(ordering: .relaxed)) })
         for loop in loops { loop.start() }
+        for (loop, worker) in zip(loops, workers) {
+            let bound = LoopBound(worker)
+            loop.post { bound.value.tell(on: loop) }
+        }
         log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
+    }
+
+    /// Each loop goes by these keys from its next request on.
+    package func update(keys: [AccessKey]) {
+        for (loop, worker) in zip(loops, workers) {
+            let bound = LoopBound(worker)
+            // A directory of its own, so that loops share no memory that they count references in. A loop whose inbox
+            // is full gets the next list, or this one again.
+            loop.post { bound.value.access = .keys(KeyDirectory(keys)) }
+        }
     }
 
     private static func replacePort(of address: String, by port: UInt16) -> String {
@@ -60,19 +93,65 @@ package final class ProxyService: @unchecked Sendable {
         return "\(address[..<colon]):\(port)"
     }
 
+    /// Connections from now on are greeted with this certificate.
+    package func use(_ tls: TLSContext) {
+        eachListener { $0.tls = tls }
+        log(.proxyCertificateReloaded())
+    }
+
     /// Accepts no more, lets exchanges under way end (bounded), then closes. The journal is stopped after this.
+    ///
+    /// Answers say `connection: close` from here on; connections between requests stay open for the grace, so that a
+    /// client that is just using one gets its answer, and are closed then.
     package func stop() {
-        for (loop, listener) in zip(loops, listeners) {
-            let bound = LoopBound(listener)
-            loop.post { bound.value.close() }
+        if options.sharesPort {
+            sockets.first?.steerAway(count: sockets.count)
+            usleep(Self.steeringMilliseconds * 1_000)
         }
-        let deadline = EventLoop.clock() + Self.drainMilliseconds
-        while workers.contains(where: { $0.underWay.value > 0 }), EventLoop.clock() < deadline { usleep(5_000) }
+        let start = EventLoop.clock()
+        eachListener {
+            $0.close()
+            $0.connections.drain()
+        }
+        wait(until: start + min(options.drainGraceMilliseconds, options.drainMilliseconds)) {
+            self.budget.open.load(ordering: .relaxed) == 0
+        }
+        eachListener { $0.connections.closeIdle() }
+        wait(until: start + options.drainMilliseconds) { !self.workers.contains { $0.underWay.value > 0 } }
+        wait(until: start + options.drainMilliseconds) { self.unsent() == 0 }
+        eachListener { $0.connections.abandon() }
         for loop in loops { loop.stop() }
+        // The loops have ended: their lanes are this thread's now.
+        for worker in workers { worker.tellLast() }
         listeners = []
         resolver.stop()
         log(.proxyStopped())
     }
+
+    private func eachListener(_ body: @escaping @Sendable (Listener) -> Void) {
+        for (loop, listener) in zip(loops, listeners) {
+            let bound = LoopBound(listener)
+            loop.post { body(bound.value) }
+        }
+    }
+
+    private func wait(until deadline: UInt64, _ isDone: () -> Bool) {
+        while !isDone(), EventLoop.clock() < deadline { usleep(5_000) }
+    }
+
+    /// Connections whose last bytes are still in our hands.
+    private func unsent() -> Int {
+        let count = Counted()
+        let answered = Counted()
+        eachListener {
+            count.value.wrappingAdd($0.connections.unsent, ordering: .relaxed)
+            answered.value.wrappingAdd(1, ordering: .releasing)
+        }
+        wait(until: EventLoop.clock() + 1_000) { answered.value.load(ordering: .acquiring) == self.listeners.count }
+        return count.value.load(ordering: .relaxed)
+    }
+
+    private final class Counted: Sendable { let value = Atomic<Int>(0) }
 }
 
 /// What the exchanges of one loop share. Touched on the loop's thread only, but for the gauge.
@@ -82,22 +161,28 @@ final class ProxyWorker {
     let pool: UpstreamPool
     let log: Log
     let metrics: ProxyMetrics
+    let gate: ConcurrencyGate
     /// Exchanges that have begun and not ended.
     let underWay = Gauge()
+    var access: ProxyAccess
     private let lane: JournalLane
     private let held: HeldConnections
     private let proxyID: String
     private var random = SplitMix(seed: .random(in: 0 ... .max))
     private var encoded: [UInt8] = []
     private var redactor: Redactor?
+    private var inflaters: [Inflater] = []
+    /// Each holds about 50 KiB: kept for the next compressed answer.
+    private static let keptInflaters = 32
 
     init(
-        options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, held: HeldConnections,
-        proxyID: String,
-        log: Log, metrics: ProxyMetrics
+        options: ProxyOptions, routing: Routing, pool: UpstreamPool, lane: JournalLane, gate: ConcurrencyGate,
+        held: HeldConnections, proxyID: String, log: Log, metrics: ProxyMetrics
     ) {
+        self.gate = gate
         self.options = options
         redactor = options.redactor
+        access = options.access
         self.routing = routing
         self.pool = pool
         self.lane = lane
@@ -108,12 +193,37 @@ final class ProxyWorker {
         encoded.reserveCapacity(4_096)
     }
 
+    /// Once a second: what waits for a segment goes on, and the counts of the minutes are told.
+    func tell(on loop: EventLoop) {
+        lane.tell(now: Self.now())
+        loop.schedule(afterMilliseconds: Self.tellMilliseconds) { [self, unowned loop] in tell(on: loop) }
+    }
+
+    func tellLast() { lane.tell(now: Self.now()) }
+
+    private static let tellMilliseconds = 1_000
+
+    private static func now() -> EventTime {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
+    }
+    /// For a compressed answer; nil where there is no memory for one.
+    func takeInflater() -> Inflater? { inflaters.popLast() ?? Inflater() }
+
+    func giveBack(_ inflater: Inflater) {
+        guard inflaters.count < Self.keptInflaters else { return }
+        inflater.reset()
+        inflaters.append(inflater)
+    }
+
+    /// A span of our own: 16 digits, never zero.
+    func makeSpanID() -> String { EventID(high: random.next() | 1, low: 0).hexadecimal.prefix(16).description }
+
     func makeTraceID() -> String { EventID(high: random.next(), low: random.next()).hexadecimal }
 
     func makeEvent() -> RequestEvent {
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        let now = EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
+        let now = Self.now()
         var event = RequestEvent(id: EventID(time: now, random: (random.next(), random.next())), time: now)
         event.proxy = proxyID
         return event
@@ -128,7 +238,7 @@ final class ProxyWorker {
         EventEncoder.encode(event, into: &encoded)
         var key = (event.id.high.bigEndian, event.id.low.bigEndian)
         let appended = withUnsafeBytes(of: &key) { key in
-            encoded.withUnsafeBytes { lane.append(kind: .event, key: key, value: $0) }
+            encoded.withUnsafeBytes { lane.append(kind: .event, key: key, value: $0, time: event.time) }
         }
         switch appended {
         case .recorded(let sequence):

@@ -22,6 +22,8 @@ package enum ValueKind: Sendable {
     case store
     /// The base URL of a provider.
     case provider
+    /// Origins of pages, `https://HOST[:PORT]` or `*`, comma-separated; null where none.
+    case origins
     /// Free text, handed on.
     case text
 }
@@ -106,6 +108,53 @@ package struct ConfigurationKey: Sendable {
         .init(
             "proxy.metadata.max_size_bytes", .integer(64...65_536), .integer(8192),
             "metadata of a request beyond this is not kept"),
+        .init(
+            "proxy.upstream.connect_timeout_ms", .integer(100...600_000), .integer(10_000),
+            "time to connect to one address of a provider"),
+        .init(
+            "proxy.upstream.first_byte_timeout_ms", .integer(100...3_600_000), .integer(600_000),
+            "time for an answer's first byte; 504 beyond"),
+        .init(
+            "proxy.upstream.idle_timeout_ms", .integer(100...3_600_000), .integer(600_000),
+            "time between two reads of an answer; it is cut off beyond"),
+        .init(
+            "proxy.upstream.keep_ms", .integer(0...3_600_000), .integer(55_000),
+            "how long an unused connection to a provider is kept"),
+        .init(
+            "proxy.upstream.max_age_ms", .integer(0...86_400_000), .integer(3_600_000),
+            "how old a connection to a provider may be when it is used again"),
+        .init(
+            "proxy.upstream.max_idle", .integer(0...65_536), .integer(512), "unused connections kept for a provider"),
+        .init(
+            "proxy.upstream.max_connections", .integer(1...65_536), .integer(8_192),
+            "connections to a provider at once; requests wait beyond"),
+        .init(
+            "proxy.upstream.max_waiting", .integer(0...65_536), .integer(8_192),
+            "requests that wait for a connection to a provider; 503 beyond"),
+        .init(
+            "proxy.upstream.wait_timeout_ms", .integer(0...600_000), .integer(10_000),
+            "time a request waits for a connection; 503 beyond"),
+        .init(
+            "proxy.limits.connections", .integer(1...1_000_000), .integer(20_000),
+            "connections of clients at once; 503 beyond"),
+        .init(
+            "proxy.limits.concurrency", .integer(1...1_000_000), .integer(10_000),
+            "requests under way at once; 503 beyond"),
+        .init(
+            "proxy.limits.concurrency_per_key", .integer(0...1_000_000), .integer(0),
+            "requests under way of one API key; 429 beyond; 0: no limit"),
+        .init(
+            "proxy.limits.idle_timeout_ms", .integer(100...3_600_000), .integer(75_000),
+            "time between a client's requests, and for a request's head"),
+        .init(
+            "proxy.limits.stall_timeout_ms", .integer(100...3_600_000), .integer(60_000),
+            "time in which a client in mid-request may send or take nothing"),
+        .init(
+            "proxy.drain_timeout_ms", .integer(0...15_000), .integer(10_000),
+            "at a stop, time for the requests under way"),
+        .init(
+            "proxy.reuse_port", .boolean, .boolean(false),
+            "share the port with another proxy, for a restart without a gap"),
         .init("proxy.tls.certificate", .file, .null, "certificate chain of the proxy's listener, PEM"),
         .init("proxy.tls.key", .file, .null, "private key of the proxy's listener, PEM"),
         .init("consumer.ops_listen", .address, .text("127.0.0.1:8790"), "/livez, /readyz and /metrics of the consumer"),
@@ -116,6 +165,7 @@ package struct ConfigurationKey: Sendable {
             "consumer.batch.max_wait_ms", .integer(1...60_000), .integer(200),
             "how long a batch waits for more events"),
         .init("api.listen", .address, .text("127.0.0.1:8788"), "API, page, and their /livez, /readyz and /metrics"),
+        .init("api.cors_origins", .origins, .null, "other pages that may read answers; null: none"),
         .init("api.tls.certificate", .file, .null, "certificate chain of the API's listener, PEM"),
         .init("api.tls.key", .file, .null, "private key of the API's listener, PEM"),
         .init(

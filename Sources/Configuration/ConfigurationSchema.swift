@@ -66,6 +66,11 @@ package enum ConfigurationSchema {
         case .store:
             members = ["\"type\": \"string\"", "\"pattern\": \"^(sqlite:|postgres(ql)?://|clickhouse://).+$\""]
         case .provider: members = ["\"type\": \"string\"", "\"pattern\": \"^https?://[^/?#@]+(/[^?#]*)?$\""]
+        case .origins:
+            members = [
+                "\"type\": [\"string\", \"null\"]",
+                "\"pattern\": \"^(\\\\*|https?://[^/?#@,]+)( *, *https?://[^/?#@,]+)*$\"",
+            ]
         case .text: members = ["\"type\": [\"string\", \"number\", \"boolean\"]"]
         }
         if key.map == nil {

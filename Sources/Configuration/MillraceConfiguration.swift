@@ -37,7 +37,29 @@ package struct MillraceConfiguration: Sendable {
         package var providers: [(name: String, url: ProviderURL)]
         package var strictMetadata: Bool
         package var maxMetadataSizeBytes: Int
+        package var upstream: Upstream
+        package var limits: Limits
+        package var drainMilliseconds: Int
+        package var reusesPort: Bool
         package var tls: TLS?
+    }
+    package struct Upstream: Sendable {
+        package var connectMilliseconds: Int
+        package var firstByteMilliseconds: Int
+        package var idleMilliseconds: Int
+        package var keepMilliseconds: Int
+        package var maxAgeMilliseconds: Int
+        package var maxIdle: Int
+        package var maxConnections: Int
+        package var maxWaiting: Int
+        package var waitMilliseconds: Int
+    }
+    package struct Limits: Sendable {
+        package var connections: Int
+        package var concurrency: Int
+        package var concurrencyPerKey: Int
+        package var idleMilliseconds: Int
+        package var stallMilliseconds: Int
     }
     package struct Consumer: Sendable {
         package var opsListen: ListenAddress
@@ -46,6 +68,7 @@ package struct MillraceConfiguration: Sendable {
     }
     package struct API: Sendable {
         package var listen: ListenAddress
+        package var corsOrigins: [String]
         package var tls: TLS?
     }
     package struct Normalization: Sendable {
@@ -100,11 +123,16 @@ package struct MillraceConfiguration: Sendable {
                 ProviderURL(text).map { (name, $0) }
             },
             strictMetadata: layers.boolean("proxy.metadata.strict"),
-            maxMetadataSizeBytes: layers.integer("proxy.metadata.max_size_bytes"), tls: layers.tls("proxy.tls"))
+            maxMetadataSizeBytes: layers.integer("proxy.metadata.max_size_bytes"), upstream: layers.upstream(),
+            limits: layers.limits(), drainMilliseconds: layers.integer("proxy.drain_timeout_ms"),
+            reusesPort: layers.boolean("proxy.reuse_port"), tls: layers.tls("proxy.tls"))
         consumer = Consumer(
             opsListen: layers.address("consumer.ops_listen"), maxEvents: layers.integer("consumer.batch.max_events"),
             maxWaitMilliseconds: layers.integer("consumer.batch.max_wait_ms"))
-        api = API(listen: layers.address("api.listen"), tls: layers.tls("api.tls"))
+        api = API(
+            listen: layers.address("api.listen"),
+            corsOrigins: layers.text("api.cors_origins").split(separator: ",").map(String.init),
+            tls: layers.tls("api.tls"))
         auth = AuthMode(rawValue: layers.text("auth.mode")) ?? .keys
         normalization = Normalization(
             rules: layers.file("normalization.rules"), hashKeyFile: layers.file("normalization.hash_key_file"))
@@ -142,6 +170,26 @@ extension Layers {
     func tls(_ section: String) -> MillraceConfiguration.TLS? {
         guard let certificate = file("\(section).certificate"), let key = file("\(section).key") else { return nil }
         return .init(certificate: certificate, key: key)
+    }
+
+    func upstream() -> MillraceConfiguration.Upstream {
+        .init(
+            connectMilliseconds: integer("proxy.upstream.connect_timeout_ms"),
+            firstByteMilliseconds: integer("proxy.upstream.first_byte_timeout_ms"),
+            idleMilliseconds: integer("proxy.upstream.idle_timeout_ms"),
+            keepMilliseconds: integer("proxy.upstream.keep_ms"),
+            maxAgeMilliseconds: integer("proxy.upstream.max_age_ms"), maxIdle: integer("proxy.upstream.max_idle"),
+            maxConnections: integer("proxy.upstream.max_connections"),
+            maxWaiting: integer("proxy.upstream.max_waiting"),
+            waitMilliseconds: integer("proxy.upstream.wait_timeout_ms"))
+    }
+
+    func limits() -> MillraceConfiguration.Limits {
+        .init(
+            connections: integer("proxy.limits.connections"), concurrency: integer("proxy.limits.concurrency"),
+            concurrencyPerKey: integer("proxy.limits.concurrency_per_key"),
+            idleMilliseconds: integer("proxy.limits.idle_timeout_ms"),
+            stallMilliseconds: integer("proxy.limits.stall_timeout_ms"))
     }
 
     /// The entries of a map, by name.

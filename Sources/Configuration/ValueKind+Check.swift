@@ -17,6 +17,7 @@ extension ValueKind {
         case .file: "the path of a readable file, or null"
         case .store: "sqlite:PATH, postgres://USER@HOST/DATABASE or clickhouse://HOST:PORT/DATABASE"
         case .provider: "http://HOST[:PORT][/PATH] or https://…, without user, query or fragment"
+        case .origins: "https://HOST[:PORT] without a path, several separated by commas, or *, or null"
         case .text: "text"
         }
     }
@@ -55,6 +56,14 @@ extension ValueKind {
             return .text(text)
         case .store: return StoreLocation(text) == nil ? nil : .text(text)
         case .provider: return ProviderURL(text) == nil ? nil : .text(text)
+        case .origins:
+            if isNull { return .null }
+            let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+                .map { $0.split(separator: " ").joined(separator: " ") }
+            guard parts.allSatisfy({ $0 == "*" || ProviderURL($0)?.path == "" && !$0.hasSuffix("/") }) else {
+                return nil
+            }
+            return .text(parts.joined(separator: ","))
         case .text: return isNull && !text.isEmpty ? nil : .text(text)
         }
     }

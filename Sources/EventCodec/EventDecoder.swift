@@ -87,7 +87,7 @@ package enum EventDecoder {
                 switch field {
                 case 1: .bytes
                 case 2: .fixed64
-                case 3...5: .varint
+                case 3...7: .varint
                 default: nil
                 }
             guard let expected else {
@@ -100,7 +100,9 @@ package enum EventDecoder {
             case 2: manifest.minute = EventTime(microseconds: Int64(bitPattern: try reader.fixed64()))
             case 3: manifest.accepted = try reader.varint()
             case 4: manifest.recorded = try reader.varint()
-            default: manifest.dropped = try reader.varint()
+            case 5: manifest.dropped = try reader.varint()
+            case 6: manifest.lane = try integer(&reader)
+            default: manifest.serial = try reader.varint()
             }
         }
         return manifest

@@ -52,6 +52,8 @@ package enum EventEncoder {
         out.appendField(3, manifest.accepted)
         out.appendField(4, manifest.recorded)
         out.appendField(5, manifest.dropped)
+        out.appendField(6, UInt64(manifest.lane))
+        out.appendField(7, manifest.serial)
     }
 
     private static func zigzag(_ value: Int64) -> UInt64 { UInt64(bitPattern: value << 1 ^ value >> 63) }

@@ -77,7 +77,7 @@ package enum MetadataStatus: UInt8, CaseIterable, Comparable, Sendable {
 /// Where the token counts come from. `none` is said, never guessed around.
 package enum UsageSource: UInt8, Sendable {
     case none = 0
-    /// Read out of the provider's answer.
+    /// Read out of the provider's answer: its body, or a header of its that tells tokens.
     case response = 1
     /// The answer was compressed in a way the proxy does not read.
     case unreadable = 2
@@ -96,6 +96,14 @@ package struct MetadataSources: OptionSet, Sendable {
     package static let bodyMetadata = MetadataSources(rawValue: 4)
     /// The request body's `user`, as the key `_user`.
     package static let bodyUser = MetadataSources(rawValue: 8)
+    /// Other gateways' headers: `Helicone-Property-*`, `Helicone-User-Id`, `Helicone-Session-Id`.
+    package static let helicone = MetadataSources(rawValue: 16)
+    /// `cf-aig-metadata`.
+    package static let cloudflare = MetadataSources(rawValue: 32)
+    /// `x-litellm-tags`.
+    package static let liteLLM = MetadataSources(rawValue: 64)
+    /// `x-bf-lh-*`.
+    package static let bifrost = MetadataSources(rawValue: 128)
 }
 
 /// One completed exchange. Text fields are UTF-8; an empty text means "not known".
@@ -160,18 +168,29 @@ package struct RequestEvent: Sendable, Equatable {
 }
 
 /// What a proxy recorded in one minute: the other side of the reconciliation.
+///
+/// It is one part of that: what one journal lane counted under one serial number. A part's `accepted` and `recorded`
+/// only rise; of several manifests of one part the greatest counts stand, so copies and re-sends change nothing. The
+/// parts of a proxy and minute add up.
 package struct Manifest: Sendable, Equatable {
     package var proxy: String
     /// Start of the minute.
     package var minute: EventTime
+    package var lane: UInt32
+    package var serial: UInt64
     /// Exchanges completed in the minute; recorded + dropped.
     package var accepted: UInt64
     package var recorded: UInt64
     package var dropped: UInt64
 
-    package init(proxy: String, minute: EventTime, accepted: UInt64, recorded: UInt64, dropped: UInt64) {
+    package init(
+        proxy: String, minute: EventTime, lane: UInt32 = 0, serial: UInt64 = 0, accepted: UInt64, recorded: UInt64,
+        dropped: UInt64
+    ) {
         self.proxy = proxy
         self.minute = minute
+        self.lane = lane
+        self.serial = serial
         self.accepted = accepted
         self.recorded = recorded
         self.dropped = dropped

@@ -39,6 +39,28 @@ package struct Exchange: Sendable {
             case .timedOut: "upstream_timeout"
             }
         }
+
+        /// What the client reads, with no more of the inside than the provider's name.
+        package var message: (what: String, hint: String) {
+            switch self {
+            case .unreachable:
+                ("could not be reached", "Nothing was sent: it is safe to try again. The proxy's log has the reason.")
+            case .overloaded:
+                ("has as many connections from this proxy as are allowed", "Nothing was sent: try again soon.")
+            case .brokeOff:
+                (
+                    "closed the connection before it answered",
+                    "Some of the request may have reached it. The proxy's log has the reason."
+                )
+            case .badAnswer:
+                ("sent an answer that is not well-formed HTTP", "The proxy's log has the reason.")
+            case .timedOut:
+                (
+                    "did not answer within the time allowed",
+                    "The limits are proxy.upstream.connect_timeout_ms, first_byte_timeout_ms and idle_timeout_ms."
+                )
+            }
+        }
     }
 
     package enum UpstreamOrder: Equatable, Sendable {

@@ -48,7 +48,7 @@ package struct RequestHead: Sendable {
         var pathEnd = target.upperBound
         for index in target {
             let byte = bytes[index]
-            if byte <= 0x20 || byte == 0x7F || byte == UInt8(ascii: "#") { throw .badTarget }
+            if byte <= 0x20 || byte >= 0x7F || byte == UInt8(ascii: "#") { throw .badTarget }
             if byte == UInt8(ascii: "?"), index < pathEnd { pathEnd = index }
         }
         path = target.lowerBound..<pathEnd
@@ -71,32 +71,53 @@ package struct RequestHead: Sendable {
             let prefix = target.lowerBound..<target.lowerBound + count
             guard bytes.equalsIgnoringCase(prefix, scheme) else { continue }
             for index in prefix.upperBound..<target.upperBound where bytes[index] == UInt8(ascii: "/") {
+                // An empty authority or one with a user is an error, not a guess (RFC 9110 §4.2).
+                guard isHost(bytes, prefix.upperBound..<index), index > prefix.upperBound else { throw .badTarget }
                 return index..<target.upperBound
             }
         }
         throw .badTarget
     }
 
-    /// True where `..` segments, however they are escaped, would climb above the path's start.
+    /// What a host and port are made of (RFC 3986 §3.2, without a user): nothing that would end or split it.
+    fileprivate static func isHost(_ bytes: Span<UInt8>, _ range: Range<Int>) -> Bool {
+        for index in range {
+            switch bytes[index] {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "-"), UInt8(ascii: "_"),
+                UInt8(ascii: ":"), UInt8(ascii: "["), UInt8(ascii: "]"), UInt8(ascii: "~"), UInt8(ascii: "%"):
+                continue
+            default: return false
+            }
+        }
+        return true
+    }
+
+    /// True where `..` segments, however they are escaped, would climb above the path's start. Escapes of escapes are
+    /// undone too, and a segment's parameters (`..;x`) do not count: some server behind may read it so.
     package static func leavesBase(_ bytes: Span<UInt8>, _ path: Range<Int>) -> Bool {
         var depth = 0
         var dots = 0
         var others = 0
+        var inParameters = false
         func closeSegment() {
             if others == 0 && dots == 2 { depth -= 1 } else if others > 0 || dots > 2 { depth += 1 }
             dots = 0
             others = 0
+            inParameters = false
         }
         var index = path.lowerBound
         while index < path.upperBound {
             var byte = bytes[index]
-            if byte == UInt8(ascii: "%"), index + 2 < path.upperBound, let high = hex(bytes[index + 1]),
+            while byte == UInt8(ascii: "%"), index + 2 < path.upperBound, let high = hex(bytes[index + 1]),
                 let low = hex(bytes[index + 2])
             {
                 byte = high << 4 | low
                 index += 2
             }
             switch byte {
+            case UInt8(ascii: ";"): inParameters = true
+            case _ where inParameters && byte != UInt8(ascii: "/") && byte != UInt8(ascii: "\\"): break
             case UInt8(ascii: "/"), UInt8(ascii: "\\"):
                 closeSegment()
                 if depth < 0 { return true }
@@ -107,6 +128,14 @@ package struct RequestHead: Sendable {
         }
         closeSegment()
         return depth < 0
+    }
+
+    /// The byte that `%XX` at the index stands for.
+    package static func escaped(_ bytes: Span<UInt8>, _ index: Int, _ end: Int) -> UInt8? {
+        guard bytes[index] == UInt8(ascii: "%"), index + 2 < end, let high = hex(bytes[index + 1]),
+            let low = hex(bytes[index + 2])
+        else { return nil }
+        return high << 4 | low
     }
 
     private static func hex(_ byte: UInt8) -> UInt8? {
@@ -125,6 +154,8 @@ package struct ResponseHead: Sendable {
     package var reason: Range<Int>
     package var isVersion11: Bool
     package var framing: BodyFraming
+    /// By the request's method or the status: what the fields say of a body does not count.
+    package var hasNoBody: Bool
     package var keepsAlive: Bool
     package var connectionOptions: [Range<Int>]
 
@@ -149,11 +180,8 @@ package struct ResponseHead: Sendable {
         reason = min(line.lowerBound + 13, line.upperBound)..<line.upperBound
         let rules = try FieldRules(bytes, scanner.fields, isVersion11: isVersion11)
         if number == 101 { throw .upgradeRefused }
-        if toHEAD || number < 200 || number == 204 || number == 304 {
-            framing = .none
-        } else {
-            framing = rules.framing ?? .untilClose
-        }
+        hasNoBody = toHEAD || number < 200 || number == 204 || number == 304
+        framing = hasNoBody ? .none : rules.framing ?? .untilClose
         keepsAlive = framing != .untilClose && (rules.closes ? false : isVersion11 || rules.keepsAlive)
         connectionOptions = rules.options
     }
@@ -175,7 +203,9 @@ private struct FieldRules {
         var length: UInt64?
         for field in fields {
             switch field.name {
-            case .host: hosts += 1
+            case .host:
+                hosts += 1
+                guard RequestHead.isHost(bytes, field.valueRange) else { throw .hostUnreadable }
             case .contentLength:
                 guard length == nil else { throw .lengthRepeated }
                 length = try Self.decimal(bytes, field.valueRange)
@@ -194,7 +224,11 @@ private struct FieldRules {
                     } else if bytes.equalsIgnoringCase(option, "keep-alive") {
                         keepsAlive = true
                     } else {
-                        options.append(option)
+                        // Dropped with its name, a length would leave the body to be read as the next message.
+                        switch HeaderName(bytes, option) {
+                        case .contentLength, .transferEncoding, .host: throw .connectionNamesFraming
+                        default: options.append(option)
+                        }
                     }
                 }
             default: break

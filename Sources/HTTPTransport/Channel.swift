@@ -23,6 +23,8 @@ protocol ChannelOwner: AnyObject {
     /// What was waiting to be written is below the low watermark again.
     func channelDrained()
     func channelClosed(_ end: ChannelEnd)
+    /// The end of a channel that its owner had closed behind the last byte.
+    func channelLingered()
 }
 
 final class Channel {
@@ -38,6 +40,8 @@ final class Channel {
     let output = OutputBuffer()
     /// On the loop's clock; `.max` for none.
     var deadline = UInt64.max
+    /// How long what is written may move no byte; 0: the owner sees to it. Each byte that moves puts `deadline` off.
+    var writeStallMilliseconds: UInt64 = 0
     private let descriptor: Int32
     private var tls: OpaquePointer?
     private var readEvent: OpaquePointer?
@@ -196,6 +200,9 @@ final class Channel {
         case .connecting: finishConnecting()
         case .handshaking: handshake()
         case .open, .lingering:
+            if state == .open, writeStallMilliseconds > 0, deadline != .max {
+                deadline = loop.now + writeStallMilliseconds
+            }
             if output.isEmpty { disarmWrite() } else { write() }
             if state == .open, output.count <= Self.lowWatermark, wasHigh || output.isEmpty {
                 wasHigh = false
@@ -228,6 +235,7 @@ final class Channel {
         let status = SSL_do_handshake(tls)
         if status == 1 {
             disarmWrite()
+            TLSContext.handshakeEnded(tls)
             return opened()
         }
         switch SSL_get_error(tls, status) {
@@ -274,7 +282,7 @@ final class Channel {
         let owner = self.owner
         let wasLingering = state == .lingering
         close()
-        if !wasLingering { owner?.channelClosed(end) }
+        if wasLingering { owner?.channelLingered() } else { owner?.channelClosed(end) }
     }
 
     /// At once, telling nobody: for an owner that has decided.

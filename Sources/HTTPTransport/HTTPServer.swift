@@ -20,6 +20,7 @@ package final class HTTPServer: @unchecked Sendable {
     private let queue: BoundedQueue<Work>
     private let workers: [ServiceThread]
     private let underWay = Atomic<Int>(0)
+    private let isStopping = Atomic<Bool>(false)
     private var listener: Listener?
 
     fileprivate struct Work: Sendable {
@@ -28,12 +29,13 @@ package final class HTTPServer: @unchecked Sendable {
     }
 
     /// `listen` is `HOST:PORT`; port 0 picks a free one. `workers` threads run the responder, which may block there.
-    /// Bodies above `bodyLimit` bytes get 413.
+    /// Bodies above `bodyLimit` bytes get 413. `sharesPort`: another process may have it too.
     package init(
-        listen: String, name: String, workers: Int, bodyLimit: Int, tls: TLSContext? = nil, log: Log,
+        listen: String, name: String, workers: Int, bodyLimit: Int, sharesPort: Bool = false, tls: TLSContext? = nil,
+        log: Log,
         responder: @escaping HTTPResponder
     ) throws(HTTPTransportError) {
-        let socket = try ListeningSocket(listen, sharesPort: false)
+        let socket = try ListeningSocket(listen, sharesPort: sharesPort)
         port = socket.port
         loop = try EventLoop(name: name)
         let queue = BoundedQueue<Work>(capacity: Self.queueCapacity)
@@ -53,10 +55,13 @@ package final class HTTPServer: @unchecked Sendable {
     package func stop() {
         loop.post { [self] in
             listener?.close()
+            listener?.connections.drain()
+            listener?.connections.closeIdle()
             listener = nil
         }
         let deadline = EventLoop.clock() + UInt64(Self.drainMilliseconds)
         while underWay.load(ordering: .relaxed) > 0, EventLoop.clock() < deadline { usleep(5_000) }
+        isStopping.store(true, ordering: .relaxed)
         queue.close()
         for worker in workers { worker.join() }
         loop.stop()
@@ -67,6 +72,8 @@ package final class HTTPServer: @unchecked Sendable {
         underWay.wrappingAdd(1, ordering: .relaxed)
         return true
     }
+
+    fileprivate var isEnding: Bool { isStopping.load(ordering: .relaxed) }
 
     fileprivate func answered() { underWay.wrappingSubtract(1, ordering: .relaxed) }
 }
@@ -79,7 +86,10 @@ private final class BufferedHandler: ServerHandler {
     private var request: HTTPRequest?
     private var keepsAlive = true
     private var isHEAD = false
+    private var isVersion11 = true
     private var isTooLarge = false
+    /// The answer that is being streamed.
+    private var sink: HTTPBodySink?
     /// Tells an answer that comes after its client left.
     private var exchange = 0
 
@@ -96,6 +106,7 @@ private final class BufferedHandler: ServerHandler {
         exchange += 1
         keepsAlive = head.keepsAlive
         isHEAD = head.isHEAD
+        isVersion11 = head.isVersion11
         isTooLarge = if case .length(let length) = head.framing { length > UInt64(bodyLimit) } else { false }
         let query =
             head.path.upperBound < head.target.upperBound ? text(head.path.upperBound + 1..<head.target.upperBound) : ""
@@ -129,10 +140,20 @@ private final class BufferedHandler: ServerHandler {
         let server = self.server
         let accepted = server.submit(
             .init(request: request) { response in
-                loop.post {
-                    server.answered()
-                    handler.value.write(response, of: exchange)
+                guard let stream = response.stream else {
+                    loop.post {
+                        server.answered()
+                        handler.value.write(response, of: exchange)
+                    }
+                    return
                 }
+                let sink = HTTPBodySink(isEnding: { server.isEnding }) { sink, bytes in
+                    loop.post { handler.value.streamed(bytes, by: sink) }
+                }
+                guard loop.post({ handler.value.begin(response, sink, of: exchange) }) else { return server.answered() }
+                let isWhole = stream(sink)
+                loop.post { handler.value.streamEnded(isWhole, by: sink) }
+                server.answered()
             })
         if !accepted {
             write(
@@ -146,18 +167,61 @@ private final class BufferedHandler: ServerHandler {
         if exchange == self.exchange && !connection.isClosed { write(response) }
     }
 
-    private func write(_ response: HTTPResponse) {
+    private func writeHead(_ response: HTTPResponse) {
         let out = connection.output
         out.append("HTTP/1.1 ")
         out.append(decimal: UInt64(response.status))
         out.append(" \(HTTPReason.phrase(response.status))\r\n")
         for (name, value) in response.headers { out.append("\(name): \(value)\r\n") }
+    }
+
+    // MARK: A streamed answer
+
+    private func begin(_ response: HTTPResponse, _ sink: HTTPBodySink, of exchange: Int) {
+        guard exchange == self.exchange, !connection.isClosed else { return sink.close() }
+        writeHead(response)
+        // A client of version 1.0 knows no chunks: its answer ends with the connection.
+        if isVersion11 { connection.output.append("transfer-encoding: chunked\r\n") } else { keepsAlive = false }
+        if !keepsAlive { connection.output.append("connection: close\r\n") }
+        connection.output.append("\r\n")
+        if isHEAD {
+            sink.close()
+            return connection.answerEnded(keepsAlive: keepsAlive)
+        }
+        self.sink = sink
+        append(chunk: response.body)
+        connection.flush()
+    }
+
+    private func streamed(_ bytes: [UInt8], by sink: HTTPBodySink) {
+        guard sink === self.sink, !connection.isClosed else { return sink.close() }
+        append(chunk: bytes)
+        connection.flush()
+        if !connection.isAboveHighWatermark { sink.taken() }
+    }
+
+    private func streamEnded(_ isWhole: Bool, by sink: HTTPBodySink) {
+        guard sink === self.sink else { return }
+        self.sink = nil
+        guard isWhole, !connection.isClosed else { return connection.abort() }
+        if isVersion11 { connection.output.append("0\r\n\r\n") }
+        connection.answerEnded(keepsAlive: keepsAlive)
+    }
+
+    private func leaveSink() {
+        sink?.close()
+        sink = nil
+    }
+
+    private func write(_ response: HTTPResponse) {
+        let out = connection.output
+        writeHead(response)
         if response.parts != nil {
-            out.append("transfer-encoding: chunked\r\n")
+            if isVersion11 { out.append("transfer-encoding: chunked\r\n") } else { keepsAlive = false }
         } else if response.status != 204 && response.status != 304 {
             out.append("content-length: \(response.body.count)\r\n")
         }
-        if !keepsAlive { out.append("connection: close\r\n") }
+        if !keepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
         guard let parts = response.parts else {
             if !isHEAD { out.append(response.body) }
@@ -172,7 +236,7 @@ private final class BufferedHandler: ServerHandler {
     private func send(_ parts: ArraySlice<(delayMilliseconds: Int, bytes: [UInt8])>, of exchange: Int) {
         guard exchange == self.exchange, !connection.isClosed else { return }
         guard let part = parts.first else {
-            connection.output.append("0\r\n\r\n")
+            if isVersion11 { connection.output.append("0\r\n\r\n") }
             return connection.answerEnded(keepsAlive: keepsAlive)
         }
         let next = { [self] in
@@ -190,6 +254,7 @@ private final class BufferedHandler: ServerHandler {
 
     private func append(chunk: [UInt8]) {
         if chunk.isEmpty { return }
+        guard isVersion11 else { return connection.output.append(chunk) }
         connection.output.append(hexadecimal: UInt64(chunk.count))
         connection.output.append("\r\n")
         connection.output.append(chunk)
@@ -197,14 +262,81 @@ private final class BufferedHandler: ServerHandler {
     }
 
     func requestReadEnded() {}
-    func clientDrained() {}
+    func clientDrained() { sink?.taken() }
 
     func clientLeft(timedOut: Bool) {
         exchange += 1
         request = nil
+        leaveSink()
     }
 
-    func requestRefused(_ refusal: Refusal) { exchange += 1 }
+    func requestRefused(_ refusal: Refusal) {
+        exchange += 1
+        leaveSink()
+    }
+}
+
+/// Where a streamed answer goes: the worker writes, the loop takes, one part under way at a time.
+///
+/// @unchecked: `isUnderWay` and `isClosed` are touched with `lock` held, in this file.
+package final class HTTPBodySink: @unchecked Sendable {
+    /// How often a waiting worker looks whether the server stops.
+    private static let lookMilliseconds = 100
+
+    private let lock = ConditionLock()
+    private var isUnderWay = false
+    private var isClosed = false
+    private var size = 0
+    private let isEnding: @Sendable () -> Bool
+    private let post: @Sendable (HTTPBodySink, [UInt8]) -> Bool
+
+    fileprivate init(
+        isEnding: @escaping @Sendable () -> Bool, _ post: @escaping @Sendable (HTTPBodySink, [UInt8]) -> Bool
+    ) {
+        self.isEnding = isEnding
+        self.post = post
+    }
+
+    /// The client is gone, or the server stops: nothing more is taken.
+    package var isAbandoned: Bool { lock.withLock { isClosed } || isEnding() }
+
+    /// Bytes of the body that were written.
+    package var sizeWritten: Int { lock.withLock { size } }
+
+    /// Waits until the client has taken it, but for what the socket holds. False: nobody will.
+    package func write(_ bytes: [UInt8]) -> Bool {
+        if bytes.isEmpty { return !isAbandoned }
+        let isOpen = lock.withLock {
+            isUnderWay = true
+            size += bytes.count
+            return !isClosed
+        }
+        guard isOpen, post(self, bytes) else { return false }
+        return lock.withLock {
+            while isUnderWay, !isClosed {
+                if isEnding() {
+                    isClosed = true
+                } else {
+                    lock.wait(upTo: .milliseconds(Self.lookMilliseconds))
+                }
+            }
+            return !isClosed
+        }
+    }
+
+    fileprivate func taken() {
+        lock.withLock {
+            isUnderWay = false
+            lock.wakeAll()
+        }
+    }
+
+    fileprivate func close() {
+        lock.withLock {
+            isClosed = true
+            lock.wakeAll()
+        }
+    }
 }
 
 /// What went wrong with a listener or a loop, for an operator.

@@ -30,6 +30,9 @@ package struct HTTPResponse: Sendable {
     package var body: [UInt8]
     /// Where set, `body` is the first part and the rest follows, chunked, each part after its delay.
     package var parts: [(delayMilliseconds: Int, bytes: [UInt8])]?
+    /// Where set, `body` is the first part and this writes the rest, on the worker that answered, as fast as the client
+    /// takes it. False cuts the connection, so that the client sees the answer incomplete.
+    package var stream: HTTPStream?
 
     package init(
         status: Int, headers: [(name: String, value: String)] = [], body: [UInt8] = [],
@@ -49,6 +52,8 @@ package struct HTTPResponse: Sendable {
         HTTPResponse(status: status, headers: [("content-type", "text/plain; charset=utf-8")], body: Array(text.utf8))
     }
 }
+
+package typealias HTTPStream = @Sendable (HTTPBodySink) -> Bool
 
 /// Answers a request on one of the server's worker threads; may block there.
 package typealias HTTPResponder = @Sendable (HTTPRequest) -> HTTPResponse

@@ -1,15 +1,15 @@
 // Bytes of one connection -> heads, bodies and ends of messages.
 //
 // Two readers in a row: `HeadScanner` refuses what has more than one meaning and finds the lines; http-parser then
-// reads the same bytes and keeps the framing. Both must agree.
+// reads the same bytes and keeps the framing. Of a chunked body `ChunkGuard` does the same. Both must agree.
 
 import CHTTPParser
 import CLibevent
 import Glibc
-import HTTPMessages
+package import HTTPMessages
 
 /// What a parser tells, in order: head, bodies, end.
-protocol MessageSink: AnyObject {
+package protocol MessageSink: AnyObject {
     /// `bytes` holds the head; `parser.scanner` has its lines. Answer how to go on.
     func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict
     func bodyParsed(_ bytes: UnsafeRawBufferPointer)
@@ -17,15 +17,17 @@ protocol MessageSink: AnyObject {
     func messageEnded(bytesFollow: Bool)
 }
 
-final class MessageParser {
-    enum Verdict {
+package final class MessageParser {
+    package enum Verdict {
         case proceed
-        /// A body is not sent, whatever the head says (answers to HEAD).
+        /// A chunked body follows.
+        case chunked
+        /// A body is not sent, whatever the head says (answers to HEAD, 204, 304).
         case withoutBody
         case refuse(Refusal)
     }
 
-    enum Progress {
+    package enum Progress {
         /// All was taken; the message goes on.
         case needsMore
         /// The message ended after that many bytes.
@@ -62,17 +64,18 @@ final class MessageParser {
 
     private let parser = UnsafeMutablePointer<http_parser>.allocate(capacity: 1)
     private let type: http_parser_type
-    private(set) var scanner = HeadScanner()
+    package private(set) var scanner = HeadScanner()
     /// A head that has not arrived whole.
     private var partial: [UInt8] = []
     private var isInBody = false
+    private var chunks: ChunkGuard?
     private var hasEnded = false
     private var refusal: Refusal?
     private var head: UnsafeRawBufferPointer?
     // The connection that owns this parser; it clears this before it goes.
-    unowned(unsafe) var sink: (any MessageSink)?
+    package unowned(unsafe) var sink: (any MessageSink)?
 
-    init(answers: Bool) {
+    package init(answers: Bool) {
         type = answers ? HTTP_RESPONSE : HTTP_REQUEST
         reset()
     }
@@ -88,12 +91,13 @@ final class MessageParser {
         scanner.reset()
         partial.removeAll(keepingCapacity: partial.capacity <= 16_384)
         isInBody = false
+        chunks = nil
         hasEnded = false
         refusal = nil
     }
 
     /// Takes the next bytes of the connection.
-    func consume(_ bytes: UnsafeRawBufferPointer) -> Progress {
+    package func consume(_ bytes: UnsafeRawBufferPointer) -> Progress {
         if isInBody { return execute(bytes, offset: 0) }
         if partial.isEmpty {
             switch scanner.scan(bytes.bindMemory(to: UInt8.self).span) {
@@ -126,12 +130,13 @@ final class MessageParser {
         self.head = nil
         if let refusal { return .refused(refusal) }
         if hasEnded { return ended(consumed: start, of: bytes.count) }
-        guard taken == head.count, errorCode == HPE_OK else { return .refused(refused) }
+        guard taken == head.count, errorCode == HPE_OK else { return .refused(refused(head)) }
         return start == bytes.count ? .needsMore : execute(bytes, offset: start)
     }
 
     private func execute(_ bytes: UnsafeRawBufferPointer, offset: Int) -> Progress {
         let rest = UnsafeRawBufferPointer(rebasing: bytes[offset...])
+        if let refusal = chunks?.check(rest.bindMemory(to: UInt8.self).span) { return .refused(refusal) }
         let taken = http_parser_execute(parser, Self.settings, rest.bindMemory(to: CChar.self).baseAddress, rest.count)
         if hasEnded { return ended(consumed: offset + taken, of: bytes.count) }
         return taken == rest.count && errorCode == HPE_OK ? .needsMore : .refused(refused)
@@ -144,7 +149,7 @@ final class MessageParser {
     }
 
     /// The connection ended. True where that ends a message in good order (a body until close).
-    func connectionEnded() -> Bool {
+    package func connectionEnded() -> Bool {
         guard isInBody else { return false }
         _ = http_parser_execute(parser, Self.settings, nil, 0)
         guard hasEnded else { return false }
@@ -156,11 +161,23 @@ final class MessageParser {
         guard let head, let sink else { return -1 }
         switch sink.headParsed(head.bindMemory(to: UInt8.self).span) {
         case .proceed: return 0
+        case .chunked:
+            chunks = ChunkGuard()
+            return 0
         case .withoutBody: return 1
         case .refuse(let refusal):
             self.refusal = refusal
             return -1
         }
+    }
+
+    /// Where both readers refuse a request, ours says it better.
+    private func refused(_ head: UnsafeRawBufferPointer) -> Refusal {
+        guard type == HTTP_REQUEST else { return refused }
+        do throws(Refusal) {
+            _ = try RequestHead(head.bindMemory(to: UInt8.self).span, scanner)
+            return refused
+        } catch { return error }
     }
 
     private var errorCode: http_errno { http_errno(rawValue: parser.pointee.http_errno) }

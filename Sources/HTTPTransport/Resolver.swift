@@ -39,10 +39,14 @@ package final class Resolver: Sendable {
     enum Result: Sendable {
         case addresses([SocketAddress])
         case failure(String)
+        /// Too many names wait to be looked up.
+        case busy
     }
 
     /// How long an answer is used: short, so that a provider's moved name is followed.
     static let keptMilliseconds: UInt64 = 30_000
+    /// How long a failure is, so that a dead name server is asked once a second, not once a request.
+    static let failureKeptMilliseconds: UInt64 = 1_000
 
     private struct Work: Sendable {
         var origin: UpstreamOrigin
@@ -50,17 +54,47 @@ package final class Resolver: Sendable {
         var answer: @Sendable (Result) -> Void
     }
 
-    private let known = Mutex<[UpstreamOrigin: (result: Result, until: UInt64)]>([:])
+    /// What was looked up, and until when it is used.
+    private final class KnownBox: Sendable {
+        let names = Mutex<[UpstreamOrigin: (result: Result, until: UInt64)]>([:])
+    }
+
+    private let known: KnownBox
     private let queue = BoundedQueue<Work>(capacity: 4_096)
     private let thread: ServiceThread
 
     package init() {
         let queue = queue
+        let box = KnownBox()
+        known = box
         thread = ServiceThread("resolver") {
             while let work = queue.pop() {
-                let result = Resolver.lookUp(host: work.origin.host, port: work.origin.port, flags: AI_ADDRCONFIG)
+                let result = Self.answer(work.origin, box)
                 work.loop.post { work.answer(result) }
             }
+        }
+    }
+
+    /// Whoever waited behind the same name takes its answer. Where a look-up fails and addresses are known from before,
+    /// they are tried once more.
+    private static func answer(_ origin: UpstreamOrigin, _ known: KnownBox) -> Result {
+        let now = EventLoop.clock()
+        let before = known.names.withLock { $0[origin] }
+        if let before, before.until > now { return before.result }
+        var result = lookUp(host: origin.host, port: origin.port, flags: AI_ADDRCONFIG)
+        var kept = keptMilliseconds
+        if case .failure = result {
+            kept = failureKeptMilliseconds
+            if case .addresses? = before?.result, let before { result = before.result }
+        }
+        known.names.withLock { $0[origin] = (result, EventLoop.clock() + kept) }
+        return result
+    }
+
+    /// None of the addresses answered: the name is looked up anew by the next request.
+    func forget(_ origin: UpstreamOrigin) {
+        known.names.withLock { names in
+            if let entry = names[origin], entry.until != .max { names[origin] = nil }
         }
     }
 
@@ -72,22 +106,17 @@ package final class Resolver: Sendable {
     /// Calls `answer` on the loop, at once where the address is known or numeric.
     func resolve(_ origin: UpstreamOrigin, on loop: EventLoop, _ answer: @escaping (Result) -> Void) {
         let now = EventLoop.clock()
-        if let found = known.withLock({ $0[origin] }), found.until > now { return answer(found.result) }
+        if let found = known.names.withLock({ $0[origin] }), found.until > now { return answer(found.result) }
         if case .addresses(let addresses) = Self.lookUp(host: origin.host, port: origin.port, flags: AI_NUMERICHOST) {
             let result = Result.addresses(addresses)
-            known.withLock { $0[origin] = (result, .max) }
+            known.names.withLock { $0[origin] = (result, .max) }
             return answer(result)
         }
         // The closure is made and run on the loop's thread; the resolver's only carries it back there.
         let carried = LoopBound(answer)
         let accepted = queue.tryPush(
-            Work(origin: origin, loop: loop) { [self] result in
-                if case .addresses = result {
-                    known.withLock { $0[origin] = (result, EventLoop.clock() + Self.keptMilliseconds) }
-                }
-                carried.value(result)
-            })
-        if !accepted { answer(.failure("too many names are being looked up")) }
+            Work(origin: origin, loop: loop) { carried.value($0) })
+        if !accepted { answer(.busy) }
     }
 
     static func lookUp(host: String, port: UInt16, flags: Int32) -> Result {

@@ -24,10 +24,6 @@ package protocol ServerHandler: AnyObject {
 package typealias ServerHandlerFactory = (ServerConnection) -> any ServerHandler
 
 package final class ServerConnection: ChannelOwner, MessageSink {
-    /// Milliseconds without a request before the connection is closed, and for a head to arrive.
-    package static let idleMilliseconds: UInt64 = 75_000
-    /// Milliseconds in which an exchange in progress may move no byte on the client's side.
-    package static let stallMilliseconds: UInt64 = UpstreamConnection.answerMilliseconds + 60_000
     /// What a client may send ahead of the answer before its socket is no longer read.
     static let stashLimit = 65_536
 
@@ -38,6 +34,7 @@ package final class ServerConnection: ChannelOwner, MessageSink {
 
     package let loop: EventLoop
     private let channel: Channel
+    private let group: ServerConnections
     private let parser = MessageParser(answers: false)
     private var handler: (any ServerHandler)?
     private var phase = Phase.idle
@@ -48,12 +45,15 @@ package final class ServerConnection: ChannelOwner, MessageSink {
     /// When the first byte of the current request came, in microseconds on the monotonic clock.
     package private(set) var requestStart: UInt64 = 0
 
-    init(channel: Channel, makeHandler: ServerHandlerFactory) {
+    init(channel: Channel, group: ServerConnections, makeHandler: ServerHandlerFactory) {
         self.channel = channel
+        self.group = group
         loop = channel.loop
+        channel.writeStallMilliseconds = group.limits.stallMilliseconds
         parser.sink = self
         handler = makeHandler(self)
-        channel.deadline = loop.now + Self.idleMilliseconds
+        channel.deadline = loop.now + group.limits.idleMilliseconds
+        group.add(self)
         channel.start(owner: self)
     }
 
@@ -70,8 +70,19 @@ package final class ServerConnection: ChannelOwner, MessageSink {
     package var isAboveHighWatermark: Bool { channel.isAboveHighWatermark }
 
     package func flush() {
-        channel.deadline = loop.now + Self.stallMilliseconds
         channel.flush()
+        setDeadline()
+    }
+
+    /// The listener takes no more: this answer says that the connection closes, or closes it unsaid.
+    package var isDraining: Bool { group.isDraining }
+
+    /// In mid-exchange the client owes bytes, or has to take some, or waits for the answer: then time is the
+    /// provider's.
+    private func setDeadline() {
+        if channel.isClosed || phase == .idle || closesAfterAnswer { return }
+        let isOurs = phase == .answering && channel.output.isEmpty
+        channel.deadline = isOurs ? .max : loop.now + group.limits.stallMilliseconds
     }
 
     /// No byte leaves until `release`: for a group commit.
@@ -83,30 +94,47 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         if closesAfterAnswer { channel.closeWhenFlushed() } else { channel.flush() }
     }
 
-    package func pauseReading() { channel.pauseReading() }
-    package func resumeReading() { channel.resumeReading() }
+    /// The provider takes no more: the client is not the one that stalls.
+    package func pauseReading() {
+        channel.pauseReading()
+        if phase == .receiving { channel.deadline = .max }
+    }
+
+    package func resumeReading() {
+        channel.resumeReading()
+        if phase == .receiving { setDeadline() }
+    }
+
+    func abandon() { channel.abandon() }
+
+    /// Closes it where it is between requests; else its answer's end does.
+    func drain() {
+        guard phase == .idle, !parser.isInMessage, stash.isEmpty else { return }
+        channel.closeWhenFlushed()
+        if channel.isClosed { leave() }
+    }
 
     /// The answer is whole in `output`. The next request follows where the connection is kept.
     package func answerEnded(keepsAlive: Bool) {
         guard !channel.isClosed else { return }
-        guard keepsAlive else {
+        guard keepsAlive, !group.isDraining else {
             closesAfterAnswer = true
             phase = .answering
+            channel.deadline = loop.now + group.limits.stallMilliseconds
             return channel.closeWhenFlushed()
         }
         channel.flush()
         guard !channel.isClosed else { return }
         phase = .idle
-        channel.deadline = loop.now + Self.idleMilliseconds
+        channel.deadline = loop.now + group.limits.idleMilliseconds
         channel.resumeReading()
         drainStash()
     }
 
     /// Cuts the connection, so that the client sees the answer incomplete.
     package func abort() {
-        parser.sink = nil
         channel.close()
-        handler = nil
+        leave()
     }
 
     // MARK: From the channel
@@ -135,9 +163,12 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         isProcessing = true
         defer { isProcessing = false }
         if phase == .idle && !parser.isInMessage { requestStart = Self.microseconds() }
-        if phase == .receiving { channel.deadline = loop.now + Self.stallMilliseconds }
         switch parser.consume(bytes) {
-        case .needsMore: if phase == .receiving { handler?.requestReadEnded() }
+        case .needsMore:
+            if phase == .receiving {
+                channel.deadline = loop.now + group.limits.stallMilliseconds
+                handler?.requestReadEnded()
+            }
         case .ended(let consumed):
             if consumed < bytes.count { stash.insert(contentsOf: bytes[consumed...], at: 0) }
         case .refused(let refusal): refuse(refusal)
@@ -156,18 +187,28 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         answerEnded(keepsAlive: false)
     }
 
-    func channelDrained() { handler?.clientDrained() }
+    func channelDrained() {
+        handler?.clientDrained()
+        setDeadline()
+    }
 
     func channelClosed(_ end: ChannelEnd) {
         let handler = self.handler
-        self.handler = nil
-        parser.sink = nil
+        leave()
         if phase != .idle { handler?.clientLeft(timedOut: end == .timedOut) }
+    }
+
+    func channelLingered() { leave() }
+
+    private func leave() {
+        handler = nil
+        parser.sink = nil
+        group.remove(self)
     }
 
     // MARK: From the parser
 
-    func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
+    package func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
         let head: RequestHead
         do throws(Refusal) { head = try RequestHead(bytes, parser.scanner) } catch { return .refuse(error) }
         phase = .receiving
@@ -175,15 +216,16 @@ package final class ServerConnection: ChannelOwner, MessageSink {
             output.append("HTTP/1.1 100 Continue\r\n\r\n")
             channel.flush()
         }
-        channel.deadline = loop.now + Self.stallMilliseconds
+        channel.deadline = loop.now + group.limits.stallMilliseconds
         handler?.requestStarted(head, bytes: bytes, fields: parser.scanner.fields)
-        return .proceed
+        return head.framing == .chunked ? .chunked : .proceed
     }
 
-    func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
+    package func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.requestBody(bytes) }
 
-    func messageEnded(bytesFollow: Bool) {
+    package func messageEnded(bytesFollow: Bool) {
         phase = .answering
+        setDeadline()
         handler?.requestEnded()
     }
 }

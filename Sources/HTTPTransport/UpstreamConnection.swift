@@ -18,10 +18,7 @@ package protocol UpstreamHandler: AnyObject {
 }
 
 package final class UpstreamConnection: ChannelOwner, MessageSink {
-    /// Milliseconds for an answer's first byte, and between two reads of it.
-    package static let answerMilliseconds: UInt64 = 600_000
-
-    let origin: UpstreamOrigin
+    let line: UpstreamPool.Line
     private let channel: Channel
     private let parser = MessageParser(answers: true)
     private weak var pool: UpstreamPool?
@@ -29,14 +26,26 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     private var answersHEAD = false
     private var keepsAlive = false
     private var isInterim = false
-    /// On the loop's clock, while idle in the pool.
-    var idleSince: UInt64 = 0
+    private var isAnswering = false
+    private let firstByteMilliseconds: UInt64
+    private let betweenReadsMilliseconds: UInt64
+    /// On the loop's clock: when it was made, and until when it may be reused once idle.
+    var openedAt: UInt64 = 0
+    var idleUntil: UInt64 = 0
+    /// It holds one of its origin's slots.
+    var hasSlot = false
     var onOpen: ((ChannelEnd?) -> Void)?
+    /// Closed before it was open, by whoever asked for it.
+    var onGone: (() -> Void)?
 
-    init(origin: UpstreamOrigin, channel: Channel, pool: UpstreamPool) {
-        self.origin = origin
+    init(line: UpstreamPool.Line, channel: Channel, pool: UpstreamPool) {
+        self.line = line
         self.channel = channel
         self.pool = pool
+        firstByteMilliseconds = pool.limits.firstByteMilliseconds
+        betweenReadsMilliseconds = pool.limits.idleMilliseconds
+        // A request that goes out slowly is no late answer.
+        channel.writeStallMilliseconds = firstByteMilliseconds
         parser.sink = self
     }
 
@@ -46,13 +55,28 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     package var output: OutputBuffer { channel.output }
     package var isClosed: Bool { channel.isClosed }
     package var isAboveHighWatermark: Bool { channel.isAboveHighWatermark }
-    package func flush() { channel.flush() }
-    package func pauseReading() { channel.pauseReading() }
-    package func resumeReading() { channel.resumeReading() }
+
+    /// The time for the first byte runs from the last byte of the request.
+    package func flush() {
+        if !isAnswering { channel.deadline = channel.loop.now + firstByteMilliseconds }
+        channel.flush()
+    }
+
+    /// While the client's side is full the provider is not late.
+    package func pauseReading() {
+        channel.pauseReading()
+        channel.deadline = .max
+    }
+
+    package func resumeReading() {
+        channel.resumeReading()
+        if isAnswering, channel.deadline == .max { channel.deadline = channel.loop.now + betweenReadsMilliseconds }
+    }
 
     func begin(_ handler: any UpstreamHandler) {
         self.handler = handler
-        channel.deadline = channel.loop.now + Self.answerMilliseconds
+        isAnswering = false
+        channel.deadline = channel.loop.now + firstByteMilliseconds
     }
 
     /// Before the request's head is written: an answer to HEAD has no body.
@@ -61,6 +85,7 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     /// The exchange is over in good order: back to the pool.
     package func release() {
         handler = nil
+        isAnswering = false
         channel.resumeReading()
         if let pool, !channel.isClosed, channel.output.isEmpty { pool.keep(self) } else { close() }
     }
@@ -68,10 +93,13 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     /// The exchange is over and the connection of no more use.
     package func close() {
         handler = nil
+        let gone = onGone
         onOpen = nil
+        onGone = nil
         parser.sink = nil
         channel.close()
         pool?.forget(self)
+        gone?()
     }
 
     // MARK: From the channel
@@ -79,12 +107,13 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     func channelOpened() {
         let opened = onOpen
         onOpen = nil
+        onGone = nil
         opened?(nil)
     }
 
     func channelReceived(_ bytes: UnsafeRawBufferPointer) {
         guard handler != nil else { return close() }  // an idle connection has nothing to say
-        channel.deadline = channel.loop.now + Self.answerMilliseconds
+        channel.deadline = channel.loop.now + (isAnswering ? betweenReadsMilliseconds : firstByteMilliseconds)
         var rest = bytes
         while !rest.isEmpty {
             switch parser.consume(rest) {
@@ -105,6 +134,7 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     func channelClosed(_ end: ChannelEnd) {
         if let opened = onOpen {
             onOpen = nil
+            onGone = nil
             parser.sink = nil
             pool?.forget(self)
             return opened(end)
@@ -117,6 +147,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
         }
     }
 
+    func channelLingered() {}
+
     private func fail(_ failure: Exchange.Failure, _ reason: String) {
         let handler = self.handler
         close()
@@ -125,20 +157,22 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     // MARK: From the parser
 
-    func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
+    package func headParsed(_ bytes: Span<UInt8>) -> MessageParser.Verdict {
         do throws(Refusal) {
             let head = try ResponseHead(bytes, parser.scanner, toHEAD: answersHEAD)
             isInterim = head.status < 200
-            if isInterim { return .proceed }
+            if isInterim { return .withoutBody }
             keepsAlive = head.keepsAlive
+            isAnswering = true
+            channel.deadline = channel.loop.now + betweenReadsMilliseconds
             handler?.answerStarted(head, bytes: bytes, fields: parser.scanner.fields)
-            return answersHEAD ? .withoutBody : .proceed
+            return head.hasNoBody ? .withoutBody : head.framing == .chunked ? .chunked : .proceed
         } catch { return .refuse(error) }
     }
 
-    func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.answerBody(bytes) }
+    package func bodyParsed(_ bytes: UnsafeRawBufferPointer) { handler?.answerBody(bytes) }
 
-    func messageEnded(bytesFollow: Bool) {
+    package func messageEnded(bytesFollow: Bool) {
         if isInterim { return }
         // Bytes beyond the answer belong to no request: such a connection must not serve another.
         handler?.answerEnded(keepsAlive: keepsAlive && !bytesFollow && !channel.isClosed)

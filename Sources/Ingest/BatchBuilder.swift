@@ -15,10 +15,35 @@ import Rollups
 /// | --- | --- | --- | --- |
 /// | earliest time | 2000-01-01 | before any of this existed: a broken clock | dead letter `time_out_of_range` |
 /// | latest time | 24 h ahead of the consumer's clock | a broken clock; time zones mistaken for UTC stay below it | same |
+/// | late | older than 1 h, 1 day, 30 days | what a journal held while the broker was away | counted in the bucket of its own time, and as late |
 /// | record size | `EventLimits.recordSize` | see there | dead letter `too_large` |
 package enum IngestLimits {
     package static let earliest = EventTime(microseconds: 946_684_800_000_000)
     package static let aheadMicroseconds: Int64 = 86_400_000_000
+}
+
+/// How old a late event was when it came. It is counted like any other, in the bucket of its own time.
+package enum LateAge: Int, CaseIterable, Sendable {
+    case hour, day, month
+
+    /// nil: not late.
+    package init?(_ microseconds: Int64) {
+        switch microseconds {
+        case ...3_600_000_000: return nil
+        case ...86_400_000_000: self = .hour
+        case ...2_592_000_000_000: self = .day
+        default: self = .month
+        }
+    }
+
+    /// The metric's label: older than this.
+    package var label: String {
+        switch self {
+        case .hour: "1h"
+        case .day: "1d"
+        case .month: "30d"
+        }
+    }
 }
 
 package struct BatchBuilder: Sendable {
@@ -33,6 +58,8 @@ package struct BatchBuilder: Sendable {
         package var manifests = 0
         package var deadLetters = 0
         package var newestTime: EventTime?
+        /// By `LateAge`: how old events were when they came.
+        package var late = [Int](repeating: 0, count: LateAge.allCases.count)
     }
 
     private struct Cursor {
@@ -42,11 +69,12 @@ package struct BatchBuilder: Sendable {
         /// Index into `ranges`, once the batch has something of this partition.
         var range: Int?
         var isStopped = false
+        /// Of the last event: what a record that does not say is counted under.
+        var proxy: [UInt8] = []
+        var time = EventTime(microseconds: 0)
     }
 
-    private var normalizer: Normalizer
-    /// Hides in the raw metadata what the rules hide; nil where they hide nothing.
-    private var redactor: Redactor?
+    private var rules: RulesEras
     private var folder = BatchFolder()
     private var cursors: [Cursor] = []
     private var byPartition: [TopicPartition: Int] = [:]
@@ -56,14 +84,19 @@ package struct BatchBuilder: Sendable {
     private var extras: [UInt8] = []
     private var events: [NormalizedEvent] = []
     private var manifests: [Manifest] = []
+    private var minutes = MinuteTally()
     package private(set) var deadLetters: [DeadLetter] = []
 
     package init(normalizer: Normalizer) {
-        self.normalizer = normalizer
-        redactor = normalizer.redactor
+        rules = RulesEras(normalizer)
     }
 
     package var isEmpty: Bool { ranges.isEmpty }
+
+    /// What the next events are normalized under. Call with an empty batch.
+    package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) { try rules.use(timeline) }
+
+    package var rulesVersion: Int64 { rules.version }
 
     /// From here on, by the store. Call with an empty batch where a partition is taken again.
     package mutating func started(_ positions: [PartitionPosition]) {
@@ -98,7 +131,7 @@ package struct BatchBuilder: Sendable {
                 let jumped = slot.offset.value - cursors[place].next.value
                 ranges[range].skipped += jumped
                 taken.skipped += jumped
-                take(slot, chunkBytes, range, now, &taken)
+                take(slot, chunkBytes, place, range, now, &taken)
                 advance(place, range, to: Offset(slot.offset.value + 1))
             }
         }
@@ -122,13 +155,20 @@ package struct BatchBuilder: Sendable {
         if let place = byPartition[partition] { cursors[place].isStopped = true }
     }
 
+    /// Forgets what was taken since the last seal, and every partition until it is started again.
+    package mutating func abandon() {
+        _ = seal()
+        for index in cursors.indices { cursors[index].isStopped = true }
+    }
+
     /// All that was taken since the last seal; nil where that is nothing.
     package mutating func seal() -> SealedBatch? {
         if ranges.isEmpty { return nil }
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
             ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
-            manifests: manifests, deadLetters: deadLetters)
+            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
+            rulesVersion: rules.version)
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
@@ -159,7 +199,8 @@ package struct BatchBuilder: Sendable {
     }
 
     private mutating func take(
-        _ slot: RecordSlot, _ chunk: UnsafeRawBufferPointer, _ range: Int, _ now: EventTime, _ taken: inout Taken
+        _ slot: RecordSlot, _ chunk: UnsafeRawBufferPointer, _ place: Int, _ range: Int, _ now: EventTime,
+        _ taken: inout Taken
     ) {
         let key = UnsafeRawBufferPointer(rebasing: chunk[Int(slot.keyStart)..<Int(slot.keyStart + slot.keyCount)])
         guard slot.valueCount >= 0 else {
@@ -173,10 +214,11 @@ package struct BatchBuilder: Sendable {
             ranges[range].deadLetters += 1
             taken.deadLetters += 1
             taken.bytes += value.count
+            let minute = countDeadLetter(slot, key, value, place, range)
             deadLetters.append(
                 DeadLetter(
-                    source: ranges[range].partition, offset: slot.offset, code: code, reason: reason, key: Array(key),
-                    value: Array(value)))
+                    source: ranges[range].partition, offset: slot.offset, kind: slot.kind, code: code, reason: reason,
+                    key: Array(key), value: Array(value), minute: minute))
         }
         if slot.isCorrupt { return reject(.corruptFrame, "the frame's checksum does not match its bytes") }
         if value.count > EventLimits.recordSize {
@@ -204,26 +246,62 @@ package struct BatchBuilder: Sendable {
                         .timeOutOfRange,
                         "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now")
                 }
-                take(fields, value, slot.offset, range)
+                take(fields, value, slot.offset, place, range)
                 taken.events += 1
                 taken.bytes += value.count
                 taken.newestTime = max(taken.newestTime ?? fields.time, fields.time)
+                if let age = LateAge(now.microseconds - fields.time.microseconds) { taken.late[age.rawValue] += 1 }
             } catch {
                 reject(.undecodable, error.description)
             }
         }
     }
 
-    private mutating func take(_ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ range: Int)
-    {
+    /// Where a dead letter is counted; -1: nowhere, since no proxy has counted it as an event either.
+    ///
+    /// It has a proxy and a minute where its value still says so. Else an event's key, a UUIDv7, begins with the time, and
+    /// the proxy is taken to be that of the record before it; a frame damaged in the journal belongs with that record.
+    private mutating func countDeadLetter(
+        _ slot: RecordSlot, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ place: Int, _ range: Int
+    ) -> Int32 {
+        let source = source(slot.offset, range)
+        if !slot.isCorrupt {
+            guard slot.kind == .event else { return -1 }
+            if let fields = try? EventDecoder.decode(value, base: 0) {
+                let proxy = UnsafeRawBufferPointer(rebasing: value[fields.proxy.range])
+                return minutes.deadLettered(proxy: proxy, time: fields.time, source)
+            }
+        }
+        var time = cursors[place].time
+        if key.count == 16, key[6] >> 4 == 7 {
+            time = EventTime(microseconds: key[..<6].reduce(Int64(0)) { $0 << 8 | Int64($1) } * 1_000)
+        } else if !slot.isCorrupt {
+            return -1
+        }
+        return cursors[place].proxy.withUnsafeBytes { minutes.deadLettered(proxy: $0, time: time, source) }
+    }
+
+    private func source(_ offset: Offset, _ range: Int) -> MinuteTally.Source {
+        MinuteTally.Source(range: range, partition: ranges[range].partition, offset: offset)
+    }
+
+    private mutating func take(
+        _ decoded: EventFields, _ value: UnsafeRawBufferPointer, _ offset: Offset, _ place: Int, _ range: Int
+    ) {
         var fields = decoded
+        let (proxyStart, proxyCount) = (Int(fields.proxy.start), Int(fields.proxy.count))
+        let proxy = UnsafeRawBufferPointer(
+            rebasing: value[(proxyCount == 0 ? 0 : proxyStart - bytes.count)...].prefix(proxyCount))
+        let minute = minutes.applied(proxy: proxy, time: fields.time, source(offset, range))
+        cursors[place].time = fields.time
+        if !cursors[place].proxy.elementsEqual(proxy) { cursors[place].proxy = Array(proxy) }
         bytes.append(contentsOf: value)
+        redact(&fields)
         let (metadata, series) = bytes.withUnsafeBytes { text in
             let raw = UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])
-            let metadata = normalizer.normalize(raw: raw, status: fields.metadataStatus)
+            let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
-        if redactor != nil { redact(&fields) }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -231,14 +309,15 @@ package struct BatchBuilder: Sendable {
         events.append(
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
-                metadataStatus: metadata.status))
+                metadataStatus: metadata.status, minute: minute))
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.
     private mutating func redact(_ fields: inout EventFields) {
         let redacted = bytes.withUnsafeBytes { text in
-            redactor?.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])) ?? []
+            rules.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range]), at: fields.time)
         }
+        guard let redacted else { return }
         fields.metadataRaw = ByteRange(start: bytes.count, count: redacted.count)
         bytes.append(contentsOf: redacted)
         fields.metadataRejected = ByteRange(start: 0, count: 0)

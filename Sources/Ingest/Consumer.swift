@@ -3,10 +3,16 @@
 // The fetch thread alone touches the reader, the apply thread alone the writer. New partitions go down the line like
 // records do, so that a partition is taken from the store only after everything before it is applied; where to go on
 // comes back to the fetch thread by its mailbox. Memory is bounded by the two queues and the batch in each stage's
-// hands: while the store is away, the queues fill and the log is not read.
+// hands: while the store is away, the queues fill and the log is not read; the reader only keeps its place in its group.
 //
-// What ends it: `stop`, which applies what is held first; a store that another consumer has taken over, or that is
-// corrupt or newer; a reader that has failed for good. A store that is away ends nothing.
+// Partitions that the group asks back go down the line too: what was read of them is sealed and applied, then they are
+// released. Where that came too late, another consumer has them under a new epoch: our batch fails whole, it and all
+// behind it are dropped, and every partition that is still ours is taken from the store anew, where the log plays it
+// again from the store's offset.
+//
+// What ends it: `stop`, which applies what is held first; a store that another consumer has taken over where no group
+// shares the partitions out, or that is corrupt or newer; a reader that has failed for good. A store that is away ends
+// nothing.
 
 import EventCodec
 package import Events
@@ -35,30 +41,43 @@ package final class Consumer: Sendable {
         /// Must have the records where they are safe when it returns; it is tried again when it throws, and a record
         /// may then come twice. nil: the dead letters are in the store alone.
         package var publishDeadLetters: (@Sendable ([DeadLetter]) throws -> Void)?
+        /// nil: nothing is deleted.
+        package var retention: RetentionDays?
 
         package init() {}
     }
 
     private enum Fetched: Sendable {
         case discovered([TopicPartition])
-        case started([PartitionPosition])
+        case started([PartitionPosition], RulesTimeline)
         /// `isLast`: the log had no more at the time.
         case chunk(RecordChunk, isLast: Bool)
         case gap(TopicPartition, from: Offset, to: Offset)
         case truncated(TopicPartition)
+        case revoked([TopicPartition])
+        /// What was handed down before and is not applied must be forgotten.
+        case restarted
         /// The store is idle: look again whether to seal.
         case idle
     }
 
     private enum Work: Sendable {
         case acquire([TopicPartition])
-        case apply(SealedBatch, since: ContinuousClock.Instant)
+        /// `since`: when its first record came.
+        case apply(SealedBatch, since: ContinuousClock.Instant, sealed: ContinuousClock.Instant)
+        case release([TopicPartition])
+        case restart
     }
 
     /// What the apply thread has for the fetch thread, which alone may talk to the reader.
     private struct Mailbox {
         var taken: [PartitionPosition] = []
+        /// As it was when partitions were last taken.
+        var timeline = RulesTimeline()
         var applied: [TopicPartition: Offset] = [:]
+        var released: [TopicPartition] = []
+        /// The store refused a batch as a stale one's.
+        var isStale = false
     }
 
     private struct Status {
@@ -66,6 +85,8 @@ package final class Consumer: Sendable {
         var storeProblem: String?
         var logProblem: String?
         var truncated: [String: String] = [:]
+        /// What the store said to the last batch that it refused as stale.
+        var stale: String?
         var stopBy: ContinuousClock.Instant?
         var heldBack = false
     }
@@ -74,6 +95,7 @@ package final class Consumer: Sendable {
     private struct Handed<Value>: @unchecked Sendable { let value: Value }
 
     private let options: Options
+    private let configuredRules: RulesText
     private let log: Log
     private let metrics: ConsumerMetrics
     private let fetched = BoundedQueue<Fetched>(capacity: 4)
@@ -95,6 +117,7 @@ package final class Consumer: Sendable {
         self.options = options
         self.log = log
         self.metrics = metrics
+        configuredRules = RulesText(normalizer.rules)
         parts = Mutex(Handed(value: (reader, writer, normalizer)))
     }
 
@@ -176,16 +199,25 @@ package final class Consumer: Sendable {
     private func fetch(from given: any RecordLogReader) {
         var reader = given
         var isWaitingForStart = false
+        var clock = LagClock()
+        var backoff = Backoff()
         do {
             while !stopping.isStopped && failure == nil {
-                if try open(&reader) { isWaitingForStart = false }
+                if mailbox.withLock({ $0.isStale }) {
+                    guard try restart(&reader, &backoff) else { break }
+                }
+                if try open(&reader, &clock, &backoff) { isWaitingForStart = false }
                 let event = try reader.poll(
                     maxRecords: options.fetchRecords, maxBytes: options.fetchBytes,
                     timeoutMilliseconds: isWaitingForStart ? 10 : 100)
                 if case .discovered = event { isWaitingForStart = true }
-                guard hand(event) else { break }
-                metrics.lag.set(
-                    reader.lag.map { ($0.partition.topic, $0.partition.partition, $0.records) })
+                if case .records(let chunk) = event {
+                    clock.handed(chunk)
+                    failPoint("fetched")
+                }
+                guard let message = taken(event) else { continue }
+                guard try deliver(message, &reader, &clock, &backoff) else { break }
+                show(reader.lag, clock)
             }
         } catch {
             fail(error.description)
@@ -193,55 +225,123 @@ package final class Consumer: Sendable {
         fetched.close()
         // The last batches are still on their way: the log hears of them too.
         drained.wait()
-        tell(&reader)
+        tell(&reader, &clock, &backoff)
         reader.close()
     }
 
     /// Reads the mailbox: true when partitions were started.
-    private func open(_ reader: inout any RecordLogReader) throws(RecordLogError) -> Bool {
-        tell(&reader)
-        let taken = mailbox.withLock { mailbox in
+    private func open(
+        _ reader: inout any RecordLogReader, _ clock: inout LagClock, _ backoff: inout Backoff
+    ) throws(RecordLogError) -> Bool {
+        tell(&reader, &clock, &backoff)
+        let (taken, timeline) = mailbox.withLock { mailbox in
             defer { mailbox.taken = [] }
-            return mailbox.taken
+            return (mailbox.taken, mailbox.timeline)
         }
         if taken.isEmpty { return false }
         // Down the line first: the fold must know the partitions before their records come.
-        guard fetched.push(.started(taken)) else { return false }
+        guard try deliver(.started(taken, timeline), &reader, &clock, &backoff) else { return false }
         try reader.start(taken.map { ($0.partition, $0.next) })
+        for position in taken { clock.started(position.partition, at: position.next) }
         log(.consumerStarted(partitions: taken.map { (Self.name($0.partition), $0.next.value) }))
         return true
     }
 
-    private func tell(_ reader: inout any RecordLogReader) {
-        let applied = mailbox.withLock { mailbox in
-            defer { mailbox.applied = [:] }
-            return mailbox.applied
+    private func tell(_ reader: inout any RecordLogReader, _ clock: inout LagClock, _ backoff: inout Backoff) {
+        let (applied, released) = mailbox.withLock { mailbox in
+            defer {
+                mailbox.applied = [:]
+                mailbox.released = []
+            }
+            return (mailbox.applied, mailbox.released)
         }
-        for (partition, next) in applied { reader.applied(partition, next: next) }
+        if !applied.isEmpty {
+            backoff.succeeded()
+            failPoint("telling")
+        }
+        for (partition, next) in applied {
+            reader.applied(partition, next: next)
+            clock.applied(partition, next: next)
+        }
+        if !released.isEmpty { reader.release(released) }
     }
 
-    /// False when the consumer is ending.
-    private func hand(_ event: LogEvent) -> Bool {
+    /// Hands the message down the line, and keeps the reader in its group for as long as the line is full. False when
+    /// the consumer is ending.
+    private func deliver(
+        _ message: Fetched, _ reader: inout any RecordLogReader, _ clock: inout LagClock, _ backoff: inout Backoff
+    ) throws(RecordLogError) -> Bool {
+        var waiting = [message]
+        while let next = waiting.first {
+            switch fetched.push(next, timeoutMilliseconds: Self.fullMilliseconds) {
+            case .taken: waiting.removeFirst()
+            case .closed: return false
+            case .full:
+                tell(&reader, &clock, &backoff)
+                if let event = try reader.standBy(), let message = taken(event) { waiting.append(message) }
+                show(reader.lag, clock)
+            }
+        }
+        return true
+    }
+
+    /// The store said that others have taken partitions over. False when the consumer is ending.
+    private func restart(_ reader: inout any RecordLogReader, _ backoff: inout Backoff) throws(RecordLogError) -> Bool {
+        var random = SystemRandomNumberGenerator()
+        let until = ContinuousClock.now.advanced(by: .milliseconds(backoff.failed(random: random.next())))
+        // What the group says meanwhile decides what is still ours.
+        repeat {
+            while try reader.standBy() != nil {}
+        } while ContinuousClock.now < until && !stopping.wait(milliseconds: 20)
+        let isShared = reader.restart()
+        let stale = mailbox.withLock { mailbox in
+            // Positions that came before were taken under epochs that may be gone.
+            defer { mailbox = Mailbox() }
+            return status.withLock { $0.stale }
+        }
+        guard isShared else {
+            fail(stale ?? "another consumer has taken the partitions over")
+            return false
+        }
+        metrics.restarts.add()
+        status.withLock { $0.truncated = [:] }
+        return fetched.push(.restarted)
+    }
+
+    private func show(_ lag: [(partition: TopicPartition, records: Int64)], _ clock: LagClock) {
+        let now = options.now()
+        metrics.lag.set(lag.map { ($0.partition.topic, $0.partition.partition, $0.records) })
+        metrics.lagSeconds.set(
+            lag.map { partition, records in
+                (partition.topic, partition.partition, records == 0 ? 0 : clock.seconds(partition, at: now))
+            })
+    }
+
+    /// What goes down the line for it; nil for nothing.
+    private func taken(_ event: LogEvent) -> Fetched? {
         var problem: String?
         defer { status.withLock { $0.logProblem = problem } }
         switch event {
         case .discovered(let partitions):
-            return fetched.push(.discovered(partitions))
+            return .discovered(partitions)
         case .records(let chunk):
             metrics.records.add(chunk.records.count)
-            return fetched.push(.chunk(chunk, isLast: chunk.records.count < options.fetchRecords / 2))
+            return .chunk(chunk, isLast: chunk.records.count < options.fetchRecords / 2)
         case .gap(let partition, let from, let to):
-            return fetched.push(.gap(partition, from: from, to: to))
+            return .gap(partition, from: from, to: to)
+        case .revoked(let partitions):
+            status.withLock { for partition in partitions { $0.truncated[Self.name(partition)] = nil } }
+            return .revoked(partitions)
         case .truncated(let partition, let expected, let end):
             let name = Self.name(partition)
             log(.consumerPartitionTruncated(partition: name, expected: expected.value, end: end.value))
             status.withLock {
                 $0.truncated[name] = "\(name) ends at \(end.value), before the store's offset \(expected.value)."
             }
-            return fetched.push(.truncated(partition))
+            return .truncated(partition)
         case .idle(let degraded):
             problem = degraded
-            return true
+            return nil
         }
     }
 
@@ -275,7 +375,8 @@ package final class Consumer: Sendable {
             case .idle: break
             case .discovered(let partitions):
                 goesOn = seal(&builder, &sealer) && push(.acquire(partitions))
-            case .started(let positions):
+            case .started(let positions, let timeline):
+                goesOn = use(timeline, &builder, &sealer)
                 builder.started(positions)
             case .chunk(let chunk, let last):
                 isLast = last
@@ -289,11 +390,35 @@ package final class Consumer: Sendable {
                 }
             case .truncated(let partition):
                 builder.stopped(partition)
+            case .revoked(let partitions):
+                goesOn = seal(&builder, &sealer) && push(.release(partitions))
+                for partition in partitions { builder.stopped(partition) }
+            case .restarted:
+                builder.abandon()
+                sealer.sealed()
+                goesOn = push(.restart)
             }
             if !goesOn { return work.close() }
         }
         if failure == nil { _ = seal(&builder, &sealer) }
         work.close()
+    }
+
+    /// What was made under another timeline goes first; the store refuses it. False when the consumer is ending.
+    private func use(_ timeline: RulesTimeline, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer) -> Bool {
+        if timeline.version == builder.rulesVersion { return true }
+        guard seal(&builder, &sealer) else { return false }
+        do throws(RollupStoreError) {
+            try builder.use(timeline)
+        } catch {
+            fail(error.description)
+            return false
+        }
+        metrics.rules.set(timeline.entries.map { ($0.rules.fingerprint, $0.from.microseconds) })
+        if let last = timeline.entries.last {
+            log(.consumerRules(fingerprint: last.rules.fingerprint, from: last.from.microseconds))
+        }
+        return true
     }
 
     /// False when the consumer is ending.
@@ -308,6 +433,9 @@ package final class Consumer: Sendable {
             metrics.redelivered.add(taken.redelivered)
             metrics.skipped.add(Int(taken.skipped))
             metrics.manifests.add(taken.manifests)
+            for (age, count) in zip(LateAge.allCases, taken.late) where count > 0 {
+                metrics.countLate(age.label, count)
+            }
             if !builder.isEmpty { sealer.added(events: taken.events, bytes: taken.bytes, at: began) }
             if sealer.isFull {
                 guard seal(&builder, &sealer) else { return false }
@@ -322,7 +450,8 @@ package final class Consumer: Sendable {
         sealer.sealed()
         guard let batch = builder.seal() else { return true }
         report(batch.deadLetters)
-        return push(.apply(batch, since: since))
+        failPoint("sealed")
+        return push(.apply(batch, since: since, sealed: .now))
     }
 
     private func push(_ next: Work) -> Bool {
@@ -346,15 +475,50 @@ package final class Consumer: Sendable {
 
     private func apply(to given: any RollupWriter) {
         var writer = given
-        while let next = work.pop() {
+        // From a batch that was refused as stale to the restart behind it: nothing in between may be applied.
+        var isStale = false
+        // The configured rules take over once; later a newer consumer's may have.
+        var adopts: RulesText? = configuredRules
+        var schedule = RetentionSchedule(at: .now)
+        while true {
+            var left: Int?
+            if let days = options.retention {
+                expire(days, &schedule, &writer)
+                left = Int(max(.zero, schedule.left(at: .now)) / .milliseconds(1)) + 1
+            }
+            guard let next = work.pop(timeoutMilliseconds: left) else {
+                if work.isFinished { break }
+                continue
+            }
             do {
                 switch next {
+                case .restart: isStale = false
+                case .release(let partitions): mailbox.withLock { $0.released += partitions }
+                case .acquire where isStale, .apply where isStale: break
                 case .acquire(let partitions):
-                    if let taken = try persist({ () throws -> [PartitionPosition] in try writer.acquire(partitions) }) {
-                        mailbox.withLock { $0.taken += taken }
+                    let taken = try persist { () throws -> ([PartitionPosition], RulesTimeline) in
+                        let timeline = try writer.rules(adopting: adopts, now: options.now())
+                        return (try writer.acquire(partitions), timeline)
                     }
-                case .apply(let batch, let since):
+                    if let taken {
+                        adopts = nil
+                        mailbox.withLock {
+                            $0.taken += taken.0
+                            $0.timeline = taken.1
+                        }
+                    }
+                case .apply(let batch, let since, let sealed):
+                    metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
                     try apply(batch, since, &writer)
+                }
+            } catch let error as RollupStoreError where error.code == .staleEpoch {
+                isStale = true
+                metrics.staleBatches.add()
+                log(.consumerStaleEpoch(reason: error.description))
+                status.withLock { $0.stale = error.description }
+                mailbox.withLock {
+                    $0.taken = []
+                    $0.isStale = true
                 }
             } catch {
                 fail((error as? RollupStoreError)?.description ?? "\(error)")
@@ -365,16 +529,33 @@ package final class Consumer: Sendable {
             }
             if failure != nil || status.withLock({ $0.heldBack }) { break }
         }
+        if isStale { status.withLock { $0.heldBack = true } }
         fetched.close()
         work.close()
         drained.stop()
         writer.close()
     }
 
+    /// A step of deleting, where one is due. A store that cannot do it now is asked again later: batches go first.
+    private func expire(_ days: RetentionDays, _ schedule: inout RetentionSchedule, _ writer: inout any RollupWriter) {
+        let began = ContinuousClock.now
+        guard schedule.left(at: began) <= .zero, !stopping.isStopped else { return }
+        do {
+            let isMoreLeft = try writer.expire(
+                RetentionBoundaries(days, now: options.now()), maxRows: RetentionSchedule.stepRows)
+            metrics.expireTime.record(microseconds: Self.microseconds(since: began))
+            schedule.stepped(isMoreLeft: isMoreLeft, began: began, at: .now)
+        } catch {
+            log(.consumerRetentionFailed(reason: error.description))
+            schedule.failed(at: .now)
+        }
+    }
+
     private func apply(
         _ batch: SealedBatch, _ since: ContinuousClock.Instant, _ writer: inout any RollupWriter
     ) throws {
         if let publish = options.publishDeadLetters, !batch.deadLetters.isEmpty {
+            let began = ContinuousClock.now
             let published: Bool? = try persist {
                 do {
                     try publish(batch.deadLetters)
@@ -386,12 +567,17 @@ package final class Consumer: Sendable {
                 return true
             }
             if published == nil { return }
+            metrics.publishTime.record(microseconds: Self.microseconds(since: began))
+            failPoint("dead_letters_published")
         }
         let began = ContinuousClock.now
         guard let result = try persist({ () throws -> ApplyResult in try writer.apply(batch) }) else { return }
+        failPoint("applied")
         metrics.applyTime.record(microseconds: Self.microseconds(since: began))
         metrics.batchAge.record(microseconds: Self.microseconds(since: since))
         metrics.batches.add()
+        metrics.batchEvents.add(batch.events.count)
+        metrics.batchBytes.add(batch.bytes.count)
         metrics.applied.add(Int(result.applied))
         metrics.duplicates.add(Int(result.duplicates))
         if let latest = batch.events.lazy.map(\.fields.time.microseconds).max(), latest > metrics.latest.value {
@@ -445,6 +631,9 @@ package final class Consumer: Sendable {
             }
         }
     }
+
+    /// How long the line may be full before the reader looks after its group.
+    private static let fullMilliseconds = 200
 
     private static func name(_ partition: TopicPartition) -> String { "\(partition.topic)/\(partition.partition)" }
 

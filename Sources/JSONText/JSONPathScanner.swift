@@ -55,10 +55,13 @@ package struct JSONPathScanner: Sendable {
     /// The path whose value is being kept, -1 for none; it ends when a value ends at `captureDepth`.
     private var capture = -1
     private var captureDepth = 0
+    /// The value being kept, the last in `kept`. It takes its path's place when it is whole: a value that breaks off
+    /// leaves the one found before it.
+    private var held = Slot()
     private var slots: [Slot]
     private var kept: [UInt8] = []
-    private var found: UInt64 = 0
-    private var foundInDocument: UInt64 = 0
+    private var found: UInt128 = 0
+    private var foundInDocument: UInt128 = 0
 
     package init(paths: JSONPaths) {
         self.paths = paths
@@ -87,7 +90,7 @@ package struct JSONPathScanner: Sendable {
         pending = 0
         key.removeAll(keepingCapacity: true)
         keyIsTooLong = false
-        capture = -1
+        dropHeld()
         foundInDocument = 0
     }
 
@@ -257,10 +260,9 @@ package struct JSONPathScanner: Sendable {
         case .object, .array, .null: guard paths.paths[path].isRaw else { return }
         case .string, .number, .boolean: break
         }
-        release(path)
         capture = path
         captureDepth = depth
-        slots[path] = Slot(start: kept.count, kind: kind)
+        held = Slot(start: kept.count, kind: kind)
     }
 
     private mutating func close(_ bytes: UnsafeRawBufferPointer, end: Int, _ captureStart: Int) {
@@ -293,14 +295,21 @@ package struct JSONPathScanner: Sendable {
         state = depth == 0 ? .finished : .commaOrEnd
         guard capture >= 0, depth == captureDepth else { return }
         keep(bytes, captureStart, contentEnd)
-        if slots[capture].kind == .string { slots[capture].hasEscapes = stringHasEscapes }
-        found |= 1 << UInt64(capture)
-        foundInDocument |= 1 << UInt64(capture)
+        if held.kind == .string { held.hasEscapes = stringHasEscapes }
+        release(capture)
+        slots[capture] = held
+        found |= 1 << UInt128(capture)
+        foundInDocument |= 1 << UInt128(capture)
         capture = -1
     }
 
     private mutating func die() {
         state = .dead
+        dropHeld()
+    }
+
+    private mutating func dropHeld() {
+        if capture >= 0 { kept.removeSubrange(held.start...) }
         capture = -1
     }
 
@@ -315,13 +324,12 @@ package struct JSONPathScanner: Sendable {
         keepKey(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
     }
 
-    /// The slot of the capture is the last in `kept`.
     private mutating func keep(_ bytes: UnsafeRawBufferPointer, _ start: Int, _ end: Int) {
-        let room = paths.paths[capture].limit - slots[capture].count
+        let room = paths.paths[capture].limit - held.count
         let count = min(room, end - start)
-        if count < end - start { slots[capture].isCut = true }
+        if count < end - start { held.isCut = true }
         kept.append(contentsOf: UnsafeRawBufferPointer(rebasing: bytes[start..<start + count]))
-        slots[capture].count += count
+        held.count += count
     }
 
     /// Gives back what an earlier value of the path holds, so that a key repeated a million times costs no memory.
@@ -330,6 +338,7 @@ package struct JSONPathScanner: Sendable {
         guard old.count > 0 else { return }
         kept.removeSubrange(old.start..<old.start + old.count)
         for index in slots.indices where slots[index].start > old.start { slots[index].start -= old.count }
+        if held.start > old.start { held.start -= old.count }
         slots[path].count = 0
     }
 
@@ -340,7 +349,7 @@ package struct JSONPathScanner: Sendable {
     /// What was found; nil where nothing was. A null is found by raw paths alone.
     package func kind(of path: Int) -> Kind? { isFound(path) ? slots[path].kind : nil }
 
-    package func isFound(_ path: Int) -> Bool { found >> UInt64(path) & 1 == 1 }
+    package func isFound(_ path: Int) -> Bool { found >> UInt128(path) & 1 == 1 }
 
     /// The value was longer than its path's limit.
     package func isCut(_ path: Int) -> Bool { isFound(path) && slots[path].isCut }

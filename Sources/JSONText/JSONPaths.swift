@@ -21,7 +21,7 @@ package struct JSONPath: Sendable, ExpressibleByStringLiteral {
     package static func raw(_ text: String, limit: Int) -> JSONPath { JSONPath(text, isRaw: true, limit: limit) }
 }
 
-/// A trie of paths. At most 64 paths; nothing is watched below a raw one; where an array position is named and `*`
+/// A trie of paths. At most 128 paths; nothing is watched below a raw one; where an array position is named and `*`
 /// stands beside it, the named one is taken. Programmer's mistakes stop the program here, at the start.
 package struct JSONPaths: Sendable {
     struct Edge: Sendable {
@@ -36,7 +36,7 @@ package struct JSONPaths: Sendable {
         var wildcard = -1
         var path = -1
         /// The paths at and below this node, as bits.
-        var subtree: UInt64 = 0
+        var subtree: UInt128 = 0
         /// Below a `*`: a value stays found until another replaces it.
         var isShared = false
 
@@ -57,10 +57,10 @@ package struct JSONPaths: Sendable {
     private(set) var longestKey = 0
 
     package init(_ paths: [JSONPath]) {
-        precondition(paths.count <= 64, "at most 64 paths")
+        precondition(paths.count <= 128, "at most 128 paths")
         self.paths = paths
         for (index, path) in paths.enumerated() {
-            let bit = UInt64(1) << UInt64(index)
+            let bit = UInt128(1) << UInt128(index)
             var node = 0
             nodes[0].subtree |= bit
             for segment in path.text.split(separator: ".", omittingEmptySubsequences: false) {

@@ -59,12 +59,15 @@ package final class Journal: Sendable {
 
     /// The first lane that no process holds: one that exists, else a new one. Its unfinished tail is cut.
     ///
-    /// `onDurable` is called on the sync thread with the sequence up to which everything survives a power cut, in the
-    /// modes `interval` and `always`. Throws `disk_full`, `directory` or `io`.
-    package func openLane(onDurable: (@Sendable (Int64) -> Void)? = nil) throws(JournalError) -> JournalLane {
+    /// `onDurable` is called on the sync thread with the sequence up to which everything survives a power cut, or as much
+    /// as the disk can be made to promise, in the modes `interval` and `always`. Throws `disk_full`, `directory` or `io`.
+    /// `isCounted: false`: the owner sends manifests of its own.
+    package func openLane(
+        isCounted: Bool = true, onDurable: (@Sendable (Int64) -> Void)? = nil
+    ) throws(JournalError) -> JournalLane {
         for number in Int32(0)..<Int32(10_000) {
             do throws(JournalError) {
-                return try openLane(number: number, onDurable: onDurable)
+                return try openLane(number: number, isCounted: isCounted, onDurable: onDurable)
             } catch {
                 if error.code != .laneInUse { throw error }
             }
@@ -75,32 +78,41 @@ package final class Journal: Sendable {
     }
 
     /// This very lane; throws `lane_in_use` where a process (this one too) holds it.
-    package func openLane(number: Int32, onDurable: (@Sendable (Int64) -> Void)?) throws(JournalError) -> JournalLane {
+    package func openLane(
+        number: Int32, isCounted: Bool = true, onDurable: (@Sendable (Int64) -> Void)?
+    ) throws(JournalError) -> JournalLane {
         // One at a time, and not while the preparer holds an orphan's lock.
         try state.withLock { state throws(JournalError) -> JournalLane in
             state.tidied.remove(number)
-            return try makeLane(LaneDirectory(journal: directory, number: number), onDurable)
+            let directory = LaneDirectory(journal: directory, number: number)
+            try Self.makeDirectory(directory.path)
+            let lock = try Self.lock(directory)
+            let lane = try makeLane(directory, lock, try openState(directory), isCounted: isCounted, onDurable)
+            open.withLock { $0.append(lane) }
+            log(.journalOpened(lane: number, nextSequence: lane.nextSequence))
+            return lane
         }
     }
 
     private func makeLane(
-        _ lane: LaneDirectory, _ onDurable: (@Sendable (Int64) -> Void)?
+        _ lane: LaneDirectory, _ lock: FileLock, _ laneState: LaneState, isCounted: Bool,
+        _ onDurable: (@Sendable (Int64) -> Void)?
     ) throws(JournalError) -> JournalLane {
-        try Self.makeDirectory(lane.path)
-        let lock = try Self.lock(lane)
-        let laneState = try openState(lane)
         let start = LaneRecovery.recover(lane, checkpoint: laneState.checkpoint ?? 0, log: log, metrics: metrics)
+        let counts = try LaneCounts.open(lane, sequence: start.sequence) { path in
+            metrics.quarantinedFiles.add()
+            log(.journalQuarantined(file: path))
+        }
+        LaneRecovery.recount(lane, counts, end: start.sequence, proxy: proxyID, log: log)
         let first = try WritableSegment(lane: lane, ordinal: start.ordinal, options: options)
         metrics.preparedSegments.add()
         let appended = appended
         var wakeSync: (@Sendable () -> Void)?
         if options.fsync == .always { wakeSync = { appended.wake() } }
-        let opened = JournalLane(
-            directory: lane, lock: lock, state: laneState, first: first, sequence: start.sequence,
-            options: options, metrics: metrics, onDurable: onDurable, wakeSync: wakeSync)
-        open.withLock { $0.append(opened) }
-        log(.journalOpened(lane: lane.number, nextSequence: start.sequence))
-        return opened
+        return JournalLane(
+            directory: lane, lock: lock, state: laneState, counts: counts, proxyID: isCounted ? proxyID : nil,
+            first: first, sequence: start.sequence, options: options, metrics: metrics, onDurable: onDurable,
+            wakeSync: wakeSync)
     }
 
     private func openState(_ lane: LaneDirectory) throws(JournalError) -> LaneState {
@@ -166,6 +178,9 @@ package final class Journal: Sendable {
         if link(draft, path) != 0 && errno != EEXIST { throw JournalError.system("create \(path)", errno: errno) }
         return readIdentity(path) ?? text
     }
+
+    /// The id of the proxy whose journal this is; nil where there is none yet.
+    package static func proxyID(in directory: String) -> String? { readIdentity("\(directory)/proxy-id") }
 
     private static func readIdentity(_ path: String) -> String? {
         let file = Glibc.open(path, O_RDONLY | O_CLOEXEC)
@@ -294,7 +309,7 @@ package final class Journal: Sendable {
                 state.tidied.remove(lane.number)
             } else if let lock = FileLock(path: "\(lane.path)/lock") {
                 locks.append(lock)
-                laneState = tidyOrphan(lane, &state)
+                laneState = tidyOrphan(lane, lock, &state)
             } else {
                 state.tidied.remove(lane.number)
             }
@@ -322,12 +337,19 @@ package final class Journal: Sendable {
         return gone > 0
     }
 
-    /// A lane that no process holds is recovered once, so that its records are all readable and its spare is given back.
-    private func tidyOrphan(_ lane: LaneDirectory, _ state: inout State) -> LaneState? {
+    /// A lane that no process holds is recovered once, so that its records are all readable, its spare is given back,
+    /// and what it counted is told.
+    private func tidyOrphan(_ lane: LaneDirectory, _ lock: FileLock, _ state: inout State) -> LaneState? {
         do throws(JournalError) {
             let laneState = try openState(lane)
             if state.tidied.insert(lane.number).inserted {
-                _ = LaneRecovery.recover(lane, checkpoint: laneState.checkpoint ?? 0, log: log, metrics: metrics)
+                let end = LaneRecovery.recover(
+                    lane, checkpoint: laneState.checkpoint ?? 0, log: log, metrics: metrics)
+                if let counts = LaneCounts.look(lane), !counts.isEmpty || counts.sequence != end.sequence {
+                    let opened = try makeLane(lane, lock, laneState, isCounted: true, nil)
+                    opened.close()
+                    if options.fsync != .never { sync(opened) }
+                }
             }
             return laneState
         } catch {
@@ -339,6 +361,7 @@ package final class Journal: Sendable {
     // MARK: Writing through
 
     private func syncUntilStopped() {
+        var syncCountsAt = ContinuousClock.now
         while !stopping.isStopped {
             if options.fsync == .always {
                 appended.wait(upTo: .seconds(1))
@@ -346,6 +369,10 @@ package final class Journal: Sendable {
                 return
             }
             for lane in lanes { sync(lane) }
+            // Once a second in any mode: a power cut may cost counts, which the records then make good.
+            guard ContinuousClock.now >= syncCountsAt else { continue }
+            syncCountsAt = .now.advanced(by: .seconds(1))
+            for lane in lanes { lane.counts.sync() }
         }
     }
 

@@ -1,6 +1,8 @@
 // One lane, as the event loop that owns it sees it: append is a copy into mapped memory, without a system call, a lock
 // or an allocation. Record → segment; the preparer thread hands it empty segments and takes back full ones.
 
+import EventCodec
+package import Events
 import Glibc
 package import RecordLog
 import Synchronization
@@ -38,6 +40,13 @@ package final class JournalLane: @unchecked Sendable {
     let lock: FileLock
     private let metrics: JournalMetrics
     private let wakeSync: (@Sendable () -> Void)?
+    private let writeThrough: @Sendable (Int32) -> Int32
+
+    /// What this lane has accepted and recorded, by minute.
+    let counts: LaneCounts
+    /// Whose events these are, for the manifests; nil where the lane's owner sends its own.
+    private let proxyID: String?
+    private var manifestBytes: [UInt8] = []
 
     private var active: WritableSegment
     private var position = SegmentLayout.headerSize
@@ -50,16 +59,20 @@ package final class JournalLane: @unchecked Sendable {
     private let sealed = Atomic<UnsafeMutableRawPointer?>(nil)
 
     init(
-        directory: LaneDirectory, lock: FileLock, state: LaneState, first: WritableSegment, sequence: Int64,
-        options: JournalOptions, metrics: JournalMetrics, onDurable: (@Sendable (Int64) -> Void)?,
+        directory: LaneDirectory, lock: FileLock, state: LaneState, counts: LaneCounts, proxyID: String?,
+        first: WritableSegment, sequence: Int64, options: JournalOptions, metrics: JournalMetrics,
+        onDurable: (@Sendable (Int64) -> Void)?,
         wakeSync: (@Sendable () -> Void)?
     ) {
         self.directory = directory
         self.lock = lock
         self.state = state
+        self.counts = counts
+        self.proxyID = proxyID
         self.onDurable = onDurable
         self.metrics = metrics
         self.wakeSync = wakeSync
+        writeThrough = options.writeThrough
         self.sequence = sequence
         active = first
         recordLimit = options.segmentSize - SegmentLayout.headerSize - 2 * Frame.headerSize
@@ -79,15 +92,26 @@ package final class JournalLane: @unchecked Sendable {
     // MARK: The owner's side
 
     /// Records are numbered in the order of these calls.
-    package func append(kind: RecordKind, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) -> Appended {
+    ///
+    /// `time` decides an event's minute; nil: the time that its key, a UUIDv7, begins with. One without either is in no
+    /// minute's count.
+    package func append(
+        kind: RecordKind, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, time: EventTime? = nil
+    ) -> Appended {
+        let minute = kind == .event && proxyID != nil ? Self.minute(of: time, key) : nil
+        if let minute, counts.isFull(for: minute) { letGoOfOldestMinute() }
         guard key.count <= Frame.keyLimit, key.count + value.count <= recordLimit, !isClosed else {
             metrics.oversized.add()
+            if let minute { counts.missed(minute: minute) }
             return .dropped
         }
         if waiting.isEmpty || drain() {
-            if let written = write(kind: kind.rawValue, key: key, value: value) { return .recorded(sequence: written) }
+            if let written = write(kind: kind.rawValue, key: key, value: value, minute: minute) {
+                return .recorded(sequence: written)
+            }
         }
-        guard waiting.add(kind: kind.rawValue, key: key, value: value) else {
+        if let minute { counts.missed(minute: minute) }
+        guard waiting.add(kind: kind.rawValue, key: key, value: value, minute: minute) else {
             metrics.dropped.add()
             return .dropped
         }
@@ -102,7 +126,8 @@ package final class JournalLane: @unchecked Sendable {
             let written = record.bytes.withUnsafeBytes { bytes in
                 write(
                     kind: record.kind, key: UnsafeRawBufferPointer(rebasing: bytes[..<record.keyCount]),
-                    value: UnsafeRawBufferPointer(rebasing: bytes[record.keyCount...]))
+                    value: UnsafeRawBufferPointer(rebasing: bytes[record.keyCount...]), minute: record.minute,
+                    hadWaited: true)
             }
             if written == nil { return false }
             metrics.waitingBytes.add(-Int64(record.bytes.count))
@@ -111,15 +136,60 @@ package final class JournalLane: @unchecked Sendable {
         return true
     }
 
+    private static func minute(of time: EventTime?, _ key: UnsafeRawBufferPointer) -> Int64? {
+        if let time { return Int64(floorDivide(Int(time.microseconds), 60_000_000)) }
+        guard key.count == 16 else { return nil }
+        return Int64(UInt64(bigEndian: key.loadUnaligned(as: UInt64.self)) >> 16) / 60_000
+    }
+
+    // MARK: Manifests
+
+    /// Puts a manifest into the lane for each minute whose counts have changed since the last time, and lets go of
+    /// minutes that are over. The owner calls this from a timer; nothing is told while events wait in memory.
+    package func tell(now: EventTime) {
+        guard let proxyID, !isClosed, drain() else { return }
+        for place in counts.untold() {
+            guard tell(place, proxyID) else { return }
+        }
+        counts.retire(before: Int64(floorDivide(Int(now.microseconds), 60_000_000)))
+    }
+
+    private func tell(_ place: Int, _ proxyID: String) -> Bool {
+        let (manifest, seen) = counts.manifest(place, proxy: proxyID, lane: directory.number)
+        manifestBytes.removeAll(keepingCapacity: true)
+        EventEncoder.encode(manifest, into: &manifestBytes)
+        var key = proxyID
+        let written = key.withUTF8 { key in
+            manifestBytes.withUnsafeBytes { value in
+                write(kind: RecordKind.manifest.rawValue, key: UnsafeRawBufferPointer(key), value: value, minute: nil)
+            }
+        }
+        guard written != nil else { return false }
+        counts.wasTold(place, seen)
+        return true
+    }
+
+    /// All parts are taken by minutes not yet told: the clock jumps about, or the disk has been full for hours.
+    private func letGoOfOldestMinute() {
+        guard let proxyID, let oldest = counts.oldestMinute, waiting.isEmpty else { return }
+        for place in counts.untold() { guard tell(place, proxyID) else { return } }
+        counts.retire(before: oldest + 1)
+    }
+
     /// Sequence of the next record that reaches a segment.
     package var nextSequence: Int64 { sequence }
 
-    private func write(kind: UInt8, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) -> Int64? {
+    /// `minute`: of an event that counts; nil for any other record.
+    private func write(
+        kind: UInt8, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, minute: Int64?, hadWaited: Bool = false
+    ) -> Int64? {
         let length = Frame.headerSize + key.count + value.count
         // The end marker always has room left.
         if position + Frame.padded(length) + Frame.headerSize > active.file.mappedSize && !roll() { return nil }
         let address = active.file.page + position
-        Frame.writeBody(at: address, length: length, sequence: sequence, kind: kind, key: key, value: value)
+        Frame.writeBody(
+            at: address, length: length, sequence: sequence, kind: kind, key: key, value: value,
+            hadWaited: hadWaited)
         Frame.writeLength(UInt32(truncatingIfNeeded: length), at: address)
         position += Frame.padded(length)
         let written = sequence
@@ -127,6 +197,8 @@ package final class JournalLane: @unchecked Sendable {
         let records = active.header.records
         records.store(records.load() + 1)
         active.header.committed.store(UInt64(position))
+        // Last: a kill before this leaves a record that the next owner counts.
+        if let minute { counts.recorded(minute: minute, hadWaited: hadWaited) } else { counts.other() }
         metrics.appended.add()
         wakeSync?()
         return written
@@ -162,6 +234,7 @@ package final class JournalLane: @unchecked Sendable {
         for _ in 0..<waiting.count { metrics.dropped.add() }
         metrics.waitingBytes.add(-Int64(waiting.bytes))
         waiting = WaitingRecords(limit: 0)
+        tell(now: EventTime(microseconds: nowMicroseconds()))
         isClosed = true
         seal()
         active.trim()
@@ -212,7 +285,11 @@ package final class JournalLane: @unchecked Sendable {
             let next = base + Int64(segment.header.records.load())
             let known = upkeep.withLock { $0.durableNext }
             if next > known || wasSealed {
-                guard fdatasync(segment.file.descriptor) == 0 else {
+                guard writeThrough(segment.file.descriptor) == 0 else {
+                    // A disk that is broken must not hold user traffic for good; the failure is counted and told.
+                    let reason = errno
+                    if next > known { onDurable?(next - 1) }
+                    errno = reason
                     throw JournalError.system("sync \(directory.segmentPath(segment.ordinal))", errno: errno)
                 }
                 synced += 1
@@ -231,24 +308,26 @@ package final class JournalLane: @unchecked Sendable {
 private struct WaitingRecords {
     let limit: Int
     private(set) var bytes = 0
-    private var records: [(kind: UInt8, keyCount: Int, bytes: [UInt8])] = []
+    private var records: [(kind: UInt8, keyCount: Int, bytes: [UInt8], minute: Int64?)] = []
     private var head = 0
 
     init(limit: Int) { self.limit = limit }
 
     var isEmpty: Bool { head == records.count }
     var count: Int { records.count - head }
-    var first: (kind: UInt8, keyCount: Int, bytes: [UInt8])? { isEmpty ? nil : records[head] }
+    var first: (kind: UInt8, keyCount: Int, bytes: [UInt8], minute: Int64?)? { isEmpty ? nil : records[head] }
 
     /// False where it is full.
-    mutating func add(kind: UInt8, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) -> Bool {
+    mutating func add(
+        kind: UInt8, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, minute: Int64?
+    ) -> Bool {
         let size = key.count + value.count
         guard bytes + size <= limit else { return false }
         var copy: [UInt8] = []
         copy.reserveCapacity(size)
         copy.append(contentsOf: key)
         copy.append(contentsOf: value)
-        records.append((kind, key.count, copy))
+        records.append((kind, key.count, copy, minute))
         bytes += size
         return true
     }

@@ -9,6 +9,11 @@ import Glibc
 /// | `waitingSize` | bytes a lane | 8 MiB | memory while no segment is ready | records are dropped and counted |
 /// | `retentionSeconds` | s | 86,400 | acknowledged records can be replayed for so long | the segment is deleted |
 /// | key | bytes | 255 | one byte holds its length | dropped and counted |
+///
+/// Where there is no room, on disk or below `maxSize`, things are given up in this order, each with a counter: segments
+/// that are acknowledged, before their time and the oldest first (`retired_segments`); then events wait in memory
+/// (`waiting_bytes`); then new events are dropped (`dropped_records`, and `dropped` in the minute's manifest). What is on
+/// disk and not acknowledged is never given up.
 package struct JournalOptions: Sendable {
     /// What a power cut may cost. The death of the process costs nothing in any mode.
     package enum Fsync: String, Sendable {
@@ -26,6 +31,8 @@ package struct JournalOptions: Sendable {
     package var waitingSize: Int
     /// The file port: gives a new file its blocks, or an errno. Replaced where a test needs a full disk.
     package var allocate: @Sendable (_ file: Int32, _ size: Int) -> Int32
+    /// The file port: writes a file's bytes through to the disk; not 0 with errno where it cannot.
+    package var writeThrough: @Sendable (_ file: Int32) -> Int32 = { fdatasync($0) }
 
     package init(
         fsync: Fsync = .interval, segmentSize: Int = 64 << 20, maxSize: Int = 10 << 30, retentionSeconds: Int = 86_400,

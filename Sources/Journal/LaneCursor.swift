@@ -248,13 +248,19 @@ package final class LaneCursor {
         let caughtUp: Step = sequence < next ? .truncated(expected: next, end: sequence) : .caughtUp
         if sealed, enter(ordinal + 1) { return gapBeforeSegment() }
         guard ContinuousClock.now >= lookForSegmentAt else { return caughtUp }
-        lookForSegmentAt = .now.advanced(by: Self.patience)
         let current = ordinal
         guard let later = lane.ordinals().first(where: { $0 > current && lane.openUsed($0) != nil })
-        else { return caughtUp }
+        else {
+            // Only looks in vain are spaced out: a lane of many cut segments is read through without a stop.
+            lookForSegmentAt = .now.advanced(by: Self.patience)
+            return caughtUp
+        }
         // The writer may have appended here before it went on there: then those records come first.
         if !sealed, let segment, seen != committedSize(of: segment) { return nil }
-        guard enter(later) else { return caughtUp }
+        guard enter(later) else {
+            lookForSegmentAt = .now.advanced(by: Self.patience)
+            return caughtUp
+        }
         return gapBeforeSegment()
     }
 

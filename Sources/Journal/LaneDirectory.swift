@@ -140,29 +140,7 @@ package final class LaneState: Sendable {
             return
         }
         if access(path, F_OK) == 0, quarantine(path) { onQuarantine(path) }
-        file = try Self.make(path)
-    }
-
-    /// Made aside and linked into place whole: a reader and a writer may both find a new lane without one.
-    private static func make(_ path: String) throws(JournalError) -> MappedFile {
-        let draft = "\(path).\(getpid()).\(UInt32.random(in: .min ... .max))"
-        let made = open(draft, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
-        guard made >= 0 else { throw JournalError.system("create \(draft)", errno: errno) }
-        defer { unlink(draft) }
-        // Blocks of its own: a mapped hole on a full disk would end the process.
-        let status = posix_fallocate(made, 0, off_t(size))
-        guard status == 0 else {
-            close(made)
-            throw JournalError.system("allocate \(draft)", errno: status)
-        }
-        guard let fresh = MappedFile(descriptor: made, size: size, writable: true) else {
-            throw JournalError.system("map \(draft)", errno: errno)
-        }
-        Slot(page: fresh.page, at: 0).set(0)
-        if link(draft, path) == 0 { return fresh }
-        let reason = errno
-        if let other = MappedFile(path: path, size: size, writable: true) { return other }
-        throw JournalError.system("create \(path)", errno: reason)
+        file = try MappedFile.make(path, size: Self.size) { Slot(page: $0, at: 0).set(0) }
     }
 
     package var checkpoint: Int64? { slots.compactMap(\.sequence).max() }

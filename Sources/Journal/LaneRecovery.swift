@@ -4,7 +4,10 @@
 // The walk starts at the last used segment. A frame counts when its checksum holds; damage between sound frames stays
 // (readers deliver it as corrupt records), what follows the last sound frame is cut.
 
+import EventCodec
+import Events
 import Glibc
+import RecordLog
 import Telemetry
 
 enum LaneRecovery {
@@ -25,6 +28,39 @@ enum LaneRecovery {
         guard let last else { return (checkpoint, ordinals.isEmpty ? 0 : nextOrdinal) }
         let end = seal(lane, last.ordinal, last.base, log, metrics)
         return (max(end, checkpoint), nextOrdinal)
+    }
+
+    /// Counts the records that a kill, or a power cut, has left uncounted. Those that do not say whose they are count for
+    /// nobody.
+    static func recount(_ lane: LaneDirectory, _ counts: LaneCounts, end: Int64, proxy: String, log: Log) {
+        let cursor = LaneCursor(lane: lane, next: counts.sequence, log: log, metrics: JournalMetrics())
+        var chunk = RecordChunk()
+        reading: while cursor.next < end {
+            switch cursor.read(into: &chunk, maxRecords: 4_096, maxBytes: 1 << 20) {
+            case .gap: continue
+            case .truncated, .caughtUp: break reading
+            case .records:
+                counts.align(to: chunk.records.first?.offset.value ?? counts.sequence)
+                for record in chunk.records where record.offset.value < end {
+                    count(record, chunk.bytes, counts, proxy)
+                }
+            }
+        }
+        counts.align(to: end)
+    }
+
+    private static func count(_ record: RecordSlot, _ bytes: [UInt8], _ counts: LaneCounts, _ proxy: String) {
+        let (start, size) = (Int(record.valueStart), Int(record.valueCount))
+        guard record.kind == .event, !record.isCorrupt else { return counts.other() }
+        let event = bytes.withUnsafeBytes { bytes -> RequestEvent? in
+            let fields = try? EventDecoder.decode(
+                UnsafeRawBufferPointer(rebasing: bytes[start..<start + size]), base: start)
+            return fields.map { RequestEvent($0, in: bytes) }
+        }
+        guard let event, event.proxy == proxy else { return counts.other() }
+        let minute = Int64(floorDivide(Int(event.time.microseconds), 60_000_000))
+        // The frame's flags stand two bytes before the key.
+        counts.recorded(minute: minute, hadWaited: bytes[Int(record.keyStart) - 2] & 1 == 1)
     }
 
     /// A spare, or a file whose making was cut short, holds nothing; anything else is kept for analysis.

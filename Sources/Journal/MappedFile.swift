@@ -49,6 +49,33 @@ final class MappedFile: @unchecked Sendable {
     }
 }
 
+extension MappedFile {
+    /// Makes a file of one mapped page or so, filled by `fill`: aside, and linked into place whole, since several
+    /// processes may find a new lane without it. The one that came first is what all of them get.
+    static func make(
+        _ path: String, size: Int, fill: (UnsafeMutableRawPointer) -> Void
+    ) throws(JournalError) -> MappedFile {
+        let draft = "\(path).\(getpid()).\(UInt32.random(in: .min ... .max))"
+        let made = open(draft, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
+        guard made >= 0 else { throw JournalError.system("create \(draft)", errno: errno) }
+        defer { unlink(draft) }
+        // Blocks of its own: a mapped hole on a full disk would end the process.
+        let status = posix_fallocate(made, 0, off_t(size))
+        guard status == 0 else {
+            close(made)
+            throw JournalError.system("allocate \(draft)", errno: status)
+        }
+        guard let fresh = MappedFile(descriptor: made, size: size, writable: true) else {
+            throw JournalError.system("map \(draft)", errno: errno)
+        }
+        fill(fresh.page)
+        if link(draft, path) == 0 { return fresh }
+        let reason = errno
+        if let other = MappedFile(path: path, size: size, writable: true) { return other }
+        throw JournalError.system("create \(path)", errno: reason)
+    }
+}
+
 /// Reads up to `count` bytes; short at the end of the file, and after an error what was read before it.
 func readFile(_ descriptor: Int32, at position: Int, into buffer: UnsafeMutableRawBufferPointer) -> Int {
     guard let address = buffer.baseAddress else { return 0 }

@@ -13,7 +13,6 @@
 // | 40 | 8 + 8 | sequence of the first record, and its complement; until they match the segment is a spare |
 // | 64 | 8 | committed: the frames below this file position are whole (stored after the frame, release order) |
 // | 72 | 8 | records below `committed` |
-// | 512 | 3,584 | reserved: counts of each minute |
 //
 // A segment is prepared before anyone knows which record will be its first: that is why files are numbered by ordinal
 // and carry their base sequence inside, where writing it needs no system call.
@@ -25,7 +24,7 @@
 // | 0 | 4 | length of the frame without padding, written last; 0: nothing yet; 0xFFFFFFFF: go on in the next segment |
 // | 4 | 4 | CRC-32C of bytes 8 ..< length |
 // | 8 | 4 | low half of the record's sequence: after damage it tells how many records were lost |
-// | 12 | 1 + 1 + 2 | kind, length of the key, zero |
+// | 12 | 1 + 1 + 1 + 1 | kind, length of the key, flags (1: had waited in memory), zero |
 // | 16 | | key, value |
 
 import Synchronization
@@ -104,12 +103,13 @@ package enum Frame {
     /// Writes all but the length, which makes the frame visible. There is room for `length` bytes.
     static func writeBody(
         at address: UnsafeMutableRawPointer, length: Int, sequence: Int64, kind: UInt8, key: UnsafeRawBufferPointer,
-        value: UnsafeRawBufferPointer
+        value: UnsafeRawBufferPointer, hadWaited: Bool = false
     ) {
         address.storeBytes(of: UInt32(truncatingIfNeeded: sequence).littleEndian, toByteOffset: 8, as: UInt32.self)
         address.storeBytes(of: kind, toByteOffset: 12, as: UInt8.self)
         address.storeBytes(of: UInt8(truncatingIfNeeded: key.count), toByteOffset: 13, as: UInt8.self)
-        address.storeBytes(of: 0, toByteOffset: 14, as: UInt16.self)
+        address.storeBytes(of: hadWaited ? 1 : 0, toByteOffset: 14, as: UInt8.self)
+        address.storeBytes(of: 0, toByteOffset: 15, as: UInt8.self)
         if let source = key.baseAddress { (address + headerSize).copyMemory(from: source, byteCount: key.count) }
         if let source = value.baseAddress {
             (address + headerSize + key.count).copyMemory(from: source, byteCount: value.count)

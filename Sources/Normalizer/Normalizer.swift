@@ -62,6 +62,9 @@ package struct Normalizer: Sendable {
         self.hash = hash
     }
 
+    /// One of other rules with the same hash.
+    package func under(_ rules: Rules) -> Normalizer { Normalizer(rules: rules, hash: hash) }
+
     /// Does to raw metadata what these rules want done before anything is kept; nil where they hide nothing.
     package var redactor: Redactor? { Redactor(rules: rules, hash: hash) }
 

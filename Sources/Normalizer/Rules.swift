@@ -64,6 +64,11 @@ package struct Rules: Sendable, Equatable {
     /// The class that the rules give a canonical key; nil where they leave it to observation.
     package func keyClass(of key: [UInt8]) -> KeyClass? { classes[key] }
 
+    /// The classes that the rules give, by canonical key.
+    package var classNames: [String: String] {
+        Dictionary(uniqueKeysWithValues: classes.map { (String(decoding: $0.key, as: UTF8.self), $0.value.name) })
+    }
+
     // MARK: Canonical keys and values
 
     /// The key of a path; `isCut` where the limit cut it. `raw`: the path's keys joined by dots.

@@ -15,8 +15,11 @@ package struct QueryPlan: Sendable, Equatable {
     package var grains: [Grain]
     package var rowsRead: Int
     package var reason: String
+    /// Fingerprints of the normalization rules that hold in the range, in order of time.
+    package var rules: [String]
 
-    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?) {
+    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?, rules: [String]) {
+        self.rules = rules
         grains = Set(stretches.compactMap(\.grain)).sorted(by: >)
         let hasEvents = stretches.contains { $0.grain == nil }
         source = !hasEvents ? .rollups : grains.isEmpty ? .events : .both
@@ -59,6 +62,8 @@ package struct Answer: Sendable {
     /// Events were counted under each of several groups.
     package var overlapping: Bool
     package var granularity: Granularity
+    /// How it was found, where that was asked.
+    package var explanation: QueryExplanation?
 }
 
 extension Answer {
@@ -187,6 +192,7 @@ extension Answer {
                     "grains": .array(plan.grains.map { .string($0.name) }),
                     "rows_read": JSONValue(plan.rowsRead),
                     "reason": .string(plan.reason),
+                    "rules": .array(plan.rules.map { .string($0) }),
                 ]
             ),
             ("watermark", Self.text(watermark.map { RFC3339.precise($0) })),
@@ -194,6 +200,7 @@ extension Answer {
             ("granularity", .string(granularity.rawValue)),
         ]
         if overlapping { members.append(("overlapping", true)) }
+        if let explanation { members.append(("explain", explanation.json)) }
         return .object(members.map { JSONMember(key: $0, value: $1) })
     }
 
@@ -217,7 +224,7 @@ extension MeasureValue {
 }
 
 /// An integer of the `digits`th decimal place as a plain decimal, exact and without needless zeros.
-func decimal(_ value: Int64, digits: Int) -> String {
+package func decimal(_ value: Int64, digits: Int) -> String {
     var text = String(value.magnitude)
     text = String(repeating: "0", count: max(0, digits + 1 - text.utf8.count)) + text
     let whole = text.dropLast(digits)

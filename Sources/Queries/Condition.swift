@@ -56,8 +56,16 @@ package enum Test: Hashable, Sendable {
     }
 }
 
+/// What only events hold as text.
+package enum EventText: String, Sendable {
+    case trace = "trace_id"
+    case span = "span_id"
+}
+
 package enum Leaf: Hashable, Sendable {
     case dimension(Dimension, Test)
+    /// Equals one of these. No part of the filter's grammar: for the routes that have parameters of these names.
+    case text(EventText, [String])
     /// The bound in thousand-millionths of the field's unit.
     case number(NumericField, Comparison, Int128)
     case numberExists(NumericField)

@@ -424,9 +424,9 @@ extension Dimension {
 }
 
 /// Plain decimals without floating point.
-enum FixedPoint {
+package enum FixedPoint {
     /// In thousand-millionths: exact.
-    static func nanos(_ text: String) -> Int128? {
+    package static func nanos(_ text: String) -> Int128? {
         guard let (negative, whole, fraction) = parts(text), fraction.count <= 9 else { return nil }
         var value: Int128 = 0
         for byte in whole + fraction + Array(repeating: 0x30, count: 9 - fraction.count) {

@@ -53,8 +53,14 @@ struct Evaluation {
     private(set) var total: Cell
     private(set) var rowsRead = 0
     private(set) var isTooLarge = false
+    private let budget: QueryBudget
+    private(set) var isTooLate = false
 
-    init(question: Question, catalog: SeriesCatalog, eventKeys: Set<String>, grid: BucketGrid, shape: CellShape) {
+    init(
+        question: Question, catalog: SeriesCatalog, eventKeys: Set<String>, grid: BucketGrid, shape: CellShape,
+        budget: QueryBudget
+    ) {
+        self.budget = budget
         self.question = question
         self.catalog = catalog
         self.eventKeys = eventKeys
@@ -183,8 +189,17 @@ struct Evaluation {
         body(&cells[cells.count - 1])
     }
 
-    mutating func add(_ row: StoredRollup, grain: Grain) {
+    /// Counts a row that was read; false once there is no use in going on.
+    private mutating func goesOn() -> Bool {
         rowsRead += 1
+        if rowsRead & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+        return !isTooLate && !isTooLarge
+    }
+
+    var isEnded: Bool { isTooLate || isTooLarge }
+
+    mutating func add(_ row: StoredRollup, grain: Grain) {
+        guard goesOn() else { return }
         guard let series = positions[row.series], verdicts[series] == .holds, row.measures.requests != 0 else { return }
         let bucket = grid.starts.count == 1 ? 0 : grid.index(of: grain.start(of: row.bucket).microseconds)
         let (shape, isError, distinct) = (shape, catalog.isError[series], distinctOfSeries)
@@ -204,7 +219,7 @@ struct Evaluation {
     }
 
     mutating func add(_ stored: StoredEvent) {
-        rowsRead += 1
+        guard goesOn() else { return }
         guard let series = positions[stored.series], verdicts[series] != .fails else { return }
         let extra = eventKeys.isEmpty ? [] : metadataPairs(stored.extra) ?? []
         func value(_ dimension: Dimension) -> MetadataValue? {
@@ -281,6 +296,8 @@ extension Leaf {
             return comparison.holds(number, bound)
         case .numberExists(let field):
             return field.nanos(of: event) != nil
+        case .text(let field, let wanted):
+            return wanted.contains(field.text(of: event))
         }
     }
 }
@@ -295,6 +312,15 @@ extension NumericField {
         case .outputTokens: Int128(event.outputTokens) * 1_000_000_000
         case .totalTokens: (Int128(event.inputTokens) + Int128(event.outputTokens)) * 1_000_000_000
         case .status: event.status == 0 ? nil : Int128(event.status) * 1_000_000_000
+        }
+    }
+}
+
+extension EventText {
+    func text(of event: RequestEvent) -> String {
+        switch self {
+        case .trace: event.traceID
+        case .span: event.spanID
         }
     }
 }

@@ -5,28 +5,41 @@ import JSONText
 import RollupStore
 import Rollups
 
+/// What the API shows of an event, in this order.
+package enum EventColumns {
+    package static let names = [
+        "id", "time", "proxy", "workspace", "api_key", "provider", "operation", "request_model", "response_model",
+        "status", "outcome", "error_type", "finish_reason", "streamed", "trace_id", "input_tokens", "output_tokens",
+        "cached_tokens", "reasoning_tokens", "cost_usd", "latency_ms", "first_token_ms", "upstream_ms", "overhead_ms",
+        "request_bytes", "response_bytes", "metadata", "metadata_raw", "metadata_status",
+    ]
+}
+
 extension StoredEvent {
-    /// `metadata`: the pairs of the event's series. What is not known is null.
-    func json(metadata: [(key: String, value: MetadataValue)]) -> JSONValue {
+    /// What is not known is null. Workspace, provider and the like are those of the event's series.
+    func json(of workspace: String, series: Int, _ catalog: SeriesCatalog) -> JSONValue {
+        func dimension(_ dimension: Dimension) -> JSONValue {
+            catalog.value(of: dimension, series: series)?.json ?? .null
+        }
         func text(_ value: String) -> JSONValue { value.isEmpty ? .null : .string(value) }
         func milliseconds(_ value: UInt64?) -> JSONValue {
             value.map { .number(decimal(Int64(clamping: $0), digits: 3)) } ?? .null
         }
-        let pairs = (metadata + (metadataPairs(extra) ?? []))
+        let pairs = (catalog.pairs(ofSeries: series) + (metadataPairs(extra) ?? []))
             .sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
         let raw = event.metadataRaw.isEmpty ? event.metadataRejected : event.metadataRaw
         return [
             "id": .string(event.id.description),
             "time": .string(RFC3339.precise(event.time)),
             "proxy": text(event.proxy),
-            "workspace": text(event.workspace),
-            "api_key": text(event.apiKey),
-            "provider": text(event.provider),
-            "operation": text(event.operation),
+            "workspace": text(workspace),
+            "api_key": dimension(.apiKey),
+            "provider": dimension(.provider),
+            "operation": dimension(.operation),
             "request_model": text(event.requestModel),
             "response_model": text(event.responseModel),
             "status": event.status == 0 ? .null : JSONValue(event.status),
-            "outcome": .string(event.outcome.name),
+            "outcome": dimension(.outcome),
             "error_type": text(event.errorType),
             "finish_reason": text(event.finishReason),
             "streamed": .boolean(event.streamed),

@@ -15,6 +15,9 @@ package struct EventCursor: Sendable, Equatable {
         self.id = id
     }
 
+    /// After the event with this id, where it is known: how one who has only seen events goes on.
+    package init(after event: StoredEvent) { self.init(time: event.event.time, id: event.event.id) }
+
     /// As `text` wrote it; nil for anything else.
     package init?(text: String) {
         let parts = text.split(separator: "_", maxSplits: 1)
@@ -38,7 +41,7 @@ package struct KeySummary: Sendable {
     package var key: String
     package var distinct: Int
     package var requests: Int64
-    /// To the precision of the rollups that were read.
+    /// To the instant, where its events are kept; else to the finest rollup that is.
     package var firstSeen: EventTime
     package var lastSeen: EventTime
 }
@@ -46,29 +49,37 @@ package struct KeySummary: Sendable {
 extension QueryEngine {
     package func events(
         matching condition: Condition?, from: EventTime, to: EventTime, after cursor: EventCursor?, limit: Int,
-        workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = []
+        workspace: String, snapshot: any RollupSnapshot,
+        budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> EventPage {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
-            let verdicts = catalog.decide(condition, eventKeys: nonDimensionKeys)
+            let verdicts = catalog.decide(condition, eventKeys: try eventKeys(from: from, to: to, snapshot))
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
             var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
             var last: EventCursor?
+            var passed = 0
             guard !selected.isEmpty else { return page }
             try snapshot.scanEvents(
                 from: from, to: to, before: cursor.map { ($0.time, $0.id) },
                 series: selected.count == catalog.count ? .all : .only(selected)
             ) { stored in
+                passed += 1
                 guard let series = positions[stored.series], verdicts[series] != .fails,
                     condition?.holds(stored, series: series, catalog) ?? true
-                else { return true }
+                else {
+                    // Long without a match: the page ends short, and the next one begins here.
+                    guard passed & 0xFFF == 0, budget.isSpent() else { return true }
+                    page.next = EventCursor(after: stored)
+                    return false
+                }
                 guard page.events.count < limit else {
                     page.next = last
                     return false
                 }
-                page.events.append(stored.json(metadata: catalog.pairs(ofSeries: series)))
-                last = EventCursor(time: stored.event.time, id: stored.event.id)
+                page.events.append(stored.json(of: workspace, series: series, catalog))
+                last = EventCursor(after: stored)
                 return true
             }
             return page
@@ -83,34 +94,63 @@ extension QueryEngine {
             guard let stored = try snapshot.event(id: id) else { return nil }
             let catalog = try catalog(workspace, snapshot)
             guard let series = PositionIndex(catalog.ids)[stored.series] else { return nil }
-            return stored.json(metadata: catalog.pairs(ofSeries: series))
+            return stored.json(of: workspace, series: series, catalog)
         }
     }
 
-    /// The dimension keys with events in the range, most frequent first.
+    /// After the event of this id; nil where there is none, or another workspace has it.
+    package func cursor(
+        after id: EventID, workspace: String, snapshot: any RollupSnapshot
+    ) throws(QueryError) -> EventCursor? {
+        try storeErrorsNamed {
+            guard let stored = try snapshot.event(id: id) else { return nil }
+            let catalog = try catalog(workspace, snapshot)
+            return PositionIndex(catalog.ids)[stored.series] == nil ? nil : EventCursor(after: stored)
+        }
+    }
+
+    /// The keys with events in the range, most frequent first. Those that were no dimensions are looked for in events.
     package func metadataKeys(
-        from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot
+        from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot,
+        budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> [KeySummary] {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
-            let activity = try activity(catalog, from: from, to: to, snapshot)
-            var summaries: [Int32: KeySummary] = [:]
-            var values: [Int32: Set<String>] = [:]
-            for (set, seen) in activity {
-                for (key, value) in catalog.sets[set] {
-                    var summary =
-                        summaries[key]
-                        ?? KeySummary(
-                            key: catalog.keys[Int(key)], distinct: 0, requests: 0, firstSeen: seen.first,
-                            lastSeen: seen.last)
-                    summary.requests += seen.requests
-                    summary.firstSeen = min(summary.firstSeen, seen.first)
-                    summary.lastSeen = max(summary.lastSeen, seen.last)
-                    summaries[key] = summary
-                    values[key, default: []].formUnion(value.values)
+            var summaries: [String: KeySummary] = [:]
+            var values: [String: Set<String>] = [:]
+            var ends: [String: (first: SeenTimes.Bucket, last: SeenTimes.Bucket)] = [:]
+            func add(_ key: String, _ value: MetadataValue, _ seen: Activity) {
+                let old = ends[key] ?? (seen.first, seen.last)
+                ends[key] = (
+                    seen.first.start < old.first.start ? seen.first : old.first,
+                    seen.last.start > old.last.start ? seen.last : old.last
+                )
+                var summary =
+                    summaries[key]
+                    ?? KeySummary(key: key, distinct: 0, requests: 0, firstSeen: from, lastSeen: from)
+                summary.requests += seen.requests
+                summaries[key] = summary
+                values[key, default: []].formUnion(value.values)
+            }
+            for (set, seen) in try activity(catalog, from: from, to: to, snapshot, budget) {
+                for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
+            }
+            let nonDimensionKeys = try eventKeys(from: from, to: to, snapshot)
+            if !nonDimensionKeys.isEmpty {
+                try eachExtra(catalog, from: from, to: to, snapshot, budget) { key, value, time in
+                    if nonDimensionKeys.contains(key) {
+                        let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
+                        add(key, value, Activity(requests: 1, first: instant, last: instant))
+                    }
                 }
             }
             for (key, found) in values { summaries[key]?.distinct = found.count }
+            for (key, time) in try SeenTimes(.first, ends.mapValues(\.first)).narrowed(catalog, snapshot) {
+                summaries[key]?.firstSeen = EventTime(microseconds: time)
+            }
+            for (key, time) in try SeenTimes(.last, ends.mapValues(\.last)).narrowed(catalog, snapshot) {
+                summaries[key]?.lastSeen = EventTime(microseconds: time)
+            }
             return summaries.values.sorted { a, b in
                 a.requests != b.requests
                     ? a.requests > b.requests : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
@@ -118,19 +158,27 @@ extension QueryEngine {
         }
     }
 
-    /// The values of a dimension key, most frequent first; each element of a list for itself.
+    /// The values of a key, most frequent first; each element of a list for itself.
     package func metadataValues(
         of key: String, prefix: String, limit: Int, from: EventTime, to: EventTime, workspace: String,
-        snapshot: any RollupSnapshot
+        snapshot: any RollupSnapshot, budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> [(value: String, requests: Int64)] {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
             var counts: [String: Int64] = [:]
-            for (set, seen) in try activity(catalog, from: from, to: to, snapshot) {
+            func add(_ value: MetadataValue, _ requests: Int64) {
+                for text in Set(value.values) where text.utf8.starts(with: prefix.utf8) {
+                    counts[text, default: 0] += requests
+                }
+            }
+            for (set, seen) in try activity(catalog, from: from, to: to, snapshot, budget) {
                 for (number, value) in catalog.sets[set] where catalog.keys[Int(number)] == key {
-                    for text in Set(value.values) where text.utf8.starts(with: prefix.utf8) {
-                        counts[text, default: 0] += seen.requests
-                    }
+                    add(value, seen.requests)
+                }
+            }
+            if try eventKeys(from: from, to: to, snapshot).contains(key) {
+                try eachExtra(catalog, from: from, to: to, snapshot, budget) { found, value, _ in
+                    if found == key { add(value, 1) }
                 }
             }
             let sorted = counts.sorted { a, b in
@@ -142,13 +190,36 @@ extension QueryEngine {
 
     private struct Activity {
         var requests: Int64
-        var first: EventTime
-        var last: EventTime
+        var first: SeenTimes.Bucket
+        var last: SeenTimes.Bucket
+    }
+
+    /// The pairs that events carry beside their sets.
+    private func eachExtra(
+        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot,
+        _ budget: QueryBudget, _ body: (String, MetadataValue, EventTime) -> Void
+    ) throws {
+        let retention = try Retention(snapshot)
+        _ = try Planner.plan(
+            from: from, to: to, grid: BucketGrid(from: from, to: to, granularity: .total, zone: .utc),
+            onlyEvents: true, retention: retention)
+        let positions = PositionIndex(catalog.ids)
+        var passed = 0
+        var isTooLate = false
+        try snapshot.scanEvents(from: from, to: to, before: nil, series: .all) { stored in
+            passed += 1
+            if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+            guard positions[stored.series] != nil else { return !isTooLate }
+            for (key, value) in metadataPairs(stored.extra) ?? [] { body(key, value, stored.event.time) }
+            return !isTooLate
+        }
+        if isTooLate { throw QueryBudget.timedOut() }
     }
 
     /// For each metadata set with events in the range: how many, when.
     private func activity(
-        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot
+        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot,
+        _ budget: QueryBudget
     ) throws -> [Int: Activity] {
         let question = Question(from: from, to: to)
         let end = Planner.end(of: question, watermark: try snapshot.watermark)
@@ -157,31 +228,37 @@ extension QueryEngine {
             from: from, to: end, grid: grid, onlyEvents: false, retention: try Retention(snapshot))
         let positions = PositionIndex(catalog.ids)
         var out: [Int: Activity] = [:]
-        func add(_ series: Int64, _ requests: Int64, _ time: EventTime) {
-            guard requests != 0, let position = positions[series] else { return }
+        var passed = 0
+        var isTooLate = false
+        func add(_ series: Int64, _ requests: Int64, _ time: EventTime, _ length: Int64) {
+            passed += 1
+            if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+            guard requests != 0, !isTooLate, let position = positions[series] else { return }
             let set = Int(catalog.setOfSeries[position])
-            var seen = out[set] ?? Activity(requests: 0, first: time, last: time)
+            let bucket = SeenTimes.Bucket(start: time.microseconds, length: length)
+            var seen = out[set] ?? Activity(requests: 0, first: bucket, last: bucket)
             seen.requests += requests
-            seen.first = min(seen.first, time)
-            seen.last = max(seen.last, time)
+            if bucket.start < seen.first.start { seen.first = bucket }
+            if bucket.start > seen.last.start { seen.last = bucket }
             out[set] = seen
         }
-        for stretch in stretches {
+        for stretch in stretches where !isTooLate {
             guard let grain = stretch.grain else {
                 try snapshot.scanEvents(
                     from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
                     series: .all
                 ) {
-                    add($0.series, 1, $0.event.time)
-                    return true
+                    add($0.series, 1, $0.event.time, 0)
+                    return !isTooLate
                 }
                 continue
             }
             try snapshot.scanRollups(
                 grain: grain, from: Int32(clamping: stretch.from / grain.microseconds),
                 to: Int32(clamping: stretch.to / grain.microseconds), series: .all, withBins: false
-            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket)) }
+            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket), grain.microseconds) }
         }
+        if isTooLate { throw QueryBudget.timedOut() }
         return out
     }
 }
@@ -194,7 +271,7 @@ extension SeriesCatalog {
 
 extension Condition {
     /// On one event whole: its series, its numbers, its pairs.
-    fileprivate func holds(_ stored: StoredEvent, series: Int, _ catalog: SeriesCatalog) -> Bool {
+    func holds(_ stored: StoredEvent, series: Int, _ catalog: SeriesCatalog) -> Bool {
         let extra = metadataPairs(stored.extra) ?? []
         return holds { leaf in
             leaf.holds(event: stored.event) { dimension in

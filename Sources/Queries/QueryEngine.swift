@@ -8,15 +8,17 @@ import Synchronization
 package final class QueryEngine: Sendable {
     /// By workspace. Kept between questions: building one from nothing is most of the work of a small question.
     private let catalogs = Mutex<[String: SeriesCatalog]>([:])
+    let classMemory = ClassMemory()
 
     package init() {}
 
-    /// `nonDimensionKeys`: metadata keys of which (some) values stand with the events only. A question that names one
-    /// of them is answered from events.
+    /// A question that names a metadata key of which (some) values stand with the events only is answered from events.
+    /// `explains`: the answer says how it was found, too.
     package func answer(
-        _ question: Question, workspace: String, snapshot: any RollupSnapshot, nonDimensionKeys: Set<String> = []
+        _ question: Question, workspace: String, snapshot: any RollupSnapshot,
+        budget: QueryBudget = QueryBudget(), explains: Bool = false
     ) throws(QueryError) -> Answer {
-        try storeErrorsNamed { try evaluate(question, workspace, snapshot, nonDimensionKeys) }
+        try storeErrorsNamed { try evaluate(question, workspace, snapshot, budget, explains) }
     }
 
     func storeErrorsNamed<Result>(_ body: () throws -> Result) throws(QueryError) -> Result {
@@ -28,14 +30,17 @@ package final class QueryEngine: Sendable {
     }
 
     private func evaluate(
-        _ question: Question, _ workspace: String, _ snapshot: any RollupSnapshot, _ nonDimensionKeys: Set<String>
+        _ question: Question, _ workspace: String, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
+        _ explains: Bool
     ) throws -> Answer {
         let watermark = try snapshot.watermark
         let shape = CellShape(measures: question.measures + question.orderMeasure)
         let grid: BucketGrid
         let stretches: [Stretch]
-        let onEvents = question.reasonForEvents(nonDimensionKeys)
         let end = Planner.end(of: question, watermark: watermark)
+        let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
+        let nonDimensionKeys = eventKeys(under: rules)
+        let onEvents = question.reasonForEvents(nonDimensionKeys)
         grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
         stretches = try Planner.plan(
             from: question.from, to: end, grid: grid, onlyEvents: onEvents != nil,
@@ -43,21 +48,35 @@ package final class QueryEngine: Sendable {
         let catalog = try catalog(workspace, snapshot)
         var evaluation = Evaluation(
             question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : nonDimensionKeys, grid: grid,
-            shape: shape)
+            shape: shape, budget: budget)
+        var explanation: QueryExplanation?
         if !evaluation.selected.isEmpty {
             let selection = evaluation.selection
-            for stretch in stretches where !evaluation.isTooLarge {
+            let estimate = try CostEstimate(
+                stretches, selection, selected: evaluation.selected.count, snapshot, limit: explains ? 0 : budget.rows)
+            if estimate.rows > budget.rows {
+                throw estimate.refusal(of: question, limit: budget.rows, onlyEvents: onEvents)
+            }
+            if explains { explanation = QueryExplanation(evaluation, stretches, estimatedRows: estimate.rows) }
+            for stretch in stretches where !evaluation.isEnded {
                 try Self.scan(stretch, selection, snapshot, &evaluation)
             }
+        } else if explains {
+            explanation = QueryExplanation(evaluation, stretches, estimatedRows: 0)
         }
+        if evaluation.isTooLate { throw QueryBudget.timedOut() }
         guard !evaluation.isTooLarge else {
             throw QueryError(
                 .tooLarge,
                 "The answer has more than \(QueryLimits.cells) pairs of bucket and group.",
                 hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
         }
-        let plan = QueryPlan(stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents)
-        return Answer(evaluation, plan: plan, watermark: watermark)
+        let plan = QueryPlan(
+            stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents,
+            rules: rules.map(\.rules.fingerprint))
+        var answer = Answer(evaluation, plan: plan, watermark: watermark)
+        answer.explanation = explanation
+        return answer
     }
 
     private static func scan(
@@ -69,7 +88,7 @@ package final class QueryEngine: Sendable {
                 series: selection
             ) { event in
                 evaluation.add(event)
-                return !evaluation.isTooLarge
+                return !evaluation.isEnded
             }
             return
         }
@@ -124,6 +143,7 @@ extension Question {
             switch leaf {
             case .number(let field, _, _), .numberExists(let field):
                 return "\(field.rawValue) is compared, which only events hold"
+            case .text(let field, _): return "\(field.rawValue) is compared, which only events hold"
             case .dimension(let dimension, _): keys.append(dimension)
             }
         }

@@ -11,6 +11,10 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
         case pastRetention = "past_retention"
         /// The answer would not fit the limits of `QueryLimits`.
         case tooLarge = "too_large"
+        /// More rows would be read than a question may cost.
+        case tooExpensive = "too_expensive"
+        /// The time of a question was over before its answer was whole.
+        case timedOut = "timed_out"
         case storeUnavailable = "store_unavailable"
     }
     package var code: Code
@@ -30,8 +34,8 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
     package var status: Int {
         switch code {
         case .invalidFilter: 400
-        case .invalidQuestion, .pastRetention, .tooLarge: 422
-        case .storeUnavailable: 503
+        case .invalidQuestion, .pastRetention, .tooLarge, .tooExpensive: 422
+        case .timedOut, .storeUnavailable: 503
         }
     }
 
@@ -52,6 +56,8 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
 /// | `limit` | groups | 10,000 | rows of the answer |
 /// | `buckets` | of the whole range | 100,000 | rows of the answer |
 /// | `cells` | (bucket, group) with events | 2,000,000 | memory of one question, without percentiles about 250 MB |
+/// | `rows` | rollup rows and events expected to be read | 20,000,000 | what the time allows on slow disks |
+/// | `seconds` | of one question | 30 | a worker of the API is held so long at most |
 package enum QueryLimits {
     package static let filterSize = 16_384
     package static let filterDepth = 64
@@ -62,6 +68,27 @@ package enum QueryLimits {
     package static let defaultLimit = 100
     package static let buckets = 100_000
     package static let cells = 2_000_000
+    package static let rows = 20_000_000
+    package static let seconds = 30
+}
+
+/// What one question may cost.
+package struct QueryBudget: Sendable {
+    /// Rollup rows and events that it may be expected to read.
+    package var rows: Int
+    /// Asked while rows are read; true ends it.
+    package var isSpent: @Sendable () -> Bool
+
+    package init(rows: Int = QueryLimits.rows, isSpent: @escaping @Sendable () -> Bool = { false }) {
+        self.rows = rows
+        self.isSpent = isSpent
+    }
+
+    package static func timedOut() -> QueryError {
+        QueryError(
+            .timedOut, "The question took longer than it may and was stopped.",
+            hint: "Ask for a shorter range or a narrower filter, or leave out what only events can answer.")
+    }
 }
 
 /// "did you mean": the nearest of some names, where it is near enough to be a slip of the hand.

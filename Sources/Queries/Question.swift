@@ -216,6 +216,14 @@ package struct Question: Sendable {
     }
 }
 
+extension Question {
+    /// Every bucket of the range by its label, also those without events; empty under `total`.
+    package var bucketLabels: [String] {
+        let grid = BucketGrid(from: from, to: to, granularity: granularity, zone: zone)
+        return grid.starts.indices.compactMap { grid.label($0) }
+    }
+}
+
 extension Granularity {
     /// About the length of a bucket; nil for the whole range.
     var microseconds: Int64? {

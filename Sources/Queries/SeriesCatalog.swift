@@ -109,7 +109,7 @@ struct SeriesCatalog: Sendable {
     func decide(_ condition: Condition?, eventKeys: Set<String>) -> [Verdict] {
         guard let condition else { return [Verdict](repeating: .holds, count: count) }
         switch condition {
-        case .leaf(.number), .leaf(.numberExists):
+        case .leaf(.number), .leaf(.numberExists), .leaf(.text):
             return [Verdict](repeating: .dependsOnEvent, count: count)
         case .leaf(.dimension(.metadata(let key), _)) where eventKeys.contains(key):
             return [Verdict](repeating: .dependsOnEvent, count: count)

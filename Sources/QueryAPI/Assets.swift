@@ -35,6 +35,10 @@ struct Asset: Sendable {
     private static let files: [String: Asset] = [
         "/": Asset("text/html; charset=utf-8", PackageResources.index_html),
         "/app.js": Asset(script, PackageResources.app_js),
+        "/base.js": Asset(script, PackageResources.base_js),
+        "/filter.js": Asset(script, PackageResources.filter_js),
+        "/overview.js": Asset(script, PackageResources.overview_js),
+        "/views.js": Asset(script, PackageResources.views_js),
         "/style.css": Asset(style, PackageResources.style_css),
         "/dygraph.min.js": Asset(script, millrace_dygraphs_script()),
         "/dygraph.min.css": Asset(style, millrace_dygraphs_style()),

@@ -1,8 +1,9 @@
 // The API: HTTPRequest -> the question, the listing or the file it asks for -> HTTPResponse.
 
+package import Access
 package import Events
 package import HTTPTransport
-import JSONText
+package import JSONText
 package import Queries
 package import RollupStore
 import Schemas
@@ -10,11 +11,11 @@ package import Telemetry
 
 /// What a request's key allows.
 package enum AuthDecision: Sendable {
-    case allowed(workspace: String)
-    /// No key, or an unknown one: 401.
-    case unauthorized
-    /// A key without the scope `query`: 403.
-    case forbidden
+    case allowed(workspace: String, scopes: AccessScopes = [.query, .admin])
+    /// No key, an unknown one, or a revoked one: 401, with the reason.
+    case unauthorized(reason: String = "This needs an API key.")
+    /// No key is known and the store is away: 503.
+    case unavailable(reason: String)
 }
 
 /// What `/readyz` says.
@@ -29,6 +30,8 @@ package struct Readiness: Sendable {
     }
 }
 
+package typealias Reconcile = @Sendable (_ from: EventTime, _ to: EventTime) throws -> JSONValue
+
 package struct QueryService: Sendable {
     /// Bytes of a question's body; 413 beyond.
     package static let bodyLimit = 65_536
@@ -41,26 +44,32 @@ package struct QueryService: Sendable {
     let readiness: @Sendable () -> Readiness
     let now: @Sendable () -> EventTime
     let zoneFile: ZoneFile
-    /// Keys with values that stand with the events only.
-    let nonDimensionKeys: Set<String>
+    /// Other pages that may read answers; `*` is any.
+    let corsOrigins: Set<String>
     /// Where clients send their requests to, for the page's example; empty where not known.
     let proxyURL: String
+    /// Both sides of the minutes with `from <= minute < to`; nil where nobody can tell.
+    let reconcile: Reconcile?
     let engine = QueryEngine()
+    let exports = ExportSlots()
 
     /// The responder of the API's listener. `now` and `zoneFile` are the clock and the zone files of the system.
     package static func responder(
         reader: any RollupReader, authenticate: @escaping @Sendable (HTTPRequest) -> AuthDecision,
         metrics: APIMetrics, registry: MetricsRegistry, log: Log, readiness: @escaping @Sendable () -> Readiness,
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
-        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile, nonDimensionKeys: Set<String> = [], proxyURL: String = ""
+        zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
+        corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
-            readiness: readiness, now: now, zoneFile: zoneFile, nonDimensionKeys: nonDimensionKeys, proxyURL: proxyURL)
+            readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
+            proxyURL: proxyURL, reconcile: reconcile)
         return { service.answer($0) }
     }
 
     func answer(_ request: HTTPRequest) -> HTTPResponse {
+        let started = ContinuousClock.now
         let requestID = Self.requestID(request)
         var response: HTTPResponse
         do {
@@ -77,7 +86,8 @@ package struct QueryService: Sendable {
         default: metrics.failed.add()
         }
         if request.method == "HEAD" { response.body = [] }
-        response.headers += Self.securityHeaders + [("x-request-id", requestID)]
+        response.headers += Self.securityHeaders + [("x-request-id", requestID)] + corsHeaders(request)
+        record(request, &response, since: started, requestID)
         if !response.headers.contains(where: { $0.name == "cache-control" }) {
             response.headers.append(("cache-control", "no-store"))
         }
@@ -86,6 +96,7 @@ package struct QueryService: Sendable {
 
     private func route(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
         let path = request.path
+        if let preflight = preflight(request) { return preflight }
         switch path {
         case "/livez":
             try require(request, "GET")
@@ -114,6 +125,9 @@ package struct QueryService: Sendable {
         case "/v1/events":
             try require(request, "GET")
             return try events(request, workspace: try workspace(of: request))
+        case "/v1/reconciliation":
+            try require(request, "GET")
+            return try reconciliation(request)
         case "/v1/metadata/keys":
             try require(request, "GET")
             return try metadataKeys(request, workspace: try workspace(of: request))
@@ -137,6 +151,10 @@ package struct QueryService: Sendable {
             try require(request, "GET")
             return try metadataValues(request, key: parts[3], workspace: try workspace(of: request))
         }
+        if parts.count >= 4, parts[0] == "v1", parts[1] == "analytics" {
+            try require(request, "GET")
+            return try analytics(request, parts[2...].joined(separator: "/"), workspace: try workspace(of: request))
+        }
         throw APIError(
             404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
     }
@@ -146,18 +164,6 @@ package struct QueryService: Sendable {
         throw APIError(
             405, "method_not_allowed", "\(request.method) is not answered at \(request.path).",
             hint: "Use \(methods.joined(separator: " or ")).", allow: methods.joined(separator: ", "))
-    }
-
-    private func workspace(of request: HTTPRequest) throws(APIError) -> String {
-        switch authenticate(request) {
-        case .allowed(let workspace): return workspace
-        case .unauthorized:
-            throw APIError(
-                401, "unauthorized", "This needs an API key.",
-                hint: "Send it as \"Authorization: Bearer mr_…\"; `millrace keys create --scopes query` makes one.")
-        case .forbidden:
-            throw APIError(403, "forbidden", "This API key has not the scope \"query\".")
-        }
     }
 
     /// The client's own, where it is harmless, else a new one.
@@ -174,6 +180,54 @@ package struct QueryService: Sendable {
         return String(repeating: "0", count: 16 - digits.utf8.count) + digits
     }
 
+    /// The access log. Probes and the page's files are not worth a line.
+    private func record(
+        _ request: HTTPRequest, _ response: inout HTTPResponse, since started: ContinuousClock.Instant,
+        _ requestID: String
+    ) {
+        guard request.path.hasPrefix("/v1/") else { return }
+        let (log, method, path, status) = (log, request.method, request.path, response.status)
+        let write = { @Sendable (size: Int) in
+            log(
+                .apiAnswered(
+                    method: method, path: path, status: status, microseconds: started.microsecondsSince,
+                    sizeBytes: size, requestID: requestID))
+        }
+        guard let stream = response.stream else { return write(response.body.count) }
+        let head = response.body.count
+        response.stream = { sink in
+            defer { write(head + sink.sizeWritten) }
+            return stream(sink)
+        }
+    }
+
+    // MARK: Pages of other origins
+
+    private func corsHeaders(_ request: HTTPRequest) -> [(name: String, value: String)] {
+        guard !corsOrigins.isEmpty, let origin = request.header("origin") else { return [] }
+        guard corsOrigins.contains(origin) || corsOrigins.contains("*") else { return [("vary", "origin")] }
+        return [
+            ("access-control-allow-origin", origin), ("vary", "origin"),
+            ("access-control-expose-headers", "etag, x-request-id"),
+        ]
+    }
+
+    /// The question that a browser asks first; nil where it is none, or nobody is let in.
+    private func preflight(_ request: HTTPRequest) -> HTTPResponse? {
+        guard request.method == "OPTIONS", !corsOrigins.isEmpty, request.header("access-control-request-method") != nil
+        else { return nil }
+        return HTTPResponse(
+            status: 204,
+            headers: [
+                ("access-control-allow-methods", "GET, HEAD, POST"),
+                (
+                    "access-control-allow-headers",
+                    "authorization, content-type, if-none-match, x-portkey-api-key, x-request-id"
+                ),
+                ("access-control-max-age", "600"),
+            ])
+    }
+
     private static let securityHeaders: [(name: String, value: String)] = [
         (
             "content-security-policy",
@@ -182,6 +236,13 @@ package struct QueryService: Sendable {
         ),
         ("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer"),
     ]
+}
+
+extension ContinuousClock.Instant {
+    var microsecondsSince: Int64 {
+        let (seconds, attoseconds) = duration(to: .now).components
+        return seconds * 1_000_000 + attoseconds / 1_000_000_000_000
+    }
 }
 
 /// A refusal as the API writes it.

@@ -10,41 +10,41 @@ import Telemetry
 extension QueryService {
     func query(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
         let started = ContinuousClock.now
-        let input = request.method == "POST" ? try Self.input(ofBody: request.body) : try Self.input(ofQuery: request)
+        var parameters = try Parameters(request)
+        let explains = try parameters.boolean("explain") ?? false
+        let input: QuestionInput
+        if request.method == "POST" {
+            try parameters.finish()
+            input = try Self.input(ofBody: request.body)
+        } else {
+            input = try Self.input(of: &parameters)
+        }
         let question: Question
         do {
             question = try Question(input, now: now(), zoneFile: zoneFile)
         } catch {
             throw APIError(error)
         }
-        let answer = try read { (snapshot) throws(QueryError) in
-            try engine.answer(
-                question, workspace: workspace, snapshot: snapshot, nonDimensionKeys: nonDimensionKeys)
+        return try tagged(request, workspace, [RFC3339.precise(question.from), RFC3339.precise(question.to)]) {
+            (snapshot, budget) throws(QueryError) in
+            let answer = try engine.answer(
+                question, workspace: workspace, snapshot: snapshot, budget: budget, explains: explains)
+            metrics.questions.add()
+            metrics.rowsRead.add(answer.plan.rowsRead)
+            metrics.questionDuration.record(microseconds: UInt64(started.microsecondsSince))
+            return answer.json
         }
-        metrics.questions.add()
-        metrics.rowsRead.add(answer.plan.rowsRead)
-        let elapsed = (ContinuousClock.now - started).components
-        metrics.questionDuration.record(
-            microseconds: UInt64(elapsed.seconds) * 1_000_000 + UInt64(elapsed.attoseconds / 1_000_000_000_000))
-        return HTTPResponse(status: 200, headers: [("content-type", "application/json")], body: answer.json.bytes)
     }
 
     func events(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
         var parameters = try Parameters(request)
-        let limit = try parameters.integer("limit", 1...1000) ?? 50
+        let format = try EventFormat(&parameters, accept: request.header("accept"))
+        let limit = try parameters.integer("limit", format == .json ? 1...1000 : 1 ... .max)
         let from = try parameters.instant("from") ?? EventTime(microseconds: 0)
         // Clocks of proxies may run ahead of this one: without an end everything is shown.
         let to = try parameters.instant("to") ?? EventTime(microseconds: 253_402_300_800_000_000)
         let filter = parameters.take("where") ?? ""
-        var cursor: EventCursor?
-        if let text = parameters.take("cursor") {
-            cursor = EventCursor(text: text)
-            if cursor == nil {
-                throw APIError(
-                    422, "invalid_question", "The cursor is not one that was given out.",
-                    hint: "Send next_cursor of the page before, as it came.")
-            }
-        }
+        let cursor = parameters.take("cursor")
         try parameters.finish()
         let condition: Condition?
         do {
@@ -52,24 +52,47 @@ extension QueryService {
         } catch {
             throw APIError(error)
         }
-        let page = try read { (snapshot) throws(QueryError) in
-            try engine.events(
-                matching: condition, from: from, to: to, after: cursor, limit: limit, workspace: workspace,
-                snapshot: snapshot, nonDimensionKeys: nonDimensionKeys)
+        let listing = EventListing(condition: condition, from: from, to: to, workspace: workspace)
+        let start = try cursor.map { (text) throws(APIError) in try eventCursor(text, workspace) }
+        if format != .json { return try export(listing, after: start, limit: limit, format) }
+        return try tagged(request, workspace, []) { (snapshot, budget) throws(QueryError) in
+            let page = try self.page(listing, after: start, limit: limit ?? 50, snapshot, budget)
+            return [
+                "data": .array(page.events),
+                "next_cursor": page.next.map { .string($0.text) } ?? .null,
+                "retained_from": page.retainedFrom.map { .string(RFC3339.precise($0)) } ?? .null,
+            ]
         }
-        let body: JSONValue = [
-            "data": .array(page.events),
-            "next_cursor": page.next.map { .string($0.text) } ?? .null,
-            "retained_from": page.retainedFrom.map { .string(RFC3339.precise($0)) } ?? .null,
-        ]
-        return .json(200, body.text)
+    }
+
+    func page(
+        _ listing: EventListing, after cursor: EventCursor?, limit: Int, _ snapshot: any RollupSnapshot,
+        _ budget: QueryBudget
+    ) throws(QueryError) -> EventPage {
+        try engine.events(
+            matching: listing.condition, from: listing.from, to: listing.to, after: cursor, limit: limit,
+            workspace: listing.workspace, snapshot: snapshot, budget: budget)
+    }
+
+    /// One that was given out, or the id of the last event that came.
+    private func eventCursor(_ text: String, _ workspace: String) throws(APIError) -> EventCursor {
+        if let cursor = EventCursor(text: text) { return cursor }
+        if let id = EventID(text: text) {
+            let found = try read { (snapshot, _) throws(QueryError) in
+                try engine.cursor(after: id, workspace: workspace, snapshot: snapshot)
+            }
+            if let found { return found }
+        }
+        throw APIError(
+            422, "invalid_question", "The cursor is not one that was given out.",
+            hint: "Send next_cursor of the page before, or the id of the last event that came.")
     }
 
     func event(_ text: String, workspace: String) throws(APIError) -> HTTPResponse {
         guard let id = EventID(text: text) else {
             throw APIError(404, "not_found", "\"\(text)\" is not an event's id.", hint: "Ids are UUIDs.")
         }
-        let event = try read { (snapshot) throws(QueryError) in
+        let event = try read { (snapshot, _) throws(QueryError) in
             try engine.event(id: id, workspace: workspace, snapshot: snapshot)
         }
         guard let event else {
@@ -83,18 +106,25 @@ extension QueryService {
         var parameters = try Parameters(request)
         let range = try parameters.range(now: now())
         try parameters.finish()
-        let keys = try read { (snapshot) throws(QueryError) in
-            try engine.metadataKeys(from: range.from, to: range.to, workspace: workspace, snapshot: snapshot)
+        return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
+            (snapshot, budget) throws(QueryError) in
+            let keys = try engine.metadataKeys(
+                from: range.from, to: range.to, workspace: workspace, snapshot: snapshot,
+                budget: budget)
+            let classes = try engine.keyClasses(of: keys.map(\.key), before: range.to, snapshot: snapshot)
+            let rows = keys.map { key -> JSONValue in
+                let found = classes[key.key]
+                return [
+                    "key": .string(key.key), "class": .string(found?.name ?? "dimension"),
+                    "since": found?.since.map { .string(RFC3339.precise($0)) } ?? .null,
+                    "reason": found?.isNamed == true ? "the rules' classes name it" : "no rule says otherwise",
+                    "distinct": JSONValue(key.distinct), "requests": JSONValue(key.requests),
+                    "first_seen": .string(RFC3339.precise(key.firstSeen)),
+                    "last_seen": .string(RFC3339.precise(key.lastSeen)),
+                ]
+            }
+            return ["data": .array(rows)]
         }
-        let rows = keys.map { key -> JSONValue in
-            [
-                "key": .string(key.key), "class": "dimension", "since": nil,
-                "reason": "no rule says otherwise", "distinct": JSONValue(key.distinct),
-                "requests": JSONValue(key.requests), "first_seen": .string(RFC3339.precise(key.firstSeen)),
-                "last_seen": .string(RFC3339.precise(key.lastSeen)),
-            ]
-        }
-        return .json(200, (["data": .array(rows)] as JSONValue).text)
     }
 
     func metadataValues(_ request: HTTPRequest, key: String, workspace: String) throws(APIError) -> HTTPResponse {
@@ -106,26 +136,53 @@ extension QueryService {
         guard let key = Parameters.decoded(key[...], plusIsBlank: false) else {
             throw APIError(400, "invalid_url", "The key in the path is not percent-encoded UTF-8.")
         }
-        let values = try read { (snapshot) throws(QueryError) in
-            try engine.metadataValues(
+        return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
+            (snapshot, budget) throws(QueryError) in
+            let values = try engine.metadataValues(
                 of: key, prefix: prefix, limit: limit, from: range.from, to: range.to, workspace: workspace,
-                snapshot: snapshot)
+                snapshot: snapshot, budget: budget)
+            let rows = values.map { value -> JSONValue in
+                ["value": .string(value.value), "requests": JSONValue(value.requests)]
+            }
+            return ["data": .array(rows)]
         }
-        let rows = values.map { value -> JSONValue in
-            ["value": .string(value.value), "requests": JSONValue(value.requests)]
-        }
-        return .json(200, (["data": .array(rows)] as JSONValue).text)
     }
 
-    /// One consistent state of the store for the whole of `body`.
-    private func read<Result>(
-        _ body: (any RollupSnapshot) throws(QueryError) -> Result
+    /// One consistent state of the store for the whole of `body`, within the time that a question may take.
+    func read<Result>(
+        _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> Result
     ) throws(APIError) -> Result {
+        let end = ContinuousClock.now.advanced(by: .seconds(QueryLimits.seconds))
+        let budget = QueryBudget { ContinuousClock.now >= end }
         do {
-            return try reader.read { snapshot in try body(snapshot) }
+            return try reader.read(until: budget.isSpent) { snapshot in try body(snapshot, budget) }
+        } catch let error as RollupStoreError where budget.isSpent() && error.isTransient {
+            throw APIError(QueryBudget.timedOut())
         } catch {
             throw APIError(QueryError(reading: error))
         }
+    }
+
+    /// An answer that bears the tag of the store's state: where a client has it already, only that is said.
+    /// `extra`: what the answer depends on beside the URL, the body and the workspace.
+    func tagged(
+        _ request: HTTPRequest, _ workspace: String, _ extra: [String],
+        _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> JSONValue
+    ) throws(APIError) -> HTTPResponse {
+        let known = request.method == "POST" ? nil : request.header("if-none-match")
+        let (tag, answer) = try read { (snapshot, budget) throws(QueryError) -> (String, JSONValue?) in
+            let tag = try StoreTag.tag(
+                snapshot,
+                [workspace, request.path, request.query, String(decoding: request.body, as: UTF8.self)] + extra)
+            if let known, known == tag || known == "*" { return (tag, Optional<JSONValue>.none) }
+            return (tag, try body(snapshot, budget))
+        }
+        let headers = [
+            ("etag", tag), ("cache-control", "private, no-cache"), ("vary", "authorization, x-portkey-api-key"),
+        ]
+        guard let answer else { return HTTPResponse(status: 304, headers: headers) }
+        return HTTPResponse(
+            status: 200, headers: [("content-type", "application/json")] + headers, body: answer.bytes)
     }
 }
 
@@ -197,8 +254,7 @@ extension QueryService {
         return input
     }
 
-    static func input(ofQuery request: HTTPRequest) throws(APIError) -> QuestionInput {
-        var parameters = try Parameters(request)
+    static func input(of parameters: inout Parameters) throws(APIError) -> QuestionInput {
         var input = QuestionInput()
         input.from = parameters.take("from")
         input.to = parameters.take("to")
@@ -216,7 +272,7 @@ extension QueryService {
 }
 
 /// The parameters of a URL's query; each is taken once, and what is left over is refused.
-struct Parameters {
+package struct Parameters {
     private var values: [String: String] = [:]
     private var known: [String] = []
 
@@ -239,12 +295,14 @@ struct Parameters {
         return value == "" ? nil : value
     }
 
+    mutating func list(_ name: String) -> [String] { Self.names(take(name) ?? "") }
+
     /// Commas part the names, but not within quotes.
-    mutating func list(_ name: String) -> [String] {
+    package static func names(_ text: String) -> [String] {
         var out: [String] = []
         var item = ""
         var isQuoted = false
-        for character in take(name) ?? "" {
+        for character in text {
             if character == "\"" { isQuoted.toggle() }
             if character == ",", !isQuoted {
                 out.append(item)
@@ -265,6 +323,16 @@ struct Parameters {
             throw APIError(422, "invalid_question", "\(name) \"\(text)\" is not \(allowed).")
         }
         return value
+    }
+
+    mutating func boolean(_ name: String) throws(APIError) -> Bool? {
+        switch take(name) {
+        case nil: return nil
+        case "true", "1": return true
+        case "false", "0": return false
+        case let text?:
+            throw APIError(422, "invalid_question", "\(name) \"\(text)\" is neither true nor false.")
+        }
     }
 
     mutating func instant(_ name: String) throws(APIError) -> EventTime? {

@@ -93,6 +93,9 @@ package enum LogEvent: Sendable {
     /// Partitions that are new to this reader and not yet read: answer with `start(_:)`, giving each its next offset.
     case discovered([TopicPartition])
     case records(RecordChunk)
+    /// The group gives these partitions to another reader: apply what was read of them, and answer with `release(_:)`.
+    /// Where that takes too long, or where another reader has them already, they go without it.
+    case revoked([TopicPartition])
     /// Offsets `from ..< to` are gone from the log (retention): the consumer declares the loss and goes on at `to`.
     case gap(TopicPartition, from: Offset, to: Offset)
     /// The log ends before our next offset (truncated or recreated): the partition is stopped until an operator decides.
@@ -109,6 +112,17 @@ package protocol RecordLogReader {
     /// Begins to read these partitions at these offsets.
     mutating func start(_ positions: [(partition: TopicPartition, next: Offset)]) throws(RecordLogError)
 
+    /// Called again and again instead of `poll` while no record can be taken, such as when the store is away: keeps the
+    /// reader's place in its group and answers what is not records. Does not wait.
+    mutating func standBy() throws(RecordLogError) -> LogEvent?
+
+    /// Nothing more will be applied of these partitions, which were `revoked`.
+    mutating func release(_ partitions: [TopicPartition])
+
+    /// Forgets where reading stands: every partition that is this reader's is named again by `discovered`.
+    /// False, and nothing done, where no group says whose the partitions are.
+    mutating func restart() -> Bool
+
     /// The store has applied everything below `next`. Advisory: for lag tools and the journal's retention.
     mutating func applied(_ partition: TopicPartition, next: Offset)
 
@@ -116,6 +130,13 @@ package protocol RecordLogReader {
     var lag: [(partition: TopicPartition, records: Int64)] { get }
 
     mutating func close()
+}
+
+/// For logs without consumer groups: the partitions are the one reader's for good.
+extension RecordLogReader {
+    package mutating func standBy() throws(RecordLogError) -> LogEvent? { nil }
+    package mutating func release(_ partitions: [TopicPartition]) {}
+    package mutating func restart() -> Bool { false }
 }
 
 /// What went wrong with the log, for an operator.

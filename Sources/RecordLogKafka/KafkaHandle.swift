@@ -20,12 +20,15 @@ final class KafkaHandle: @unchecked Sendable {
     private var lines = (count: 0, since: ContinuousClock.now)
 
     private static let linesPerMinute = 30
-    static let closeSeconds = 10
+    static let closeMilliseconds = 10_000
 
-    init(_ options: KafkaOptions, _ kind: KafkaClientKind, events: Int32, log: Log, metrics: KafkaMetrics)
-        throws(RecordLogError)
-    {
+    /// `group`: where the client tells of rebalances.
+    init(
+        _ options: KafkaOptions, _ kind: KafkaClientKind, events: Int32, group: GroupInbox? = nil, log: Log,
+        metrics: KafkaMetrics
+    ) throws(RecordLogError) {
         let configuration = try options.configuration(for: kind)
+        group?.listen(configuration)
         rd_kafka_conf_set_events(configuration, events | RD_KAFKA_EVENT_LOG | RD_KAFKA_EVENT_ERROR)
         var reason = [CChar](repeating: 0, count: 512)
         let type = kind == .reader ? RD_KAFKA_CONSUMER : RD_KAFKA_PRODUCER
@@ -50,8 +53,9 @@ final class KafkaHandle: @unchecked Sendable {
     deinit { close() }
 
     /// Runs `before` (the last calls on the handle) and destroys the client, on a thread of its own: a client that is
-    /// stuck, as 2.0.2 can be, is left behind after ten seconds. Later calls do nothing.
-    func close(before: @escaping @Sendable () -> Void = {}) {
+    /// stuck, as 2.0.2 can be, is left to that thread after a while, and one of which `before` answers false is left for
+    /// good, because destroying it would end the process. Later calls do nothing.
+    func close(milliseconds: Int = KafkaHandle.closeMilliseconds, before: @escaping @Sendable () -> Bool = { true }) {
         let isFirst = isClosed.withLock { closed in
             defer { closed = true }
             return !closed
@@ -61,18 +65,18 @@ final class KafkaHandle: @unchecked Sendable {
         let addresses = (client: Int(bitPattern: raw), queue: Int(bitPattern: queue))
         let done = StopSignal()
         let closer = ServiceThread("kafka-close") {
-            before()
+            guard before() else { return done.stop() }
             if let queue = OpaquePointer(bitPattern: addresses.queue) { rd_kafka_queue_destroy(queue) }
             if let client = OpaquePointer(bitPattern: addresses.client) {
-                // Nothing is subscribed, so there is no group to leave.
+                // A reader of a group has left it by itself, as far as that is safe.
                 rd_kafka_destroy_flags(client, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE)
             }
             done.stop()
         }
-        if done.wait(milliseconds: Self.closeSeconds * 1000) {
+        if done.wait(milliseconds: milliseconds) {
             closer.join()
         } else {
-            log(.kafkaCloseStuck(seconds: Self.closeSeconds))
+            log(.kafkaCloseStuck(seconds: milliseconds / 1_000))
         }
     }
 

@@ -81,7 +81,7 @@ enum KafkaClientKind {
                 ("auto.offset.reset", "error"), ("enable.partition.eof", "true"), ("check.crcs", "true"),
                 ("isolation.level", "read_committed"),
                 // At least a second of records at full rate: librdkafka 2.0.2 pauses for one when it meets the bound.
-                ("queued.min.messages", "1000000"), ("queued.max.messages.kbytes", "131072"),
+                ("queued.min.messages", "1000000"), ("queued.max.messages.kbytes", "32768"),
                 ("fetch.wait.max.ms", "50"), ("fetch.min.bytes", "65536"), ("max.partition.fetch.bytes", "4194304"),
             ]
         }

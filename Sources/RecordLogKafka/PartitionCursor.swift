@@ -11,9 +11,13 @@
 
 struct PartitionCursor {
     enum Phase: Equatable {
+        /// The group has not given it to this reader.
+        case unassigned
         /// Named to the owner, waiting for `start`.
         case awaitingStart
         case reading
+        /// The group wants it back; waiting for the owner's `release`.
+        case awaitingRelease
         /// Reading failed; waiting for the partition's watermarks.
         case awaitingWatermarks(reason: String)
         /// The log ends before our next offset; waiting for an operator, and then for `start`.
@@ -46,6 +50,23 @@ struct PartitionCursor {
     /// The jump for which the partition was read again.
     private var questioned: (from: Int64, to: Int64)?
     private var hasBrokenBatch = false
+
+    mutating func assigned() { phase = .awaitingStart }
+
+    /// False where it is not this reader's.
+    mutating func revoked() -> Bool {
+        guard isAssigned else { return false }
+        phase = .awaitingRelease
+        return true
+    }
+
+    mutating func released() { phase = .unassigned }
+
+    /// This reader's, and not asked back.
+    var isAssigned: Bool { phase != .unassigned && phase != .awaitingRelease }
+
+    /// Its records were asked for and `applied` means something.
+    var isStarted: Bool { isAssigned && phase != .awaitingStart }
 
     mutating func started(at offset: Int64) {
         phase = .reading
@@ -97,7 +118,7 @@ struct PartitionCursor {
         case .reading:
             phase = .awaitingWatermarks(reason: reason)
             return true
-        case .awaitingWatermarks, .awaitingStart, .truncated: return false
+        case .awaitingWatermarks, .awaitingStart, .truncated, .unassigned, .awaitingRelease: return false
         }
     }
 
@@ -113,7 +134,7 @@ struct PartitionCursor {
             let from = next
             next = low
             return .lost(from: from, to: low)
-        case .reading, .awaitingStart, .truncated: return .unchanged
+        case .reading, .awaitingStart, .truncated, .unassigned, .awaitingRelease: return .unchanged
         }
     }
 

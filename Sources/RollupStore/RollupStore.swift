@@ -63,6 +63,10 @@ package protocol RollupWriter {
     /// has never seen begins at offset 0 or, where the log begins later, at the first offset it has (`gap`).
     mutating func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition]
 
+    /// The timeline of normalization rules, `new` in force from `RulesTimeline.takeover` on where they are not the
+    /// latest already; nil: as it stands.
+    mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline
+
     /// One atomic step: events, rollups, dead letters, manifests and offsets, or nothing.
     /// A duplicate's share is taken out of the delta before it is added.
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult
@@ -79,6 +83,21 @@ package protocol RollupWriter {
 package protocol RollupReader: Sendable {
     /// Everything that `body` reads is of one state of the store, however long it takes.
     func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer
+
+    /// As `read`, but the store gives up, with an error, soon after `isUnwanted` has become true. It is asked while the
+    /// store works, from the same thread.
+    func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer
+}
+
+extension RollupReader {
+    /// For stores that cannot be stopped in mid-statement: whoever takes the rows stops taking them.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
+        try read(body)
+    }
 }
 
 /// Which series a scan is for.
@@ -131,6 +150,9 @@ package struct StoredEvent: Sendable {
 }
 
 package protocol RollupSnapshot {
+    /// Which rollups answer: another text once a replay has put others in their place.
+    var generationName: String { get throws }
+
     /// The time of the latest event applied; nil in an empty store.
     var watermark: EventTime? { get throws }
 
@@ -155,6 +177,19 @@ package protocol RollupSnapshot {
     func retained(_ grain: Grain?) throws -> EventTime?
 
     func ledger() throws -> [PartitionLedger]
+
+    func rulesTimeline() throws -> RulesTimeline
+
+    /// The parts that proxies have told of minutes with `from <= minute < to`, each once with its greatest counts, in
+    /// order of minute, proxy, lane, serial.
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest]
+
+    /// What became of the records of minutes with `from <= minute < to`, in order of minute, proxy, partition.
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute]
+}
+
+extension RollupSnapshot {
+    package var generationName: String { "" }
 }
 
 /// What went wrong with the store, for an operator.

@@ -17,10 +17,12 @@ package struct NormalizedEvent: Sendable {
     package var extra: ByteRange
     /// After normalization.
     package var metadataStatus: MetadataStatus
+    /// Index into the batch's `minutes`; -1: none.
+    package var minute: Int32
 
     package init(
         fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange,
-        metadataStatus: MetadataStatus
+        metadataStatus: MetadataStatus, minute: Int32 = -1
     ) {
         self.fields = fields
         self.series = series
@@ -28,6 +30,7 @@ package struct NormalizedEvent: Sendable {
         self.offset = offset
         self.extra = extra
         self.metadataStatus = metadataStatus
+        self.minute = minute
     }
 }
 
@@ -40,18 +43,27 @@ package struct DeadLetter: Sendable, Equatable {
     }
     package var source: TopicPartition
     package var offset: Offset
+    /// As its header said; nil where it said nothing known.
+    package var kind: RecordKind?
     package var code: Code
     package var reason: String
     package var key: [UInt8]
     package var value: [UInt8]
+    /// Index into the batch's `minutes`: where it is counted; -1: nowhere.
+    package var minute: Int32
 
-    package init(source: TopicPartition, offset: Offset, code: Code, reason: String, key: [UInt8], value: [UInt8]) {
+    package init(
+        source: TopicPartition, offset: Offset, kind: RecordKind? = nil, code: Code, reason: String, key: [UInt8],
+        value: [UInt8], minute: Int32 = -1
+    ) {
         self.source = source
         self.offset = offset
+        self.kind = kind
         self.code = code
         self.reason = reason
         self.key = key
         self.value = value
+        self.minute = minute
     }
 }
 
@@ -91,10 +103,15 @@ package struct SealedBatch: Sendable {
     package var delta: RollupDelta
     package var manifests: [Manifest]
     package var deadLetters: [DeadLetter]
+    /// Each proxy, minute and partition once. The writer moves one from `applied` to `duplicates` for each event it already has.
+    package var minutes: [ProxyMinute]
+    /// Of the timeline that the events were normalized under; the store's must be the same for the batch to apply.
+    package var rulesVersion: Int64
 
     package init(
         ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], series: [SeriesKey], events: [NormalizedEvent],
-        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter]
+        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter], minutes: [ProxyMinute] = [],
+        rulesVersion: Int64 = 0
     ) {
         self.ranges = ranges
         self.bytes = bytes
@@ -104,5 +121,22 @@ package struct SealedBatch: Sendable {
         self.delta = delta
         self.manifests = manifests
         self.deadLetters = deadLetters
+        self.minutes = minutes
+        self.rulesVersion = rulesVersion
+    }
+
+    /// Where a dead letter is counted; nil: nowhere.
+    package func minute(of letter: DeadLetter) -> ProxyMinute? {
+        letter.minute < 0 ? nil : minutes[Int(letter.minute)]
+    }
+
+    /// The rows of `minutes` once it is known which events (by index) the store already had.
+    package func minutes(withDuplicates duplicates: [Int]) -> [ProxyMinute] {
+        var rows = minutes
+        for index in duplicates where events[index].minute >= 0 {
+            rows[Int(events[index].minute)].applied -= 1
+            rows[Int(events[index].minute)].duplicates += 1
+        }
+        return rows
     }
 }

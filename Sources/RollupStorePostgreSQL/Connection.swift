@@ -344,6 +344,8 @@ struct Parameters {
     /// -1: NULL.
     private var lengths: [Int32] = []
 
+    var count: Int { lengths.count }
+
     private enum ElementType: Int32 {
         case bytea = 17
         case bigint = 20

@@ -148,6 +148,8 @@ private struct Snapshot: RollupSnapshot {
     let generation: Int16
     let memory: SeriesMemory
 
+    var generationName: String { "\(generation)" }
+
     var watermark: EventTime? {
         get throws {
             var parameters = Parameters()
@@ -185,6 +187,54 @@ private struct Snapshot: RollupSnapshot {
                 start: Offset(rows.integer(row, 2)), next: Offset(rows.integer(row, 3)),
                 applied: rows.integer(row, 4), duplicates: rows.integer(row, 5), manifests: rows.integer(row, 6),
                 deadLetters: rows.integer(row, 7), skipped: rows.integer(row, 8), lost: rows.integer(row, 9))
+        }
+    }
+
+    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
+
+    // MARK: Reconciliation
+
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest] {
+        var parameters = Parameters()
+        parameters.add(from.microseconds)
+        parameters.add(to.microseconds)
+        let rows = try connection.query(
+            """
+            SELECT minute_us, proxy, lane, serial, accepted, recorded FROM manifests
+            WHERE minute_us >= $1::bigint AND minute_us < $2::bigint ORDER BY minute_us, proxy, lane, serial
+            """, parameters)
+        return (0..<rows.count).map { row in
+            let accepted = UInt64(clamping: rows.integer(row, 4))
+            let recorded = UInt64(clamping: rows.integer(row, 5))
+            return Manifest(
+                proxy: String(decoding: rows.bytes(row, 1), as: UTF8.self),
+                minute: EventTime(microseconds: rows.integer(row, 0)),
+                lane: UInt32(truncatingIfNeeded: rows.integer(row, 2)),
+                serial: UInt64(bitPattern: rows.integer(row, 3)), accepted: accepted, recorded: recorded,
+                dropped: accepted - min(accepted, recorded))
+        }
+    }
+
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute] {
+        var parameters = Parameters()
+        parameters.add(from.microseconds)
+        parameters.add(to.microseconds)
+        let rows = try connection.query(
+            """
+            SELECT minute_us, proxy, topic, partition, applied, duplicates, dead_lettered, first_offset, next_offset,
+                changed_us
+            FROM proxy_minutes WHERE minute_us >= $1::bigint AND minute_us < $2::bigint
+            ORDER BY minute_us, proxy, topic, partition
+            """, parameters)
+        return (0..<rows.count).map { row in
+            ProxyMinute(
+                proxy: String(decoding: rows.bytes(row, 1), as: UTF8.self),
+                minute: EventTime(microseconds: rows.integer(row, 0)),
+                partition: TopicPartition(
+                    topic: rows.text(row, 2), partition: Int32(truncatingIfNeeded: rows.integer(row, 3))),
+                first: Offset(rows.integer(row, 7)), next: Offset(rows.integer(row, 8)),
+                applied: rows.integer(row, 4), duplicates: rows.integer(row, 5), deadLettered: rows.integer(row, 6),
+                changed: EventTime(microseconds: rows.integer(row, 9)))
         }
     }
 

@@ -47,6 +47,14 @@ extension PostgreSQLRollupWriter {
                 left -= Int64(deleted.changes)
                 if deleted.changes > 0 { try mark(3, boundaries.events, connection) }
             }
+            // As old as the events that they count. Both sides of a minute go at once.
+            if left > 0 {
+                var parameters = Parameters()
+                parameters.add(boundaries.events.startOfMinute.microseconds)
+                for table in ["manifests", "proxy_minutes"] {
+                    _ = try connection.query("DELETE FROM \(table) WHERE minute_us < $1::bigint", parameters)
+                }
+            }
             try connection.execute("COMMIT")
             return !isBusy && left <= 0
         }

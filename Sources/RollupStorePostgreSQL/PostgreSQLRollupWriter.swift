@@ -2,8 +2,8 @@
 //
 // Before it, each in a short transaction of its own: numbers for new series, partitions for new days. Within it: the
 // offsets' rows are locked and compared first, so that a stale writer stops before it has written anything; then events
-// (whose duplicates are told), rollups less the duplicates' share, manifests, dead letters, and the offsets moved with
-// the ledger's counts. Whatever fails, all of it is rolled back.
+// (whose duplicates are told), rollups less the duplicates' share, manifests, dead letters, the counts by proxy and minute,
+// and the offsets moved with the ledger's counts. Whatever fails, all of it is rolled back.
 //
 // Duplicates. Events are copied straight into their table: mostly none is known, and nothing is faster. Where one is,
 // its id is in the way, the transaction is begun again, and this time the store is asked first which ids it has; so for
@@ -192,6 +192,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             try connection.execute("ROLLBACK")
             return done
         }
+        try compareRules(batch, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         if duplicates.isEmpty {
@@ -204,7 +205,8 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             try addRollups(delta, series, connection)
         }
         try putManifests(batch.manifests, connection)
-        try putDeadLetters(batch.deadLetters, connection)
+        try putDeadLetters(batch, connection)
+        try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
         var random = SystemRandomNumberGenerator()
         let name = EventID(high: random.next(), low: random.next()).bytes
         try moveOffsets(batch.ranges, tallies, name, connection)
@@ -610,35 +612,70 @@ package final class PostgreSQLRollupWriter: RollupWriter {
 
     private func putManifests(_ manifests: [Manifest], _ connection: Connection) throws(ServerFailure) {
         if manifests.isEmpty { return }
-        // A minute's counts only rise, and a manifest may come twice: the greater one is the later one. Sorted, so that
-        // two writers could not wait for each other.
-        var greatest: [Int64: [String: Manifest]] = [:]
-        for manifest in manifests {
-            var known = greatest[manifest.minute.microseconds]?[manifest.proxy] ?? manifest
-            known.accepted = max(known.accepted, manifest.accepted)
-            known.recorded = max(known.recorded, manifest.recorded)
-            known.dropped = max(known.dropped, manifest.dropped)
-            greatest[manifest.minute.microseconds, default: [:]][manifest.proxy] = known
+        // A statement may meet a row once only. Sorted, so that two writers could not wait for each other.
+        struct Part: Hashable {
+            var minute: EventTime
+            var proxy: String
+            var lane: UInt32
+            var serial: UInt64
         }
-        let sorted = greatest.values.flatMap(\.values).sorted {
-            ($0.minute.microseconds, $0.proxy) < ($1.minute.microseconds, $1.proxy)
+        var greatest: [Part: (accepted: UInt64, recorded: UInt64)] = [:]
+        for manifest in manifests {
+            let part = Part(
+                minute: manifest.minute, proxy: manifest.proxy, lane: manifest.lane, serial: manifest.serial)
+            let known = greatest[part] ?? (0, 0)
+            greatest[part] = (max(known.accepted, manifest.accepted), max(known.recorded, manifest.recorded))
+        }
+        let sorted = greatest.sorted {
+            ($0.key.minute.microseconds, $0.key.proxy, $0.key.lane, $0.key.serial)
+                < ($1.key.minute.microseconds, $1.key.proxy, $1.key.lane, $1.key.serial)
         }
         var parameters = Parameters()
-        parameters.add(bytes: sorted.map { Array($0.proxy.utf8) })
-        parameters.add(bigints: sorted.map(\.minute.microseconds))
-        parameters.add(bigints: sorted.map { Int64(clamping: $0.accepted) })
-        parameters.add(bigints: sorted.map { Int64(clamping: $0.recorded) })
-        parameters.add(bigints: sorted.map { Int64(clamping: $0.dropped) })
+        parameters.add(bigints: sorted.map(\.key.minute.microseconds))
+        parameters.add(bytes: sorted.map { Array($0.key.proxy.utf8) })
+        parameters.add(bigints: sorted.map { Int64($0.key.lane) })
+        parameters.add(bigints: sorted.map { Int64(bitPattern: $0.key.serial) })
+        parameters.add(bigints: sorted.map { Int64(clamping: $0.value.accepted) })
+        parameters.add(bigints: sorted.map { Int64(clamping: $0.value.recorded) })
         _ = try connection.query(
             """
-            INSERT INTO manifests AS m (proxy, minute_us, accepted, recorded, dropped)
-            SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-            ON CONFLICT (minute_us, proxy) DO UPDATE SET accepted = greatest(m.accepted, excluded.accepted),
-                recorded = greatest(m.recorded, excluded.recorded), dropped = greatest(m.dropped, excluded.dropped)
+            INSERT INTO manifests AS m (minute_us, proxy, lane, serial, accepted, recorded)
+            SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+            ON CONFLICT (minute_us, proxy, lane, serial) DO UPDATE SET
+                accepted = greatest(m.accepted, excluded.accepted), recorded = greatest(m.recorded, excluded.recorded)
             """, parameters)
     }
 
-    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(ServerFailure) {
+    private func addMinutes(_ minutes: [ProxyMinute], _ connection: Connection) throws(ServerFailure) {
+        if minutes.isEmpty { return }
+        var parameters = Parameters()
+        parameters.add(now().microseconds)
+        parameters.add(bigints: minutes.map(\.minute.microseconds))
+        parameters.add(bytes: minutes.map { Array($0.proxy.utf8) })
+        parameters.add(texts: minutes.map(\.partition.topic))
+        parameters.add(integers: minutes.map(\.partition.partition))
+        parameters.add(bigints: minutes.map(\.applied))
+        parameters.add(bigints: minutes.map(\.duplicates))
+        parameters.add(bigints: minutes.map(\.deadLettered))
+        parameters.add(bigints: minutes.map(\.first.value))
+        parameters.add(bigints: minutes.map(\.next.value))
+        _ = try connection.query(
+            """
+            INSERT INTO proxy_minutes AS m (minute_us, proxy, topic, partition, applied, duplicates, dead_lettered,
+                first_offset, next_offset, changed_us)
+            SELECT w.*, $1::bigint
+            FROM unnest($2::bigint[], $3::bytea[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
+                $8::bigint[], $9::bigint[], $10::bigint[]) AS w
+            ON CONFLICT (minute_us, proxy, topic, partition) DO UPDATE SET
+                applied = m.applied + excluded.applied, duplicates = m.duplicates + excluded.duplicates,
+                dead_lettered = m.dead_lettered + excluded.dead_lettered,
+                first_offset = least(m.first_offset, excluded.first_offset),
+                next_offset = greatest(m.next_offset, excluded.next_offset), changed_us = excluded.changed_us
+            """, parameters)
+    }
+
+    private func putDeadLetters(_ batch: SealedBatch, _ connection: Connection) throws(ServerFailure) {
+        let letters = batch.deadLetters
         if letters.isEmpty { return }
         var parameters = Parameters()
         parameters.add(now().microseconds)
@@ -649,12 +686,18 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         parameters.add(bytes: letters.map { Array($0.reason.utf8) })
         parameters.add(bytes: letters.map(\.key))
         parameters.add(bytes: letters.map(\.value))
+        // Without a minute the proxy means nothing: the server makes it NULL.
+        parameters.add(bytes: letters.map { Array((batch.minute(of: $0)?.proxy ?? "").utf8) })
+        parameters.add(bigints: letters.map { batch.minute(of: $0)?.minute.microseconds })
         _ = try connection.query(
             """
-            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
-            SELECT topic, partition, source_offset, $1::bigint, code, reason, key, value
-            FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[])
-                AS w (topic, partition, source_offset, code, reason, key, value)
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value, proxy,
+                minute_us)
+            SELECT topic, partition, source_offset, $1::bigint, code, reason, key, value,
+                CASE WHEN minute_us IS NOT NULL THEN proxy END, minute_us
+            FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[],
+                $9::bytea[], $10::bigint[])
+                AS w (topic, partition, source_offset, code, reason, key, value, proxy, minute_us)
             ON CONFLICT DO NOTHING
             """, parameters)
     }

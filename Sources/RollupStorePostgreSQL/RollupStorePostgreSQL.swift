@@ -8,7 +8,7 @@ package import RollupStore
 import Schemas
 
 package struct PostgreSQLRollupStore: Sendable {
-    static let schemaVersion: Int64 = 1
+    static let schemaVersion = Int64(Schemas.postgresql.count)
 
     package let reader: PostgreSQLRollupReader
     private let address: ServerAddress
@@ -51,6 +51,8 @@ package struct PostgreSQLRollupStore: Sendable {
 
     package var keys: PostgreSQLKeyStore { PostgreSQLKeyStore(address) }
 
+    package var deadLetters: PostgreSQLDeadLetters { PostgreSQLDeadLetters(address) }
+
     /// The server and the database, without a password.
     package var description: String { address.description }
 
@@ -73,7 +75,7 @@ package struct PostgreSQLRollupStore: Sendable {
         }
         if found < schemaVersion {
             do throws(ServerFailure) {
-                try connection.execute(Schemas.postgresql)
+                try connection.execute(Schemas.postgresql.dropFirst(Int(found)).joined(separator: "\n"))
             } catch {
                 // A table of this name that is not ours.
                 guard error.state == ServerFailure.duplicateTable else { throw error }
@@ -105,6 +107,7 @@ enum AdvisoryLock {
     static let numbers = key("numbers")
     static let partitions = key("partitions")
     static let retention = key("retention")
+    static let rules = key("rules")
     /// The first half of a shard's key; the other one is its number.
     static let shards = "hashtext('millrace shards ' || current_schema())"
 

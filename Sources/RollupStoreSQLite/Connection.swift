@@ -13,6 +13,7 @@ final class Connection {
     private var prepared: [String: Statement] = [:]
     private var selection: SeriesFilter?
     private var commitHook: CommitHook?
+    private var stop: StopCondition?
 
     init(path: String, access: Access) throws(RollupStoreError) {
         var opened: OpaquePointer?
@@ -84,6 +85,24 @@ final class Connection {
 
     /// Carries over into the database file what it can without waiting for anyone. A failure leaves the log as it is.
     func checkpoint() { sqlite3_wal_checkpoint_v2(handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil) }
+
+    /// Statements end with an error soon after the condition has become true; nil: they run to their end.
+    func stop(when isUnwanted: (@Sendable () -> Bool)?) {
+        guard let isUnwanted else {
+            sqlite3_progress_handler(handle, 0, nil, nil)
+            stop = nil
+            return
+        }
+        let made = StopCondition(isUnwanted)
+        // The connection holds the condition for as long as SQLite may ask it.
+        stop = made
+        sqlite3_progress_handler(
+            handle, StopCondition.steps,
+            { context in
+                guard let context else { return 0 }
+                return Unmanaged<StopCondition>.fromOpaque(context).takeUnretainedValue().isUnwanted() ? 1 : 0
+            }, Unmanaged.passUnretained(made).toOpaque())
+    }
 
     /// Makes `merge_bins(stored, added)` known to this connection's SQL.
     func registerMergeBins() throws(RollupStoreError) {
@@ -176,6 +195,14 @@ final class Connection {
 private final class CommitHook {
     let body: (Int) -> Void
     init(_ body: @escaping (Int) -> Void) { self.body = body }
+}
+
+private final class StopCondition {
+    /// Steps of SQLite's machine between two looks: some thousand rows.
+    static let steps: Int32 = 50_000
+
+    let isUnwanted: @Sendable () -> Bool
+    init(_ isUnwanted: @escaping @Sendable () -> Bool) { self.isUnwanted = isUnwanted }
 }
 
 /// A set of series as bits: asked once for every event row of a scan.

@@ -170,7 +170,11 @@ final class FileLock {
     deinit { release() }
 
     func release() {
-        if descriptor >= 0 { close(descriptor) }
+        if descriptor >= 0 {
+            // Closing alone would leave it to a child that was just forked, until that becomes another program.
+            flock(descriptor, LOCK_UN)
+            close(descriptor)
+        }
         descriptor = -1
     }
 }

@@ -40,7 +40,13 @@ package struct SQLiteKeyStore: KeyStore {
     }
 
     package func keys() throws(RollupStoreError) -> [AccessKey] {
-        try Self.read(try Connection(path: path, access: .read))
+        // Opening would make the file anew.
+        guard access(path, F_OK) == 0 else {
+            throw RollupStoreError(
+                code: .unavailable, tried: "read the API keys of \(path)", reason: String(cString: strerror(errno)),
+                next: "Bring the file back; it is looked for again.")
+        }
+        return try Self.read(try Connection(path: path, access: .read))
     }
 
     package func revoke(id: String, at time: EventTime) throws(RollupStoreError) -> AccessKey? {

@@ -24,11 +24,19 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         limit = max(1, connections)
     }
 
-    /// A read must not start another one from inside: with all connections taken, both would wait for good.
     package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
+        try read(until: { false }, body)
+    }
+
+    /// A read must not start another one from inside: with all connections taken, both would wait for good.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
         let connection = try take()
         var isSound = false
         defer { giveBack(connection, isSound) }
+        connection.stop(when: isUnwanted)
+        defer { connection.stop(when: nil) }
         try connection.statement("BEGIN").run()
         do {
             // The first look fixes what the whole read sees.
@@ -126,6 +134,8 @@ private struct Snapshot: RollupSnapshot {
     let generation: Int64
     let memory: SeriesMemory
 
+    var generationName: String { "\(generation)" }
+
     var watermark: EventTime? {
         get throws {
             let statement = try connection.statement("SELECT max(max_time_us) FROM offsets WHERE generation = ?1")
@@ -168,6 +178,56 @@ private struct Snapshot: RollupSnapshot {
                     skipped: statement.integer(8), lost: statement.integer(9)))
         }
         return rows
+    }
+
+    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
+
+    // MARK: Reconciliation
+
+    func manifests(from: EventTime, to: EventTime) throws -> [Manifest] {
+        let rows = try connection.statement(
+            """
+            SELECT minute_us, proxy, lane, serial, accepted, recorded FROM manifests
+            WHERE minute_us >= ?1 AND minute_us < ?2 ORDER BY minute_us, proxy, lane, serial
+            """)
+        rows.bind(1, from.microseconds)
+        rows.bind(2, to.microseconds)
+        defer { rows.reset() }
+        var parts: [Manifest] = []
+        while try rows.step() {
+            let accepted = UInt64(clamping: rows.integer(4))
+            let recorded = UInt64(clamping: rows.integer(5))
+            parts.append(
+                Manifest(
+                    proxy: rows.text(1), minute: EventTime(microseconds: rows.integer(0)),
+                    lane: UInt32(truncatingIfNeeded: rows.integer(2)), serial: UInt64(bitPattern: rows.integer(3)),
+                    accepted: accepted, recorded: recorded, dropped: accepted - min(accepted, recorded)))
+        }
+        return parts
+    }
+
+    func proxyMinutes(from: EventTime, to: EventTime) throws -> [ProxyMinute] {
+        let rows = try connection.statement(
+            """
+            SELECT minute_us, proxy, topic, partition, applied, duplicates, dead_lettered, first_offset, next_offset,
+                changed_us
+            FROM proxy_minutes WHERE minute_us >= ?1 AND minute_us < ?2 ORDER BY minute_us, proxy, topic, partition
+            """)
+        rows.bind(1, from.microseconds)
+        rows.bind(2, to.microseconds)
+        defer { rows.reset() }
+        var found: [ProxyMinute] = []
+        while try rows.step() {
+            found.append(
+                ProxyMinute(
+                    proxy: rows.text(1), minute: EventTime(microseconds: rows.integer(0)),
+                    partition: TopicPartition(
+                        topic: rows.text(2), partition: Int32(truncatingIfNeeded: rows.integer(3))),
+                    first: Offset(rows.integer(7)), next: Offset(rows.integer(8)), applied: rows.integer(4),
+                    duplicates: rows.integer(5), deadLettered: rows.integer(6),
+                    changed: EventTime(microseconds: rows.integer(9))))
+        }
+        return found
     }
 
     // MARK: Rollups

@@ -32,6 +32,15 @@ extension SQLiteRollupWriter {
                 rows.bind(2, left)
                 left -= try delete(rows, wholeFrom: boundaries.events.microseconds, of: 3, connection)
             }
+            // As old as the events that they count. Both sides of a minute go at once.
+            if left > 0 {
+                let before = boundaries.events.startOfMinute.microseconds
+                for table in ["manifests", "proxy_minutes"] {
+                    let rows = try connection.statement("DELETE FROM \(table) WHERE minute_us < ?1")
+                    rows.bind(1, before)
+                    try rows.run()
+                }
+            }
             return left <= 0
         }
     }

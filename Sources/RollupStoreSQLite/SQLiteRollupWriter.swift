@@ -2,7 +2,7 @@
 //
 // Order within it: the compare-and-set of the offsets first, so that a stale writer stops before it has written
 // anything; then series, events (which tell the duplicates), rollups less the duplicates' share, manifests, dead
-// letters, and the ledger's counts. Whatever fails, all of it is rolled back.
+// letters, the counts by proxy and minute, and the ledger's. Whatever fails, all of it is rolled back.
 
 import EventCodec
 package import Events
@@ -10,6 +10,7 @@ import Glibc
 package import RecordLog
 package import RollupStore
 import Rollups
+import Threading
 
 package final class SQLiteRollupWriter: RollupWriter {
     /// nil once closed.
@@ -80,6 +81,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
         do {
             let result = try transaction { connection throws(RollupStoreError) in try write(batch, connection) }
+            failPoint("committed")
             numbers.committed()
             return result
         } catch {
@@ -110,10 +112,14 @@ package final class SQLiteRollupWriter: RollupWriter {
     }
 
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
+        failPoint("begun")
         for range in batch.ranges { try moveOffset(range, connection) }
+        try compareRules(batch, connection)
+        failPoint("offsets_moved")
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
+        failPoint("events_inserted")
         if duplicates.isEmpty {
             try addRollups(batch.delta, series, connection)
         } else {
@@ -123,9 +129,12 @@ package final class SQLiteRollupWriter: RollupWriter {
             }
             try addRollups(delta, series, connection)
         }
+        failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
-        try putDeadLetters(batch.deadLetters, connection)
+        try putDeadLetters(batch, connection)
+        try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
         for (range, tally) in zip(batch.ranges, tallies) { try count(range, tally, connection) }
+        failPoint("counted")
         return ApplyResult(
             applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
     }
@@ -362,30 +371,58 @@ package final class SQLiteRollupWriter: RollupWriter {
     // MARK: Manifests and dead letters
 
     private func putManifests(_ manifests: [Manifest], _ connection: Connection) throws(RollupStoreError) {
-        // A minute's counts only rise, and a manifest may come twice: the greater one is the later one.
         let statement = try connection.statement(
             """
-            INSERT INTO manifests (proxy, minute_us, accepted, recorded, dropped) VALUES (?1, ?2, ?3, ?4, ?5)
+            INSERT INTO manifests (minute_us, proxy, lane, serial, accepted, recorded) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
             ON CONFLICT DO UPDATE SET accepted = max(accepted, excluded.accepted),
-                recorded = max(recorded, excluded.recorded), dropped = max(dropped, excluded.dropped)
+                recorded = max(recorded, excluded.recorded)
             """)
         for manifest in manifests {
-            statement.bind(1, copying: manifest.proxy)
-            statement.bind(2, manifest.minute.microseconds)
-            statement.bind(3, Int64(clamping: manifest.accepted))
-            statement.bind(4, Int64(clamping: manifest.recorded))
-            statement.bind(5, Int64(clamping: manifest.dropped))
+            statement.bind(1, manifest.minute.microseconds)
+            statement.bind(2, copying: manifest.proxy)
+            statement.bind(3, Int64(manifest.lane))
+            statement.bind(4, Int64(bitPattern: manifest.serial))
+            statement.bind(5, Int64(clamping: manifest.accepted))
+            statement.bind(6, Int64(clamping: manifest.recorded))
             try statement.run()
         }
     }
 
-    private func putDeadLetters(_ letters: [DeadLetter], _ connection: Connection) throws(RollupStoreError) {
+    private func addMinutes(_ minutes: [ProxyMinute], _ connection: Connection) throws(RollupStoreError) {
         let statement = try connection.statement(
             """
-            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING
+            INSERT INTO proxy_minutes (minute_us, proxy, topic, partition, applied, duplicates, dead_lettered,
+                first_offset, next_offset, changed_us)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+            ON CONFLICT DO UPDATE SET applied = applied + excluded.applied,
+                duplicates = duplicates + excluded.duplicates, dead_lettered = dead_lettered + excluded.dead_lettered,
+                first_offset = min(first_offset, excluded.first_offset),
+                next_offset = max(next_offset, excluded.next_offset), changed_us = excluded.changed_us
             """)
-        for letter in letters {
+        let now = now().microseconds
+        for row in minutes {
+            statement.bind(1, row.minute.microseconds)
+            statement.bind(2, copying: row.proxy)
+            statement.bind(3, copying: row.partition.topic)
+            statement.bind(4, Int64(row.partition.partition))
+            statement.bind(5, row.applied)
+            statement.bind(6, row.duplicates)
+            statement.bind(7, row.deadLettered)
+            statement.bind(8, row.first.value)
+            statement.bind(9, row.next.value)
+            statement.bind(10, now)
+            try statement.run()
+        }
+    }
+
+    private func putDeadLetters(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) {
+        let statement = try connection.statement(
+            """
+            INSERT INTO dead_letters (topic, partition, source_offset, time_us, code, reason, key, value, proxy,
+                minute_us)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING
+            """)
+        for letter in batch.deadLetters {
             statement.bind(1, copying: letter.source.topic)
             statement.bind(2, Int64(letter.source.partition))
             statement.bind(3, letter.offset.value)
@@ -394,6 +431,9 @@ package final class SQLiteRollupWriter: RollupWriter {
             statement.bind(6, copying: letter.reason)
             statement.bindBlob(7, copying: letter.key)
             statement.bindBlob(8, copying: letter.value)
+            let minute = batch.minute(of: letter)
+            if let minute { statement.bind(9, copying: minute.proxy) } else { statement.bind(9, Int64?.none) }
+            statement.bind(10, minute?.minute.microseconds)
             try statement.run()
         }
     }

@@ -119,8 +119,13 @@ final class Shipment {
                 guard let kind = record.kind, !record.isCorrupt else {
                     // No log takes damaged bytes or a kind that this build does not know.
                     refuse(sequence, of: index, record.isCorrupt ? "damaged in the journal" : "unknown kind")
-                    if lanes[index].progress.state(of: sequence) == .waitingToSend { return moved }
+                    if lanes[index].progress.state(of: sequence) != .settled { return moved }
                     moved = true
+                    continue
+                }
+                if kind == .manifest, sequence > lanes[index].progress.checkpoint {
+                    // What a manifest counts is in the log before it: whoever has read it knows where to look.
+                    lanes[index].progress.recordDeferred(sequence)
                     continue
                 }
                 let tag = UInt64(index) << Self.sequenceBits | UInt64(sequence)

@@ -8,6 +8,8 @@ package struct ShippingProgress: Sendable {
     package enum State: UInt8, Sendable {
         /// Read, and to be handed to a producer.
         case waitingToSend
+        /// To be sent once all before it is settled.
+        case waitingForAllBefore
         case waitingForReport
         case settled
     }
@@ -19,6 +21,8 @@ package struct ShippingProgress: Sendable {
     private var head = 0
     /// No record below it waits to be sent.
     private var sendFrom: Int64
+    /// The records that wait for all before them, ascending.
+    private var deferred: [Int64] = []
     package private(set) var unsettled = 0
     package private(set) var inFlight = 0
 
@@ -59,6 +63,7 @@ package struct ShippingProgress: Sendable {
 
     /// The first record that waits to be sent.
     package mutating func nextToSend() -> Int64? {
+        if let first = deferred.first, first == checkpoint { return first }
         while let state = state(of: sendFrom) {
             if state == .waitingToSend { return sendFrom }
             sendFrom += 1
@@ -66,8 +71,20 @@ package struct ShippingProgress: Sendable {
         return nil
     }
 
+    /// It must not be in the log before anything that came before it: `nextToSend` passes it over until then.
+    package mutating func recordDeferred(_ sequence: Int64) {
+        guard state(of: sequence) == .waitingToSend, sequence > checkpoint else { return }
+        set(sequence, .waitingForAllBefore)
+        let place = deferred.firstIndex { $0 > sequence } ?? deferred.count
+        deferred.insert(sequence, at: place)
+    }
+
     package mutating func recordSent(_ sequence: Int64) {
-        guard state(of: sequence) == .waitingToSend else { return }
+        switch state(of: sequence) {
+        case .waitingToSend: break
+        case .waitingForAllBefore where sequence == checkpoint: deferred.removeFirst()
+        case .waitingForAllBefore, .waitingForReport, .settled, nil: return
+        }
         set(sequence, .waitingForReport)
         inFlight += 1
     }
@@ -76,6 +93,7 @@ package struct ShippingProgress: Sendable {
     @discardableResult package mutating func recordSettled(_ sequence: Int64) -> Bool {
         guard let state = state(of: sequence), state != .settled else { return false }
         if state == .waitingForReport { inFlight -= 1 }
+        if state == .waitingForAllBefore { deferred.removeAll { $0 == sequence } }
         set(sequence, .settled)
         unsettled -= 1
         guard sequence == checkpoint else { return false }

@@ -38,6 +38,14 @@ extension LogLine {
             [("count", .number(count))])
     }
 
+    package static func deadLetterRefused(source: String, reason: String) -> LogLine {
+        LogLine(
+            .error, "dead_letter_refused",
+            "The dead-letter topic will never take this record; the store's dead letters alone have it. "
+                + "Raise the topic's max.message.bytes.",
+            [("source", .text(source)), ("reason", .text(reason))])
+    }
+
     package static func consumerStoreUnavailable(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_store_unavailable",
@@ -45,10 +53,38 @@ extension LogLine {
             [("reason", .text(reason))])
     }
 
+    package static func consumerRules(fingerprint: String, from: Int64) -> LogLine {
+        LogLine(
+            .info, "consumer_rules", "These normalization rules hold for events from this time on (UTC us since 1970).",
+            [("fingerprint", .text(fingerprint)), ("from_us", .number(from))])
+    }
+
+    package static func consumerRetentionFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_retention_failed",
+            "What is past its retention was not deleted; it is tried again in a minute. Nothing else waits for it.",
+            [("reason", .text(reason))])
+    }
+
     package static func consumerStoreAvailable(waitedMilliseconds: Int64) -> LogLine {
         LogLine(
             .info, "consumer_store_available", "The store takes batches again.",
             [("waited_ms", .number(waitedMilliseconds))])
+    }
+
+    package static func consumerStoreUpkeepFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_store_upkeep_failed",
+            "Everything is counted, but rollups wait to be summed: answers take longer until a later try succeeds.",
+            [("reason", .text(reason))])
+    }
+
+    package static func consumerStaleEpoch(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_stale_epoch",
+            "The store refused a batch whole: another consumer has taken a partition over. What is held is forgotten, "
+                + "and what is still this consumer's is read again from the store's offsets.",
+            [("reason", .text(reason))])
     }
 
     package static func consumerFailed(reason: String) -> LogLine {
@@ -61,5 +97,12 @@ extension LogLine {
             heldBack
                 ? "Stopped before all that was read could be applied; the log plays it again."
                 : "Stopped; all that was read is applied.")
+    }
+
+    package static func reconciliationWithoutLog(reason: String) -> LogLine {
+        LogLine(
+            .warning, "reconciliation_without_log",
+            "Where the log ends is not known: what the reconciliation misses counts as in flight.",
+            [("reason", .text(reason))])
     }
 }

@@ -53,6 +53,21 @@ extension LogLine {
             [("topic", .text(topic)), ("partition", .number(Int64(partition))), ("from", .number(from))])
     }
 
+    package static func kafkaAssigned(_ topic: String, partitions: [Int32]) -> LogLine {
+        LogLine(
+            .info, "kafka_partitions_assigned", "The consumer group gave partitions to this consumer.",
+            [("topic", .text(topic)), ("partitions", .text(partitions.map(String.init).joined(separator: ",")))])
+    }
+
+    package static func kafkaRevoked(_ topic: String, partitions: [Int32], isLost: Bool) -> LogLine {
+        LogLine(
+            isLost ? .warning : .info, "kafka_partitions_revoked",
+            isLost
+                ? "The consumer group has given these partitions away while this consumer was not heard of."
+                : "The consumer group asks for these partitions back.",
+            [("topic", .text(topic)), ("partitions", .text(partitions.map(String.init).joined(separator: ",")))])
+    }
+
     package static func kafkaCloseStuck(seconds: Int) -> LogLine {
         LogLine(
             .warning, "kafka_close_stuck",

@@ -11,6 +11,17 @@ extension LogLine {
         LogLine(.info, "proxy_stopped", "The proxy has answered what it held and stopped.")
     }
 
+    package static func proxyCertificateReloaded() -> LogLine {
+        LogLine(.info, "proxy_certificate_reloaded", "New connections to the proxy see the certificate as read anew.")
+    }
+
+    package static func certificateNotReloaded(listener: String, reason: String) -> LogLine {
+        LogLine(
+            .error, "certificate_not_reloaded",
+            "The certificate of \(listener) stays as it was, since the new one cannot be used: \(reason)",
+            [("listener", .text(listener))])
+    }
+
     package static func upstreamFailed(provider: String, code: String, reason: String) -> LogLine {
         LogLine(
             .warning, "upstream_failed", "The provider \(provider) did not answer: \(reason).",

@@ -11,6 +11,8 @@ package struct KafkaMetrics: Sendable {
     package let redelivered = Counter()
     package let offsetJumps = Counter()
     package let rereads = Counter()
+    package let rebalances = Counter()
+    package let assignmentsLost = Counter()
     package let lost = Counter()
     package let truncations = Counter()
     package let corruptBatches = Counter()
@@ -34,6 +36,10 @@ package struct KafkaMetrics: Sendable {
             counter("records_redelivered", "Records below the expected offset, skipped.", redelivered),
             counter("offset_jumps", "Offsets that hold no record (compaction, transaction markers).", offsetJumps),
             counter("rereads", "Times that a partition was read again from the expected offset.", rereads),
+            counter("rebalances", "Times that the consumer group gave this consumer partitions, or none.", rebalances),
+            counter(
+                "assignments_lost", "Times that the group gave partitions away without asking for them.",
+                assignmentsLost),
             counter("offsets_lost", "Offsets gone from the topic before they were read.", lost),
             counter("truncations", "Partitions found to end before the expected offset.", truncations),
             counter("corrupt_batches", "Record batches whose checksum or compression was broken.", corruptBatches),

@@ -28,6 +28,24 @@ package final class BoundedQueue<Element: Sendable>: @unchecked Sendable {
         }
     }
 
+    package enum Push: Sendable { case taken, full, closed }
+
+    /// Waits for room, up to the timeout.
+    package func push(_ element: Element, timeoutMilliseconds: Int) -> Push {
+        let deadline = ContinuousClock.now.advanced(by: .milliseconds(timeoutMilliseconds))
+        return lock.withLock {
+            while elements.count >= capacity && !isClosed {
+                let left = ContinuousClock.now.duration(to: deadline)
+                if left <= .zero { return .full }
+                lock.wait(upTo: left)
+            }
+            if isClosed { return .closed }
+            elements.append(element)
+            lock.wakeAll()
+            return .taken
+        }
+    }
+
     /// False where the queue is full or closed.
     package func tryPush(_ element: Element) -> Bool {
         lock.withLock {

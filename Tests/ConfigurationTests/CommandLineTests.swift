@@ -38,6 +38,34 @@ private func error(_ words: [String]) -> UsageError? {
 }
 
 @Suite struct CommandLineTests {
+    @Test("Completions of each shell offer commands, options and settings, and parse where the shell is here")
+    func completes() throws {
+        for shell in Program.shells {
+            let text = try program.completions(for: shell)
+            for word in ["grind", "fine", "sacks", "turn", "log.kafka.bootstrap_servers"] {
+                #expect(text.contains(word), "\(shell) lacks \(word)")
+            }
+            #expect(!text.contains("proxy.providers.*"))
+        }
+        let error = #expect(throws: UsageError.self) { try program.completions(for: "bas") }
+        #expect(error?.hint.contains("bash") == true)
+    }
+
+    @Test("The manual page says what help says, with nothing that roff would take for its own")
+    func writesTheManual() {
+        let page = program.manualPage
+        #expect(page.hasPrefix(".TH MILL 1"))
+        for text in [
+            "grind corn", "\\-\\-sacks", "(default: 1)", "mill grind rye \\-\\-fine", "log.kafka.bootstrap_servers",
+        ] {
+            #expect(page.lowercased().contains(text.lowercased()), "\(text)")
+        }
+        let requests = [".TH", ".SH", ".SS", ".B", ".I", ".TP", ".PP", ".nf", ".fi", ".br"]
+        for line in page.split(separator: "\n") where line.hasPrefix(".") {
+            #expect(requests.contains { line == $0 || line.hasPrefix($0 + " ") }, "\(line)")
+        }
+    }
+
     @Test func argumentsOptionsAndFlagsComeInAnyOrder() throws {
         let found = try #require(try run("grind", "--sacks=3", "rye", "--by", "a", "--fine", "--by", "-b"))
         #expect(found.path == ["grind"])

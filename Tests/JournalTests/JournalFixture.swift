@@ -125,12 +125,15 @@ func readAll(
     var records: [Read] = []
     var gaps: [Range<Int64>] = []
     let deadline = ContinuousClock.now.advanced(by: .seconds(seconds))
-    while records.count < count, ContinuousClock.now < deadline {
+    while records.count < count {
+        // A reading that is cut short must not pass for one that found the end.
+        try #require(ContinuousClock.now < deadline, "after \(seconds) s only \(records.count) records were read")
         switch try reader.poll(maxRecords: 5_000, maxBytes: 1 << 20, timeoutMilliseconds: 30) {
         case .discovered(let partitions): try reader.start(partitions.map { ($0, Offset(next)) })
         case .records(let chunk): records += Read.all(chunk)
         case .gap(_, let from, let to): gaps.append(from.value..<to.value)
         case .truncated(_, _, let end): return (records, gaps, end.value)
+        case .revoked: break
         case .idle: if count == .max { return (records, gaps, nil) }
         }
     }

@@ -247,7 +247,8 @@ import Threading
                 }
                 while true {
                     let number = lane.nextSequence
-                    if case .recorded(var sequence) = lane.append(number) {
+                    // Of some size, so that they are no more than can be read back soon.
+                    if case .recorded(var sequence) = lane.append(number, size: 2_000) {
                         pwrite(note, &sequence, 8, 0)
                     } else {
                         while !lane.drain() { sched_yield() }
@@ -265,7 +266,7 @@ import Threading
         #expect(end >= expected)
         journal.stop()
         var reader = fixture.reader()
-        let read = try readAll(&reader)
+        let read = try readAll(&reader, seconds: 60)
         #expect(read.records.map(\.offset) == Array(0..<end))
         #expect(read.records.allSatisfy { !$0.isCorrupt } && read.gaps.isEmpty)
     }

@@ -297,6 +297,7 @@ extension KafkaLogReader {
                 reading.gaps.append((partition.partition, from.value, to.value))
             case .truncated(let partition, let expected, let end):
                 reading.truncated.append((partition.partition, expected.value, end.value))
+            case .revoked(let partitions): Issue.record("a reader alone lost \(partitions)")
             case .idle(let degraded):
                 if let degraded { reading.degraded.insert(degraded) } else { reading.idle += 1 }
             }

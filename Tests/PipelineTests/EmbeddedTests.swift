@@ -1,5 +1,6 @@
 // `millrace up`: samples in, answers out, and nothing that a client sends can break it.
 
+import Glibc
 import JSONText
 import Simulation
 import Testing
@@ -152,6 +153,55 @@ extension PipelineTests {
                 try pipeline.expectCount("metadata.team = '\(condition)' and metadata.env = 'staging'", expected.count)
             }
             try pipeline.expectCount("provider = 'openai' or provider = 'anthropic' or provider = 'mistral-ai'", 2_000)
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "What is past its retention goes; coarser rollups still answer, and the boundary is named",
+            .timeLimit(.minutes(2)), arguments: ["sqlite"] + (ClickHouse.isWanted ? ["clickhouse"] : []))
+        func deletesWhatIsPastItsTime(of store: String) throws {
+            let server = store == "clickhouse" ? try ClickHouse() : nil
+            let pipeline = try Pipeline(
+                "retention-\(store)", store: server?.url, more: "retention: { events_days: 2, minute_days: 1 }")
+            try pipeline.start(.up)
+            let today = Int64(time(nil)) / 86_400 * 86_400
+            let (from, to) = (timestamp(today - 5 * 86_400), timestamp(today - 4 * 86_400))
+            let loaded = try pipeline.command(["loadgen", "--events", "12000", "--from", from, "--to", to])
+            #expect(loaded.status == 0, "\(loaded.errors)")
+            func rollups(by granularity: String) throws -> (status: Int, body: JSONValue) {
+                let question =
+                    #"{"from":"\#(from)","to":"\#(to)","granularity":"\#(granularity)","measures":["requests"]}"#
+                let answer = try ask(
+                    pipeline.apiPort, "POST", "/v1/query", headers: [("content-type", "application/json")],
+                    body: Array(question.utf8))
+                return (answer.status, try JSONValue.parse(answer.body))
+            }
+            try waitUntil("all events are counted", seconds: 30) {
+                try rollups(by: "day").body["totals"]?["requests"]?.integer == 12_000
+            }
+            // A consumer looks for what is past its time when it starts, then hourly: more than one step of rows here.
+            try pipeline.stopAll()
+            try pipeline.start(.up)
+            try waitUntil("minutes and events are gone", seconds: 30) {
+                // ClickHouse's rows stop counting at once, and are deleted with the next hour's look.
+                if server != nil {
+                    let page = try JSONValue.parse(
+                        try ask(pipeline.apiPort, "GET", "/v1/events?from=\(from)&to=\(to)").body)
+                    return try rollups(by: "minute").status == 422 && page["data"]?.array?.isEmpty == true
+                        && page["retained_from"]?.string?.hasPrefix(timestamp(today - 2 * 86_400).prefix(10)) == true
+                }
+                let left = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM rollups WHERE grain = 0)"
+                let rows = try run(["sqlite3", "-readonly", "millrace.db", left], directory: pipeline.work.path)
+                return rows.output == "0\n"
+            }
+            #expect(try rollups(by: "day").body["totals"]?["requests"]?.integer == 12_000)
+            #expect(try rollups(by: "hour").body["totals"]?["requests"]?.integer == 12_000)
+            let minutes = try rollups(by: "minute")
+            #expect(minutes.status == 422)
+            #expect(minutes.body["error"]?["code"]?.string == "past_retention")
+            #expect(minutes.body["error"]?["message"]?.string?.contains(timestamp(today - 86_400).prefix(10)) == true)
+            #expect(try pipeline.chat(#"{"foo":"new"}"#).status == 200)
+            try pipeline.expectCount("metadata.foo = 'new'", 1)
             try pipeline.stopAll()
         }
     }

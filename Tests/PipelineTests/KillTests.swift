@@ -100,10 +100,54 @@ extension PipelineTests {
                 usleep(useconds_t(random.below(400_000)))
                 try pipeline.crash(.up)
                 try pipeline.start(.up)
+                // Under load, straight after the kill: what is counted, on its way and recorded agree.
+                let balance = try pipeline.reconciliation()
+                #expect(balance["closed"]?.boolean == true, "\(balance.text)")
             }
             let (received, begun) = load.stop()
             #expect(received.count > 200)
             try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled()
+            let totals = try pipeline.reconciliation()["totals"]
+            #expect(totals?["recorded"]?.integer == (try pipeline.count(nil)))
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "`up` and ClickHouse killed again and again under load", .enabled(if: ClickHouse.isWanted),
+            .timeLimit(.minutes(6)))
+        func killsUpAndClickHouse() throws {
+            let seed = UInt64.random(in: 0...UInt64.max)
+            print("seed \(seed)")
+            var random = SeededGenerator(seed: seed)
+            let server = try ClickHouse()
+            let pipeline = try Pipeline("kill-clickhouse", store: server.url)
+            try pipeline.start(.up)
+            let load = Load(port: pipeline.proxyPort, clients: 3)
+            for victim in (Array(repeating: "up", count: 4) + Array(repeating: "server", count: 6)).shuffled(
+                using: &random)
+            {
+                let before = load.receivedSoFar
+                try waitUntil("the load goes on", seconds: 30) { load.receivedSoFar >= before + 20 }
+                usleep(useconds_t(random.below(400_000)))
+                if victim == "up" {
+                    try pipeline.crash(.up)
+                    try pipeline.start(.up)
+                } else {
+                    try server.crash()
+                    usleep(useconds_t(random.below(600_000)))
+                    try server.restart()
+                }
+                try pipeline.waitUntilReady(.up)
+                let balance = try pipeline.reconciliation()
+                #expect(balance["closed"]?.boolean == true, "\(balance.text)")
+            }
+            let (received, begun) = load.stop()
+            #expect(received.count > 200)
+            try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled()
+            let totals = try pipeline.reconciliation()["totals"]
+            #expect(totals?["recorded"]?.integer == (try pipeline.count(nil)))
             try pipeline.stopAll()
         }
 
@@ -137,6 +181,11 @@ extension PipelineTests {
             let (received, begun) = load.stop()
             #expect(received.count > 200)
             try expectExactlyOnce(pipeline, received: received, begun: begun)
+            try pipeline.expectReconciled(seconds: 60)
+            // The last manifests may come after the last events.
+            try waitUntil("every counted event stands in a manifest", seconds: 60) {
+                try pipeline.told() == pipeline.count(nil)
+            }
             try pipeline.stopAll()
         }
     }

@@ -55,9 +55,11 @@ final class Pipeline {
     private let provider: ChildProcess
     private let settings: String
 
-    /// `log` is the YAML of `log:`; `rules` the text of a rules file; `provider` are options of `millrace mock-provider`.
+    /// `log` is the YAML of `log:`; `store` a `store.url`, nil for a SQLite file; `rules` the text of a rules file; `more` further YAML; `provider` are options of
+    /// `millrace mock-provider`.
     init(
-        _ name: String, log: String = "{ kind: journal }", rules: String? = nil, provider options: [String] = []
+        _ name: String, log: String = "{ kind: journal }", store: String? = nil, auth: String = "open",
+        rules: String? = nil, more: String = "", provider options: [String] = []
     ) throws {
         work = try WorkDirectory(name)
         (proxyPort, apiPort, proxyOpsPort) = (try freePort(), try freePort(), try freePort())
@@ -65,15 +67,16 @@ final class Pipeline {
         settings = """
             log: \(log)
             journal: { directory: \(work.path)/journal, segment_size_bytes: 4194304 }
-            store: { url: "sqlite:\(work.path)/millrace.db" }
+            store: { url: "\(store ?? "sqlite:\(work.path)/millrace.db")" }
             proxy:
               listen: 127.0.0.1:\(proxyPort)
               ops_listen: 127.0.0.1:\(proxyOpsPort)
               providers: { openai: { base_url: "http://127.0.0.1:\(providerPort)/v1" } }
             consumer: { ops_listen: 127.0.0.1:\(consumerOpsPort) }
             api: { listen: 127.0.0.1:\(apiPort) }
-            auth: { mode: open }
+            auth: { mode: \(auth) }
             normalization: { rules: \(rules == nil ? "null" : "\(work.path)/rules.yaml") }
+            \(more)
 
             """
         if let rules { try writeText("\(work.path)/rules.yaml", rules) }
@@ -185,6 +188,50 @@ final class Pipeline {
             throw ChildError("\(error) Lines of the processes:\n\(processes.values.map { $0.errors.suffix(1_500) })")
         }
         #expect(last == Int64(expected), "\(condition)")
+    }
+
+    /// `GET /v1/reconciliation`, with every difference 0 by definition of `closed`.
+    func reconciliation() throws -> JSONValue {
+        let response = try ask(apiPort, "GET", "/v1/reconciliation")
+        guard response.status == 200 else { throw ChildError("\(response.status): \(response.text)") }
+        return try JSONValue.parse(response.body)
+    }
+
+    /// What proxies have recorded by the manifests alone, as they stand in the store.
+    func told() throws -> Int64 {
+        let result = try run(
+            [
+                "sqlite3", "-cmd", ".timeout 10000", "\(work.path)/millrace.db",
+                "SELECT coalesce(sum(recorded), 0) FROM manifests",
+            ], directory: work.path)
+        return try #require(Int64(result.output.filter(\.isNumber)), "\(result.errors)")
+    }
+
+    /// Where ingest stands, by the store.
+    func offsets() throws -> [(partition: Int32, next: Int64, manifests: Int64)] {
+        let result = try run(
+            [
+                "sqlite3", "-cmd", ".timeout 10000", "\(work.path)/millrace.db",
+                "SELECT partition, next_offset, manifests FROM offsets ORDER BY partition",
+            ], directory: work.path)
+        return result.output.split(separator: "\n").compactMap { line in
+            let numbers = line.split(separator: "|").compactMap { Int64($0) }
+            return numbers.count == 3 ? (Int32(clamping: numbers[0]), numbers[1], numbers[2]) : nil
+        }
+    }
+
+    /// Closed at every look, and after a while nothing is in flight any more.
+    func expectReconciled(seconds: Int = 30) throws {
+        var last = JSONValue.null
+        try waitUntil("nothing is in flight", seconds: seconds, detail: { last.text }) {
+            last = try reconciliation()
+            return last["closed"]?.boolean == true && last["totals"]?["in_flight"]?.integer == 0
+        }
+        let totals = try #require(last["totals"])
+        #expect(totals["difference"]?.integer == 0)
+        #expect(totals["accepted"]?.integer == (totals["recorded"]?.integer ?? 0) + (totals["dropped"]?.integer ?? 0))
+        #expect(
+            totals["recorded"]?.integer == (totals["applied"]?.integer ?? 0) + (totals["dead_lettered"]?.integer ?? 0))
     }
 
     /// One chat completion through the proxy.

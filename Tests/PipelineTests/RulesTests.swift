@@ -43,6 +43,45 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
+        @Test(
+            "New rules hold for events from their start on, late events have those of their time",
+            .timeLimit(.minutes(3)))
+        func keepsRulesByTime() throws {
+            let brokers = try WorkDirectory("kafka")
+            let kafka = try KafkaCluster(in: brokers.path)
+            let pipeline = try Pipeline("eras", log: kafka.log, rules: "version: 1\nclasses: { userId: entity }")
+            for role in [Pipeline.Role.proxy, .consumer, .api] { try pipeline.start(role) }
+            let metadata = #"{"env":"prod","userId":"u-1"}"#
+            for _ in 0..<3 { #expect(try pipeline.chat(metadata).status == 200) }
+            try pipeline.expectCount("metadata.env = 'prod' and metadata.user_id = 'u-1'", 3)
+            // Two that the consumer sees after its rules have changed, of a time before.
+            try pipeline.stop(.consumer)
+            for _ in 0..<2 { #expect(try pipeline.chat(metadata).status == 200) }
+            try writeText(
+                "\(pipeline.work.path)/rules.yaml", "version: 1\nvalues: { maps: { env: { prod: production } } }")
+            try pipeline.start(.consumer)
+            try pipeline.expectCount("metadata.env = 'prod' and metadata.user_id = 'u-1'", 5)
+            for _ in 0..<4 { #expect(try pipeline.chat(metadata).status == 200) }
+            try pipeline.expectCount("metadata.env = 'production' and metadata.user_id = 'u-1'", 4)
+            #expect(try pipeline.count("metadata.env = 'prod'") == 5)
+            let answer = try pipeline.query("metadata.user_id = 'u-1'", measures: ["requests"])
+            #expect(answer["totals"]?["requests"]?.integer == 9)
+            // An entity before, a dimension now: from events, under both rules.
+            #expect(answer["plan"]?["source"]?.string == "events")
+            let rules = (answer["plan"]?["rules"]?.array ?? []).compactMap(\.string)
+            #expect(rules.count == 2)
+            #expect(try pipeline.query(nil, measures: ["requests"])["plan"]?["source"]?.string == "rollups")
+            let metrics = try ask(pipeline.consumerOpsPort, "GET", "/metrics").text
+            for name in rules {
+                #expect(metrics.contains("millrace_consumer_rules_from_microseconds{fingerprint=\"\(name)\"}"))
+            }
+            let keys = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/metadata/keys").body)
+            let found = keys["data"]?.array?.first { $0["key"]?.string == "user_id" }
+            let user = try #require(found)
+            #expect(user["class"]?.string == "dimension" && user["since"]?.string != nil, "\(user.text)")
+            try pipeline.stopAll()
+        }
+
         @Test("`rules check` names every mistake with its line; `rules try` says which rule did what")
         func looksAtRules() throws {
             let work = try WorkDirectory("rules")

@@ -15,10 +15,13 @@ final class Hop {
     let provider: HTTPServer
     let journal: Journal
     let directory: String
+    let metrics = ProxyMetrics()
 
     init(
-        strict: Bool = false, upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1",
-        respond: @escaping HTTPResponder = Hop.completion
+        strict: Bool = false, access: ProxyAccess = .open(ProxyIdentity(workspace: "default", apiKey: "")),
+        upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1", upstreamPort: UInt16? = nil,
+        listen: String? = nil, respond: @escaping HTTPResponder = Hop.completion,
+        configure: (inout ProxyOptions) -> Void = { _ in }
     ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
         let log = Log(role: "test", descriptor: open("/dev/null", O_WRONLY))
@@ -34,18 +37,21 @@ final class Hop {
         let options = JournalOptions(fsync: .never, segmentSize: 1 << 20, maxSize: 1 << 26, retentionSeconds: 3600)
         journal = try Journal(directory: directory, options: options, log: log, metrics: JournalMetrics())
         journal.start()
-        proxy = try ProxyService(
-            options: ProxyOptions(
-                listen: "127.0.0.1:0", loops: 1,
-                providers: [
-                    Provider(
-                        name: "openai",
-                        origin: UpstreamOrigin(isTLS: upstreamTLS != nil, host: upstreamHost, port: provider.port),
-                        basePath: "/v1")
-                ], strictMetadata: strict, metadataMaxSize: 8192, tls: nil,
-                identify: { _ in ProxyIdentity(workspace: "default", apiKey: "") },
-                prices: try PriceTable(json: Hop.prices),
-                holdsForDurability: false), journal: journal, log: log, metrics: ProxyMetrics())
+        var proxyOptions = ProxyOptions(
+            listen: "127.0.0.1:0", loops: 1,
+            providers: [
+                Provider(
+                    name: "openai",
+                    origin: UpstreamOrigin(
+                        isTLS: upstreamTLS != nil, host: upstreamHost, port: upstreamPort ?? provider.port),
+                    basePath: "/v1")
+            ], strictMetadata: strict, metadataMaxSize: 8192, tls: nil,
+            access: access,
+            prices: try PriceTable(json: Hop.prices), holdsForDurability: false)
+        proxyOptions.drainGraceMilliseconds = 0
+        if let listen { proxyOptions.listen = listen }
+        configure(&proxyOptions)
+        proxy = try ProxyService(options: proxyOptions, journal: journal, log: log, metrics: metrics)
     }
 
     final class SeenBox: Sendable { let requests = Mutex<[HTTPRequest]>([]) }
@@ -64,8 +70,8 @@ final class Hop {
     }
 
     /// Stops both and reads the events out of the journal.
-    func finish() throws -> [RequestEvent] {
-        proxy.stop()
+    func finish(isStopped: Bool = false) throws -> [RequestEvent] {
+        if !isStopped { proxy.stop() }
         provider.stop()
         var reader = JournalLogReader(directory: directory, log: Log(role: "test"), metrics: JournalMetrics())
         var events: [RequestEvent] = []

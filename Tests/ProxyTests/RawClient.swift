@@ -2,7 +2,8 @@
 
 import Glibc
 
-final class RawClient {
+/// @unchecked: one thread may send while another receives: `received` is the receiver's alone.
+final class RawClient: @unchecked Sendable {
     private let descriptor: Int32
     private var received: [UInt8] = []
 
@@ -25,13 +26,17 @@ final class RawClient {
 
     deinit { close(descriptor) }
 
-    func send(_ text: String) {
-        var bytes = Array(text.utf8)[...]
+    func send(_ text: String) { send(Array(text.utf8)) }
+
+    /// False when the server takes no more.
+    @discardableResult func send(_ all: [UInt8]) -> Bool {
+        var bytes = all[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-            if count <= 0 { return }
+            if count <= 0 { return false }
             bytes = bytes.dropFirst(count)
         }
+        return true
     }
 
     /// Leaves at once, with a reset where bytes are unread.
@@ -74,6 +79,23 @@ final class RawClient {
             if !receive() { return nil }
         }
     }
+
+    /// The next answer's head alone.
+    func head() -> String? {
+        while headEnd == nil { if !receive() { return nil } }
+        guard let end = headEnd else { return nil }
+        defer { received.removeFirst(end) }
+        return String(decoding: received[..<(end - 4)], as: UTF8.self)
+    }
+
+    /// So many bytes of what follows; nil when fewer come.
+    func raw(_ count: Int) -> [UInt8]? {
+        while received.count < count { if !receive() { return nil } }
+        defer { received.removeFirst(count) }
+        return Array(received[..<count])
+    }
+
+    func bytes(_ count: Int) -> String? { raw(count).map { String(decoding: $0, as: UTF8.self) } }
 
     private var headEnd: Int? {
         guard received.count >= 4 else { return nil }

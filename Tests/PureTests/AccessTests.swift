@@ -62,7 +62,7 @@ import Testing
             let (key, text) = AccessKey.make(
                 workspace: "w", scopes: [.ingest], name: "", now: EventTime(microseconds: 1), using: &random)
             #expect(text.hasPrefix("mr_") && text.count == 46 && text.dropFirst(3).allSatisfy(letters.contains))
-            #expect(key.id.hasPrefix("key_") && key.id.count == 20)
+            #expect(key.id.hasPrefix("key_") && key.id.count == 15)
             #expect(key.digest == SHA256.digest(of: text))
             texts.insert(text)
             ids.insert(key.id)
@@ -77,5 +77,49 @@ import Testing
         #expect(AccessScopes(text: "query, ingest") == [.ingest, .query])
         #expect(AccessScopes(text: "query, ingest")?.text == "ingest,query")
         for wrong in ["", "all", "ingest,", "Ingest", "ingest query"] { #expect(AccessScopes(text: wrong) == nil) }
+    }
+}
+
+@Suite struct KeyDirectoryTests {
+    private func makeKeys(_ count: Int) -> [(key: AccessKey, text: String)] {
+        var random = SystemRandomNumberGenerator()
+        return (0..<count).map { number in
+            AccessKey.make(
+                workspace: "workspace \(number)", scopes: number % 2 == 0 ? [.ingest] : [.query, .admin],
+                name: "größer \"\(number)\"", now: EventTime(microseconds: Int64(number)), using: &random)
+        }
+    }
+
+    @Test(arguments: [0, 1, 2, 3, 500])
+    func everyKeyIsFoundAndNoOther(_ count: Int) {
+        var made = makeKeys(count)
+        for index in made.indices where index % 5 == 4 { made[index].key.revoked = EventTime(microseconds: 1) }
+        let directory = KeyDirectory(made.map(\.key))
+        for (key, text) in made {
+            switch directory.find(text) {
+            case .known(let entry):
+                #expect(key.revoked == nil)
+                #expect(entry.id == key.id && entry.workspace == key.workspace && entry.scopes == key.scopes)
+            case .revoked: #expect(key.revoked != nil)
+            case .unknown: Issue.record("\(key.id) is not found")
+            }
+        }
+        for (_, text) in makeKeys(50) + made.map({ ($0.key, $0.text + " ") }) + made.map({ ($0.key, $0.key.id) }) {
+            guard case .unknown = directory.find(text) else {
+                Issue.record("a text that is no key is found")
+                continue
+            }
+        }
+        if case .unknown = directory.find("") {} else { Issue.record("nothing is found") }
+    }
+
+    @Test func aSnapshotComesBackWhole() {
+        var keys = makeKeys(20).map(\.key)
+        keys[3].revoked = EventTime(microseconds: 99)
+        keys[4].scopes = []
+        let bytes = KeySnapshot.encode(keys)
+        #expect(KeySnapshot.decode(bytes) == keys)
+        for end in 0..<bytes.count { #expect(KeySnapshot.decode(Array(bytes[..<end])) == nil) }
+        #expect(!String(decoding: bytes, as: UTF8.self).contains("mr_"))
     }
 }

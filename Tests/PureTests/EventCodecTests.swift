@@ -49,6 +49,7 @@ import Testing
         for _ in 0..<200 {
             let manifest = Manifest(
                 proxy: random.text(upTo: 9), minute: EventTime(microseconds: Int64(bitPattern: random.count())),
+                lane: UInt32(truncatingIfNeeded: random.count()), serial: random.count(),
                 accepted: random.count(), recorded: random.count(), dropped: random.count())
             var bytes: [UInt8] = []
             EventEncoder.encode(manifest, into: &bytes)
@@ -242,6 +243,7 @@ private enum ProtoText {
         if manifest.minute.microseconds != 0 { out += "minute_us: \(manifest.minute.microseconds)\n" }
         for (name, value) in [
             ("accepted", manifest.accepted), ("recorded", manifest.recorded), ("dropped", manifest.dropped),
+            ("lane", UInt64(manifest.lane)), ("serial", manifest.serial),
         ] where value != 0 { out += "\(name): \(value)\n" }
         return Array(out.utf8)
     }

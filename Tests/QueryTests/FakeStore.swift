@@ -3,6 +3,7 @@
 import Events
 import JSONText
 import Queries
+import RecordLog
 import RollupStore
 import Rollups
 
@@ -50,7 +51,9 @@ struct FakeStore: RollupReader, RollupSnapshot {
             }
             let series = ids[key] ?? 0
             let event = sample.event
-            stored.append(StoredEvent(series: series, event: event, extra: SampleEvent.canonical(sample.extra)))
+            stored.append(
+                StoredEvent(
+                    series: series, event: Self.asStored(event), extra: SampleEvent.canonical(sample.extra)))
             for grain in Grain.allCases {
                 let bucket = grain.bucket(of: event.time)
                 if let kept = retention.grains[grain], grain.start(of: bucket) < kept { continue }
@@ -70,6 +73,14 @@ struct FakeStore: RollupReader, RollupSnapshot {
         }
         if let kept = retention.events { stored.removeAll { $0.event.time < kept } }
         stored.sort { ($0.event.time, $0.event.id) > ($1.event.time, $1.event.id) }
+    }
+
+    /// What the series holds is not repeated in the event.
+    private static func asStored(_ event: RequestEvent) -> RequestEvent {
+        var event = event
+        (event.workspace, event.apiKey, event.provider, event.operation) = ("", "", "", "")
+        event.outcome = .success
+        return event
     }
 
     private static func add(_ event: RequestEvent, _ measures: inout Measures, _ bins: inout [Int32: Int64]) {
@@ -127,7 +138,33 @@ struct FakeStore: RollupReader, RollupSnapshot {
         return retention.grains[grain]
     }
 
-    func ledger() -> [PartitionLedger] { [] }
+    /// What the ledger says; nil: as many as there are events.
+    var nextOffset: Int64?
+
+    func ledger() -> [PartitionLedger] {
+        let next = nextOffset ?? Int64(stored.count)
+        return [
+            PartitionLedger(
+                partition: TopicPartition(topic: "t", partition: 0), start: Offset(0), next: Offset(next),
+                applied: next, duplicates: 0, manifests: 0, deadLetters: 0, skipped: 0, lost: 0)
+        ]
+    }
+
+    /// Under one set of rules for all time, with a class for each key that the samples have as `extra`.
+    var timeline = RulesTimeline(
+        entries: [
+            RulesTimeline.Entry(
+                from: EventTime(microseconds: 0),
+                rules: RulesText(
+                    fingerprint: String(repeating: "f", count: 64),
+                    text: #"{"version":1,"classes":{"_user":"entity","user":"entity"}}"#))
+        ], version: 1)
+
+    func rulesTimeline() -> RulesTimeline { timeline }
+
+    func manifests(from: EventTime, to: EventTime) -> [Manifest] { [] }
+
+    func proxyMinutes(from: EventTime, to: EventTime) -> [ProxyMinute] { [] }
 }
 
 extension SeriesSelection {

@@ -322,7 +322,7 @@ private struct Maker {
             try? Array(Data(contentsOf: URL(filePath: "/usr/share/zoneinfo/\($0)")))
         }
         let answer = try store.read {
-            try engine.answer(question, workspace: "default", snapshot: $0, nonDimensionKeys: ["user"])
+            try engine.answer(question, workspace: "default", snapshot: $0)
         }
         let context = "\(which): \(input)"
 

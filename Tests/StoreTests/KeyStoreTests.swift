@@ -86,7 +86,7 @@ import Threading
 
     @Test func anOlderStoreGetsTheTableOfKeys() throws {
         let store = try SQLiteUnderTest()
-        try store.execute("DROP TABLE keys; PRAGMA user_version = 1")
+        try store.bringBack(to: 1)
         let again = try SQLiteRollupStore.open(path: store.store.path)
         try again.keys.add(key(1, created: 1))
         #expect(try store.keys.keys() == [key(1, created: 1)])

@@ -204,6 +204,7 @@ final class PostgreSQLUnderTest: StoreUnderTest, Sendable {
     func writer() throws -> any RollupWriter { store.makeWriter() }
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
+    var deadLetters: any DeadLetterArchive { store.deadLetters }
 
     /// With the store's tables at hand.
     func session() throws -> Session {

@@ -77,6 +77,32 @@ import Threading
         #expect(try sqlite3(path, "PRAGMA user_version") == "\(SQLiteRollupStore.schemaVersion)")
     }
 
+    @Test func aReadThatNobodyWantsAnyMoreIsStoppedAndTheConnectionGoesOn() throws {
+        let store = try SQLiteUnderTest()
+        let writer = try store.store.makeWriter()
+        _ = try writer.acquire([Self.partition])
+        var maker = BatchMaker()
+        var random = Random(seed: 5)
+        let given = (0..<4_000).map { _ in Sample.random(&random) }
+        _ = try writer.apply(try maker.batch([.init(partition: Self.partition, first: 0, epoch: 1, samples: given)]))
+        writer.close()
+        func count(_ isUnwanted: @escaping @Sendable () -> Bool) throws -> Int {
+            var found = 0
+            try store.store.reader.read(until: isUnwanted) { snapshot in
+                try snapshot.scanEvents(
+                    from: EventTime(microseconds: .min), to: EventTime(microseconds: .max), before: nil, series: .all
+                ) { _ in
+                    found += 1
+                    return true
+                }
+            }
+            return found
+        }
+        let error = #expect(throws: RollupStoreError.self) { try count { true } }
+        #expect(error?.isTransient == true)
+        #expect(try count { false } == 4_000)
+    }
+
     @Test func aSecondWriterIsKeptOutUntilTheFirstIsGone() throws {
         let store = try SQLiteUnderTest()
         let writer = try store.store.makeWriter()

@@ -111,12 +111,27 @@ struct BatchMaker {
                 batch.bytes += value
                 let fields = try value.withUnsafeBytes { try EventDecoder.decode($0, base: base) }
                 let series = batch.bytes.withUnsafeBytes { folder.add(fields, bytes: $0, set: Array(sample.set.utf8)) }
+                let minute = sample.event.time.startOfMinute
+                let row =
+                    batch.minutes.firstIndex {
+                        $0.proxy == sample.event.proxy && $0.minute == minute && $0.partition == part.partition
+                    } ?? batch.minutes.count
+                let offset = Offset(part.first + Int64(place))
+                if row == batch.minutes.count {
+                    batch.minutes.append(
+                        ProxyMinute(
+                            proxy: sample.event.proxy, minute: minute, partition: part.partition, first: offset,
+                            next: offset))
+                }
+                batch.minutes[row].applied += 1
+                batch.minutes[row].next = Offset(offset.value + 1)
                 let extra = ByteRange(start: batch.extras.count, count: sample.extra.utf8.count)
                 batch.extras += Array(sample.extra.utf8)
                 batch.events.append(
                     NormalizedEvent(
                         fields: fields, series: series, range: Int32(number),
-                        offset: Offset(part.first + Int64(place)), extra: extra, metadataStatus: fields.metadataStatus))
+                        offset: Offset(part.first + Int64(place)), extra: extra, metadataStatus: fields.metadataStatus,
+                        minute: Int32(row)))
             }
             let others = Int64(part.manifests.count + part.deadLetters.count) + part.skipped + part.lost
             var range = PartitionRange(

@@ -26,6 +26,20 @@ import Threading
         let totals = try reader.read { snapshot in try Grain.allCases.map { try requests(snapshot, $0) } }
         #expect(Set(totals).count == 1)
         #expect(ledger.reduce(0) { $0 + $1.applied } == totals[0])
+        let minutes = try reader.read {
+            try $0.proxyMinutes(from: EventTime(microseconds: .min), to: EventTime(microseconds: .max))
+        }
+        var seen: Set<EventID> = []
+        let distinct = expected.filter { seen.insert($0.event.id).inserted }
+        let counted = distinct.reduce(into: [String: Int64]()) { counts, sample in
+            counts["\(sample.event.time.startOfMinute.microseconds) \(sample.event.proxy)", default: 0] += 1
+        }
+        #expect(
+            minutes.filter { $0.applied != 0 }.reduce(into: [String: Int64]()) {
+                $0["\($1.minute.microseconds) \($1.proxy)", default: 0] += $1.applied
+            }
+                == counted)
+        #expect(minutes.reduce(0) { $0 + $1.duplicates } == ledger.reduce(0) { $0 + $1.duplicates })
         #expect(try reader.read { try events($0).count } == Int(totals[0]))
     }
 
@@ -215,6 +229,94 @@ import Threading
             partition: Self.first, start: Offset(0), next: Offset(9), applied: 0, duplicates: 0, manifests: 2,
             deadLetters: 1, skipped: 2, lost: 4)
         #expect(try store.reader.read { try $0.ledger() } == [expected])
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func partsOfAManifestAddUpAndCopiesChangeNothing(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        var maker = BatchMaker()
+        func part(
+            _ minute: Int64, _ proxy: String, _ lane: UInt32, _ serial: UInt64, _ accepted: UInt64, _ recorded: UInt64
+        )
+            -> Manifest
+        {
+            Manifest(
+                proxy: proxy, minute: EventTime(microseconds: minute * 60_000_000), lane: lane, serial: serial,
+                accepted: accepted, recorded: recorded, dropped: accepted - recorded)
+        }
+        let batches: [[Manifest]] = [
+            [part(2, "b", 0, 7, 3, 2), part(2, "a", 0, 7, 5, 5)], [part(2, "b", 0, 7, 9, 8), part(2, "b", 1, 7, 4, 4)],
+            // Late and again: an older count of a part, and the same one.
+            [part(2, "b", 0, 7, 3, 2), part(2, "b", 0, 7, 9, 8), part(2, "b", 0, 8, 1, 0), part(1, "b", 0, 6, 2, 2)],
+        ]
+        var offset: Int64 = 0
+        for manifests in batches {
+            _ = try writer.apply(
+                try maker.batch([
+                    .init(partition: Self.first, first: offset, epoch: 1, samples: [], manifests: manifests)
+                ]))
+            offset += Int64(manifests.count)
+        }
+        try store.reader.read { snapshot in
+            let expected = [
+                part(1, "b", 0, 6, 2, 2), part(2, "a", 0, 7, 5, 5), part(2, "b", 0, 7, 9, 8), part(2, "b", 0, 8, 1, 0),
+                part(2, "b", 1, 7, 4, 4),
+            ]
+            let all = try snapshot.manifests(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+            #expect(all == expected)
+            let first = try snapshot.manifests(
+                from: EventTime(microseconds: 0), to: EventTime(microseconds: 120_000_000))
+            #expect(first == [expected[0]])
+        }
+        writer.close()
+    }
+
+    @Test(arguments: StoreKind.allCases)
+    func theCountsByProxyAndMinuteTellCopiesAndDeadLettersApart(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        var random = Random(seed: 91)
+        var sample = Sample.random(&random)
+        sample.event.proxy = "größer"
+        var maker = BatchMaker()
+        var batch = try maker.batch([
+            .init(partition: Self.first, first: 0, epoch: 1, samples: [sample, sample, sample])
+        ])
+        batch.minutes[0].deadLettered = 2
+        #expect(try writer.apply(batch) == ApplyResult(applied: 1, duplicates: 2))
+        var again = try maker.batch([.init(partition: Self.first, first: 3, epoch: 1, samples: [sample])])
+        let nobody = ProxyMinute(
+            proxy: "", minute: EventTime(microseconds: 0), partition: Self.first, first: Offset(3), next: Offset(4),
+            deadLettered: 1)
+        again.minutes.append(nobody)
+        _ = try writer.apply(again)
+        let minute = sample.event.time.startOfMinute
+        try store.reader.read { snapshot in
+            var all = try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+            let areTimed = all.allSatisfy { $0.changed != nil }
+            #expect(areTimed)
+            for index in all.indices { all[index].changed = nil }
+            #expect(
+                all == [
+                    nobody,
+                    ProxyMinute(
+                        proxy: "größer", minute: minute, partition: Self.first, first: Offset(0), next: Offset(4),
+                        applied: 1, duplicates: 3, deadLettered: 2),
+                ])
+            let later = try snapshot.proxyMinutes(
+                from: EventTime(microseconds: minute.microseconds + 1), to: EventTime(microseconds: .max))
+            #expect(later.isEmpty)
+        }
+        // A batch that is refused counts nothing.
+        #expect(throws: RollupStoreError.self) { try writer.apply(batch) }
+        let applied = try store.reader.read {
+            try $0.proxyMinutes(from: minute, to: EventTime(microseconds: .max)).map(\.applied)
+        }
+        #expect(applied == [1])
         writer.close()
     }
 

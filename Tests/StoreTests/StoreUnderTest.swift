@@ -6,10 +6,12 @@ import RollupStoreSQLite
 import Testing
 
 enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
-    case sqlite, postgresql
+    case sqlite, postgresql, clickhouse
 
     /// Those whose server is not left out by name.
-    static var allCases: [StoreKind] { isPostgreSQLWanted ? [.sqlite, .postgresql] : [.sqlite] }
+    static var allCases: [StoreKind] {
+        [.sqlite] + (isPostgreSQLWanted ? [.postgresql] : []) + (isClickHouseWanted ? [.clickhouse] : [])
+    }
 
     var testDescription: String { rawValue }
 
@@ -18,6 +20,7 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
         switch self {
         case .sqlite: try SQLiteUnderTest()
         case .postgresql: try PostgreSQLUnderTest()
+        case .clickhouse: try ClickHouseUnderTest()
         }
     }
 }
@@ -27,6 +30,7 @@ protocol StoreUnderTest: AnyObject {
     func writer() throws -> any RollupWriter
     var reader: any RollupReader { get }
     var keys: any KeyStore { get }
+    var deadLetters: any DeadLetterArchive { get }
 }
 
 /// A directory that goes with the test.
@@ -58,6 +62,28 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
+    var deadLetters: any DeadLetterArchive { store.deadLetters }
+
+    /// What each version's step added, taken away again; the newest first.
+    private static let undoing = [
+        (version: 5, sql: "DROP TABLE rules_timeline; DROP TABLE rules;"),
+        (
+            version: 4,
+            sql: """
+            ALTER TABLE dead_letters DROP COLUMN minute_us; ALTER TABLE dead_letters DROP COLUMN proxy;
+            DROP TABLE proxy_minutes; DROP TABLE manifests;
+            CREATE TABLE manifests (proxy TEXT, minute_us INTEGER, accepted INTEGER, recorded INTEGER,
+                dropped INTEGER, PRIMARY KEY (proxy, minute_us));
+            """
+        ),
+        (version: 3, sql: "ALTER TABLE dead_letters DROP COLUMN redriven_us;"), (version: 2, sql: "DROP TABLE keys;"),
+    ]
+
+    /// Makes the file one of an older version.
+    func bringBack(to version: Int) throws {
+        let steps = Self.undoing.filter { $0.version > version }.map(\.sql).joined()
+        try execute("\(steps) PRAGMA user_version = \(version)")
+    }
 
     /// By Debian's command-line program.
     func execute(_ sql: String) throws {

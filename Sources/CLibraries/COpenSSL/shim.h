@@ -5,3 +5,4 @@
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
 #include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>

@@ -1,0 +1,129 @@
+// Where the commands get their answers: a running API, or the store of the configuration.
+
+import CommandLine
+import Configuration
+import Events
+import Glibc
+import JSONText
+import Normalizer
+import Queries
+import QueryAPI
+import RollupStore
+
+enum AnswerSource {
+    case api(String, ProviderURL)
+    case store(any RollupReader, QueryEngine)
+
+    /// `--api` names an API; else the store is opened, as it stands.
+    init(_ invocation: Invocation) throws {
+        if let api = invocation.text("api") {
+            guard let url = ProviderURL(api) else {
+                throw UsageError("--api \(api): not a URL", hint: "such as --api http://127.0.0.1:8788")
+            }
+            self = .api(api, url)
+            return
+        }
+        let configuration = try invocation.configuration()
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
+            throw Failure(
+                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
+                    + "or a running API with --api.")
+        }
+        self = .store(
+            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine())
+    }
+
+    func ask(_ input: QuestionInput, explains: Bool) throws -> JSONValue {
+        switch self {
+        case .api(let name, let url):
+            return try Self.ask(
+                name, url, "POST", "/v1/query" + (explains ? "?explain=true" : ""), Self.body(of: input))
+        case .store(let store, let engine):
+            return try Self.refusalsNamed {
+                let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
+                return try store.read { snapshot in
+                    try engine.answer(
+                        question, workspace: Preparation.openWorkspace, snapshot: snapshot,
+                        explains: explains
+                    ).json
+                }
+            }
+        }
+    }
+
+    /// Newest first, at most `limit` (up to 1,000).
+    func events(_ filter: String, from: EventTime?, limit: Int) throws -> [JSONValue] {
+        switch self {
+        case .api(let name, let url):
+            var path = "/v1/events?limit=\(limit)&where=\(Self.escaped(filter))"
+            if let from { path += "&from=\(Self.escaped(RFC3339.precise(from)))" }
+            return try Self.ask(name, url, "GET", path, [])["data"]?.array ?? []
+        case .store(let store, let engine):
+            return try Self.refusalsNamed {
+                let condition = try ConditionParser.parse(filter)
+                return try store.read { snapshot in
+                    try engine.events(
+                        matching: condition, from: from ?? EventTime(microseconds: 0),
+                        to: EventTime(microseconds: .max), after: nil, limit: limit,
+                        workspace: Preparation.openWorkspace, snapshot: snapshot
+                    ).events
+                }
+            }
+        }
+    }
+
+    private static func refusalsNamed<Result>(_ body: () throws -> Result) throws -> Result {
+        do {
+            return try body()
+        } catch let error as QueryError {
+            throw Failure(error.description, status: error.status == 400 ? 2 : 1)
+        }
+    }
+
+    private static func body(of input: QuestionInput) -> [UInt8] {
+        var members: [JSONMember] = [
+            JSONMember(key: "group_by", value: .array(input.groupBy.map { .string($0) })),
+            JSONMember(key: "measures", value: .array(input.measures.map { .string($0) })),
+        ]
+        let texts = [
+            ("where", input.filter), ("from", input.from), ("to", input.to), ("granularity", input.granularity),
+            ("timezone", input.timezone), ("order_by", input.orderBy),
+        ]
+        for (name, text) in texts {
+            if let text { members.append(JSONMember(key: name, value: .string(text))) }
+        }
+        if let limit = input.limit { members.append(JSONMember(key: "limit", value: JSONValue(limit))) }
+        return JSONValue.object(members).bytes
+    }
+
+    /// The API's answer, or its refusal as an error. The key is read from MILLRACE_API_KEY.
+    static func ask(
+        _ name: String, _ url: ProviderURL, _ method: String, _ path: String, _ body: [UInt8] = []
+    ) throws -> JSONValue {
+        var headers = [("content-type", "application/json")]
+        if let key = processEnvironment()["MILLRACE_API_KEY"] { headers.append(("authorization", "Bearer \(key)")) }
+        let (status, body) = try PlainHTTPClient.request(method, url, path: path, headers, body)
+        let answer: JSONValue
+        do {
+            answer = try JSONValue.parse(body)
+        } catch {
+            throw Failure("\(name) answered \(status) with something other than JSON. Is it Millrace's API?")
+        }
+        if status == 200 { return answer }
+        let message = answer["error"]?["message"]?.string ?? "no reason given"
+        let hint = answer["error"]?["hint"]?.string.map { " \($0)" } ?? ""
+        throw Failure("\(name) answered \(status): \(message)\(hint)", status: status == 400 ? 2 : 1)
+    }
+
+    static func escaped(_ text: String) -> String {
+        let digits = Array("0123456789ABCDEF".utf8)
+        var out: [UInt8] = []
+        for byte in text.utf8 {
+            switch byte {
+            case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: out.append(byte)
+            default: out += [UInt8(ascii: "%"), digits[Int(byte >> 4)], digits[Int(byte & 15)]]
+            }
+        }
+        return String(decoding: out, as: UTF8.self)
+    }
+}

@@ -1,0 +1,218 @@
+// `dead-letters list|show|redrive`: the store's dead letters → a table or JSON; → the log again.
+
+import CommandLine
+import Configuration
+import EventCodec
+import Events
+import Glibc
+import JSONText
+import QueryAPI
+import RecordLog
+import RollupStore
+import Telemetry
+
+enum DeadLetterCommands {
+    static func list(_ invocation: Invocation) throws -> Int32 {
+        var filter = try filter(invocation)
+        filter.limit = try invocation.integer("limit", in: 1...1_000_000) ?? 100
+        let letters = try archive(try invocation.configuration()).list(filter)
+        if invocation.flag("json") {
+            try Terminal.write(JSONValue.array(letters.map { .object(members($0)) }).text + "\n")
+        } else if letters.isEmpty {
+            try Terminal.write("No dead letters.\n")
+        } else {
+            let rows = letters.map { letter in
+                [
+                    letter.source.description, RFC3339.precise(letter.time), letter.code, "\(letter.valueSize)",
+                    letter.redriven.map { RFC3339.precise($0) } ?? "-", letter.reason,
+                ]
+            }
+            try Terminal.write(table(["id", "filed", "code", "size_bytes", "redriven", "reason"], rows))
+        }
+        return 0
+    }
+
+    static func show(_ invocation: Invocation) throws -> Int32 {
+        let source = try source(invocation.arguments[0])
+        guard let (letter, key, value) = try archive(try invocation.configuration()).find(source) else {
+            throw Failure("There is no dead letter \(source). See 'millrace dead-letters list'.")
+        }
+        if invocation.flag("json") {
+            var all = members(letter)
+            all.append(JSONMember(key: "key_hex", value: .string(hex(key))))
+            all.append(JSONMember(key: "value_hex", value: .string(hex(value))))
+            all.append(JSONMember(key: "value_text", value: .string(String(decoding: value, as: UTF8.self))))
+            try Terminal.write(JSONValue.object(all).text + "\n")
+        } else {
+            var out =
+                "id        \(letter.source)\nfiled     \(RFC3339.precise(letter.time))\ncode      \(letter.code)\n"
+            out += "reason    \(letter.reason)\n"
+            out += "redriven  \(letter.redriven.map { RFC3339.precise($0) } ?? "no")\n\n"
+            out += "key, \(key.count) bytes\n\(dump(key))\nvalue, \(value.count) bytes\n\(dump(value))"
+            try Terminal.write(out)
+        }
+        return 0
+    }
+
+    static func redrive(_ invocation: Invocation) throws -> Int32 {
+        let configuration = try invocation.configuration()
+        let archive = try archive(configuration)
+        var filter = try filter(invocation)
+        if let id = invocation.arguments.first {
+            guard filter == DeadLetterFilter(), !invocation.flag("all") else {
+                throw UsageError("an ID chooses one record, and the options choose others", hint: "give one of them")
+            }
+            let one = try source(id)
+            guard try archive.find(one) != nil else {
+                throw Failure("There is no dead letter \(one). See 'millrace dead-letters list'.")
+            }
+            filter.topic = one.partition.topic
+            filter.partition = one.partition.partition
+            filter.offset = one.offset
+        } else if filter == DeadLetterFilter(), !invocation.flag("all") {
+            throw UsageError("nothing chooses what to redrive", hint: "give an ID, a filter such as --code, or --all")
+        }
+        if !invocation.flag("again") { filter.isRedriven = false }
+        // Oldest first: the order in which they came.
+        let letters = try Array(archive.list(filter).reversed())
+        if !letters.isEmpty { try send(letters, archive, configuration) }
+        if invocation.flag("json") {
+            let ids = letters.map { JSONValue.string($0.source.description) }
+            let answer: JSONValue = ["redriven": JSONValue(letters.count), "ids": .array(ids)]
+            try Terminal.write(answer.text + "\n")
+        } else {
+            try Terminal.write("\(letters.count) redriven\n")
+        }
+        return 0
+    }
+
+    /// In the log first, marked then: where this ends in between, the next run sends them again, which counts nothing
+    /// twice.
+    private static func send(
+        _ letters: [FiledDeadLetter], _ archive: any DeadLetterArchive, _ configuration: MillraceConfiguration
+    ) throws {
+        let running = Running(role: "dead-letters")
+        Signals.watch(running.stop, Reloads(), running.log)
+        var sink = try LogSink(configuration, running)
+        var sent: [RecordSource] = []
+        for letter in letters {
+            guard let (_, key, value) = try archive.find(letter.source) else { continue }
+            let kind = kind(key, value)
+            let isTaken = key.withUnsafeBytes { key in
+                value.withUnsafeBytes { sink.send(kind: kind, key: key, value: $0) }
+            }
+            if !isTaken { break }
+            sent.append(letter.source)
+        }
+        try sink.finish()
+        try archive.markRedriven(sent, at: SystemFacts.now())
+        if sent.count < letters.count {
+            throw Failure(
+                "The log took \(sent.count) of \(letters.count) records; they are marked. Run the same command again "
+                    + "for the rest.")
+        }
+    }
+
+    /// The record's kind, which is not kept: a manifest's key is its proxy's id, anything else was to be an event.
+    private static func kind(_ key: [UInt8], _ value: [UInt8]) -> RecordKind {
+        let manifest = value.withUnsafeBytes { try? EventDecoder.decodeManifest($0) }
+        if let manifest, Array(manifest.proxy.utf8) == key { return .manifest }
+        return .event
+    }
+
+    // MARK: What is asked for
+
+    private static func archive(_ configuration: MillraceConfiguration) throws -> any DeadLetterArchive {
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
+            throw Failure(
+                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url."
+            )
+        }
+        return try Preparation.openStore(configuration, readers: 1).deadLetters
+    }
+
+    private static func source(_ text: String) throws(UsageError) -> RecordSource {
+        guard let source = RecordSource(text) else {
+            throw UsageError("\(text): not the id of a dead letter", hint: "such as millrace.request-events.v1/3/1042")
+        }
+        return source
+    }
+
+    private static func filter(_ invocation: Invocation) throws(UsageError) -> DeadLetterFilter {
+        var filter = DeadLetterFilter()
+        if let code = invocation.text("code") {
+            let known = DeadLetter.Code.allCases.map(\.rawValue)
+            guard known.contains(code) else {
+                throw UsageError("--code \(code): no such code", hint: "one of: \(known.joined(separator: ", "))")
+            }
+            filter.code = code
+        }
+        filter.from = try time("from", invocation)
+        filter.to = try time("to", invocation)
+        guard let place = invocation.text("source") else { return filter }
+        let parts = place.split(separator: "/", omittingEmptySubsequences: false)
+        let numbers = parts.dropFirst().map { Int64($0) ?? -1 }
+        guard (1...3).contains(parts.count), !parts[0].isEmpty, numbers.allSatisfy({ $0 >= 0 })
+        else {
+            throw UsageError(
+                "--source \(place): not a place in the log", hint: "topic, topic/partition or topic/partition/offset")
+        }
+        filter.topic = String(parts[0])
+        if let partition = numbers.first { filter.partition = Int32(clamping: partition) }
+        if numbers.count > 1 { filter.offset = Offset(numbers[1]) }
+        return filter
+    }
+
+    private static func time(_ name: String, _ invocation: Invocation) throws(UsageError) -> EventTime? {
+        guard let text = invocation.text(name) else { return nil }
+        guard let time = RFC3339.parse(text) else {
+            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
+        }
+        return time
+    }
+
+    // MARK: What is shown
+
+    private static func members(_ letter: FiledDeadLetter) -> [JSONMember] {
+        [
+            JSONMember(key: "id", value: .string(letter.source.description)),
+            JSONMember(key: "time", value: .string(RFC3339.precise(letter.time))),
+            JSONMember(key: "code", value: .string(letter.code)),
+            JSONMember(key: "reason", value: .string(letter.reason)),
+            JSONMember(key: "key_size_bytes", value: JSONValue(letter.keySize)),
+            JSONMember(key: "value_size_bytes", value: JSONValue(letter.valueSize)),
+            JSONMember(key: "redriven", value: letter.redriven.map { .string(RFC3339.precise($0)) } ?? .null),
+        ]
+    }
+
+    /// Columns two blanks apart; the last one as long as it is.
+    private static func table(_ heads: [String], _ rows: [[String]]) -> String {
+        let widths = heads.indices.map { column in ([heads] + rows).map { $0[column].count }.max() ?? 0 }
+        return ([heads] + rows).map { row in
+            row.enumerated().map { column, cell in
+                column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count)
+            }.joined(separator: "  ") + "\n"
+        }.joined()
+    }
+
+    private static func hex(_ bytes: [UInt8]) -> String {
+        let digits = Array("0123456789abcdef".utf8)
+        return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+    }
+
+    /// Sixteen bytes a line: offset, hex, and as text where they print.
+    private static func dump(_ bytes: [UInt8]) -> String {
+        stride(from: 0, to: bytes.count, by: 16).map { start in
+            let line = Array(bytes[start..<min(start + 16, bytes.count)])
+            let place = hex([
+                UInt8(truncatingIfNeeded: start >> 16), UInt8(truncatingIfNeeded: start >> 8),
+                UInt8(truncatingIfNeeded: start),
+            ])
+            let pairs = line.map { hex([$0]) }.joined(separator: " ")
+            let blank = String(repeating: " ", count: 47 - pairs.count)
+            let shown = String(
+                decoding: line.map { (0x20..<0x7F).contains($0) ? $0 : UInt8(ascii: ".") }, as: UTF8.self)
+            return "\(place)  \(pairs)\(blank)  \(shown)\n"
+        }.joined()
+    }
+}

@@ -1,0 +1,97 @@
+// The rules timeline of the store -> a normalizer for each stretch of event time.
+
+import Access
+import Cryptography
+import Events
+import JSONText
+package import Normalizer
+package import RollupStore
+
+extension RulesText {
+    package init(_ rules: Rules) {
+        let text = rules.canonicalText
+        let digest = text.withUnsafeBytes { SHA256.digest($0) }
+        self.init(
+            fingerprint: String(decoding: Hexadecimal.digits(digest.bytes), as: UTF8.self),
+            text: String(decoding: text, as: UTF8.self))
+    }
+}
+
+struct RulesEras: Sendable {
+    struct Era: Sendable {
+        var from: EventTime
+        var fingerprint: String
+        var normalizer: Normalizer
+        var redactor: Redactor?
+
+        init(from: EventTime, fingerprint: String, normalizer: Normalizer) {
+            self.from = from
+            self.fingerprint = fingerprint
+            self.normalizer = normalizer
+            redactor = normalizer.redactor
+        }
+    }
+
+    private(set) var version: Int64 = 0
+    /// Ascending by time; never empty.
+    private var eras: [Era]
+    /// Of the configured rules: what is to be hidden now comes back with no late event, whatever rules its time has.
+    private var redactor: Redactor?
+    private let configured: String
+
+    /// Before the store is asked: one set of rules for all time.
+    init(_ configured: Normalizer) {
+        self.configured = RulesText(configured.rules).fingerprint
+        redactor = configured.redactor
+        eras = [Era(from: EventTime(microseconds: .min), fingerprint: self.configured, normalizer: configured)]
+    }
+
+    /// Normalizers go on with what they remember where their rules stay.
+    mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
+        if timeline.version == version { return }
+        var known: [String: Normalizer] = [:]
+        for era in eras { known[era.fingerprint] = era.normalizer }
+        var fresh: [Era] = []
+        for entry in timeline.entries {
+            let name = entry.rules.fingerprint
+            if known[name] == nil { known[name] = try Self.read(entry.rules, like: eras[0].normalizer) }
+            if let normalizer = known[name] {
+                fresh.append(Era(from: entry.from, fingerprint: name, normalizer: normalizer))
+            }
+        }
+        version = timeline.version
+        if !fresh.isEmpty { eras = fresh }
+    }
+
+    private static func read(_ text: RulesText, like other: Normalizer) throws(RollupStoreError) -> Normalizer {
+        do {
+            return other.under(try Rules.decode(try JSONValue.parse(text.text)))
+        } catch {
+            throw RollupStoreError(
+                code: .newerSchema, tried: "read the rules \(text.fingerprint.prefix(12)) of the store's timeline",
+                reason: "\(error)", next: "Run the program that wrote them, or a newer one.")
+        }
+    }
+
+    /// What is kept of raw metadata: without what the configured rules and those of the event's time hide; nil: as it is.
+    mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime) -> [UInt8]? {
+        let era = index(at: time)
+        let first = redactor?.redact(raw)
+        if eras[era].redactor == nil || eras[era].fingerprint == configured { return first }
+        guard let first else { return eras[era].redactor?.redact(raw) }
+        return first.withUnsafeBytes { eras[era].redactor?.redact($0) }
+    }
+
+    mutating func normalize(
+        raw: UnsafeRawBufferPointer, status: MetadataStatus, at time: EventTime
+    ) -> NormalizedMetadata {
+        eras[index(at: time)].normalizer.normalize(raw: raw, status: status)
+    }
+
+    /// The latest rules are nearly always meant.
+    private func index(at time: EventTime) -> Int {
+        var index = eras.count - 1
+        while index > 0, eras[index].from > time { index -= 1 }
+        return index
+    }
+}

@@ -1,0 +1,72 @@
+// How an answer is found, for people: the filter's tree, who decides each part of it, and every stretch with its
+// source. Evaluation, stretches -> JSON.
+
+import Events
+package import JSONText
+import Rollups
+
+package struct QueryExplanation: Sendable {
+    package let json: JSONValue
+
+    /// Stretches shown; a long range in minutes has thousands.
+    private static let stretchesShown = 200
+
+    init(_ evaluation: Evaluation, _ stretches: [Stretch], estimatedRows: Int) {
+        let question = evaluation.question
+        let shown = stretches.prefix(Self.stretchesShown).map { stretch -> JSONValue in
+            [
+                "source": .string(stretch.grain == nil ? "events" : "rollups"),
+                "grain": stretch.grain.map { .string($0.name) } ?? .null,
+                "from": .string(RFC3339.precise(EventTime(microseconds: stretch.from))),
+                "to": .string(RFC3339.precise(EventTime(microseconds: stretch.to))),
+            ]
+        }
+        json = [
+            "from": .string(RFC3339.precise(question.from)), "to": .string(RFC3339.precise(question.to)),
+            "granularity": .string(question.granularity.rawValue), "timezone": .string(question.zone.name),
+            "buckets": JSONValue(evaluation.grid.starts.count),
+            "condition": question.condition.map { Self.tree($0, evaluation.eventKeys) } ?? .null,
+            "series": ["selected": JSONValue(evaluation.selected.count), "of": JSONValue(evaluation.catalog.count)],
+            "estimated_rows": JSONValue(estimatedRows), "stretches": .array(Array(shown)),
+            "stretches_not_shown": JSONValue(stretches.count - shown.count),
+        ]
+    }
+
+    private static func tree(_ condition: Condition, _ eventKeys: Set<String>) -> JSONValue {
+        switch condition {
+        case .not(let inner): ["not": tree(inner, eventKeys)]
+        case .all(let parts): ["and": .array(parts.map { tree($0, eventKeys) })]
+        case .any(let parts): ["or": .array(parts.map { tree($0, eventKeys) })]
+        case .leaf(let leaf): leaf.json(eventKeys)
+        }
+    }
+}
+
+extension Leaf {
+    fileprivate func json(_ eventKeys: Set<String>) -> JSONValue {
+        func written(_ name: String, _ test: String, _ value: JSONValue, byEvents: Bool) -> JSONValue {
+            [
+                "name": .string(name), "test": .string(test), "value": value,
+                "decided_by": .string(byEvents ? "events" : "series"),
+            ]
+        }
+        switch self {
+        case .dimension(let dimension, let test):
+            let byEvents = if case .metadata(let key) = dimension { eventKeys.contains(key) } else { false }
+            switch test {
+            case .anyOf(let values):
+                return written(dimension.name, "in", .array(values.map { .string($0) }), byEvents: byEvents)
+            case .hasPrefix(let prefix):
+                let text = String(decoding: prefix, as: UTF8.self)
+                return written(dimension.name, "like", .string(text + "%"), byEvents: byEvents)
+            case .exists: return written(dimension.name, "exists", .null, byEvents: byEvents)
+            }
+        case .number(let field, let comparison, let bound):
+            let number = decimal(Int64(clamping: bound), digits: 9)
+            return written(field.rawValue, comparison.rawValue, .number(number), byEvents: true)
+        case .numberExists(let field): return written(field.rawValue, "exists", .null, byEvents: true)
+        case .text(let field, let values):
+            return written(field.rawValue, "in", .array(values.map { .string($0) }), byEvents: true)
+        }
+    }
+}

@@ -1,0 +1,60 @@
+// Which normalization rules hold for which time of events: the store keeps every text and a line of instants.
+
+package import Events
+
+/// Rules in their canonical text, and the name that follows from it.
+package struct RulesText: Sendable, Equatable {
+    /// SHA-256 of the text, 64 hex digits.
+    package var fingerprint: String
+    /// Compact JSON, as `Rules.canonicalText` makes it.
+    package var text: String
+
+    package init(fingerprint: String, text: String) {
+        self.fingerprint = fingerprint
+        self.text = text
+    }
+}
+
+/// An event, however late it comes, is normalized under the rules of its own time.
+package struct RulesTimeline: Sendable, Equatable {
+    package struct Entry: Sendable, Equatable {
+        /// Holds from this event time until the next entry's. The first one's is 0, before any event.
+        package var from: EventTime
+        package var rules: RulesText
+
+        package init(from: EventTime, rules: RulesText) {
+            self.from = from
+            self.rules = rules
+        }
+    }
+
+    /// Ascending by time; empty until the first consumer has come.
+    package var entries: [Entry]
+    /// Another one after each change; 0: no entry yet.
+    package var version: Int64
+
+    package init(entries: [Entry] = [], version: Int64 = 0) {
+        self.entries = entries
+        self.version = version
+    }
+
+    /// Those that hold at some instant with `from <= time < to`.
+    package func entries(from: EventTime, to: EventTime) -> ArraySlice<Entry> {
+        let first = entries.lastIndex { $0.from <= from } ?? entries.startIndex
+        let end = entries.firstIndex { $0.from >= to } ?? entries.endIndex
+        return entries[first..<max(first, end)]
+    }
+
+    /// What a writer says to a batch that was made under another timeline.
+    package static let stale = RollupStoreError(
+        code: .staleEpoch, tried: "apply a batch", reason: "the rules timeline has changed since it was made",
+        next: "It is made again under the rules that hold now; a consumer that is alone is to be started again.")
+
+    /// From when on new rules hold: from now, but from behind the latest event that is counted already, so that no
+    /// event counted under other rules is among theirs.
+    package func takeover(now: EventTime, latest: EventTime?) -> EventTime {
+        guard let last = entries.last else { return EventTime(microseconds: 0) }
+        let after = max(last.from, latest ?? last.from).microseconds + 1
+        return EventTime(microseconds: max(now.microseconds, after))
+    }
+}

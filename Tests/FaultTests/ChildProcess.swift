@@ -1,0 +1,1 @@
+../PipelineTests/ChildProcess.swift

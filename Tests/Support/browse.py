@@ -1,0 +1,265 @@
+"""Goes through the page in headless Chromium, as its users do: with a mouse, with the keyboard alone, narrow and wide.
+
+usage: browse.py http://HOST:PORT SCREENSHOT_DIRECTORY
+
+Speaks the DevTools protocol over the browser's pipe. Prints what is wrong and ends with status 1.
+"""
+import base64
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+base, shots = sys.argv[1], pathlib.Path(sys.argv[2])
+faults = []
+
+
+def expect(condition, text):
+    if not condition:
+        faults.append(text)
+
+
+class Browser:
+    def __init__(self):
+        self.profile = tempfile.mkdtemp(prefix="millrace-browser-")
+        (to_read, self.to), (self.back, to_write) = os.pipe(), os.pipe()
+
+        # The browser reads commands from descriptor 3 and writes answers to 4.
+        def arrange():
+            first, second = os.dup(to_read), os.dup(to_write)
+            os.dup2(first, 3)
+            os.dup2(second, 4)
+
+        self.process = subprocess.Popen(
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+             "--user-data-dir=" + self.profile, "about:blank"],
+            preexec_fn=arrange, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(to_read)
+        os.close(to_write)
+        self.number, self.rest, self.session = 0, b"", None
+        self.requests, self.sizes, self.complaints = [], {}, []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+            self.send(domain + ".enable")
+
+    def read(self):
+        while b"\0" not in self.rest:
+            part = os.read(self.back, 1 << 20)
+            if not part:
+                raise SystemExit("the browser ended")
+            self.rest += part
+        message, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(message)
+
+    def send(self, method, **parameters):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.read()
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise SystemExit(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.noticed(answer.get("method"), answer.get("params", {}))
+
+    def noticed(self, method, told):
+        if method == "Network.requestWillBeSent":
+            self.requests.append(told["request"]["url"])
+        elif method == "Network.loadingFinished":
+            self.sizes[told["requestId"]] = told["encodedDataLength"]
+        elif method == "Runtime.exceptionThrown":
+            details = told["exceptionDetails"]
+            self.complaints.append(str(details.get("exception", details).get("description", details)))
+        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
+            entry = told["entry"]
+            # Refusals that the page shows are logged by the browser as well.
+            if entry.get("source") != "network":
+                self.complaints.append(entry["text"])
+
+    def run(self, expression):
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise SystemExit(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def wait(self, expression, what, seconds=15):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.run(expression):
+                return True
+            time.sleep(0.03)
+        faults.append(f"waited {seconds} s for: {what}")
+        return False
+
+    def size(self, width, height):
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def open(self, path):
+        self.send("Page.navigate", url=base + path)
+        self.wait("document.readyState === 'complete' && document.body.getAttribute('aria-busy') === 'false'", path)
+
+    def press(self, key, code=0, text=None):
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if text and kind == "keyDown" else {}
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
+
+    def type(self, text):
+        for letter in text:
+            self.press(letter, 0, letter)
+
+    def shot(self, name):
+        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+        (shots / f"{name}.png").write_bytes(base64.b64decode(picture))
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(20)
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
+def ask(**question):
+    request = urllib.request.Request(base + "/v1/query", json.dumps(question).encode())
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def names_missing(browser):
+    """What a screen reader would have no words for."""
+    out = []
+    for node in browser.send("Accessibility.getFullAXTree")["nodes"]:
+        role = node.get("role", {}).get("value")
+        if node.get("ignored") or role not in ("button", "link", "textbox", "combobox", "checkbox", "searchbox", "table",
+                                               "dialog", "progressbar", "listbox", "image"):
+            continue
+        name = node.get("name", {}).get("value", "").strip()
+        if not name and role != "table":
+            out.append(role)
+    return out
+
+
+browser = Browser()
+try:
+    browser.size(1400, 1000)
+    started = time.monotonic()
+    browser.open("/?range=30d&zone=UTC")
+    first_paint = browser.run(
+        "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+        ".filter((entry) => entry.startTime <= performance.getEntriesByName('first-contentful-paint')[0].startTime)"
+        ".reduce((sum, entry) => sum + entry.encodedBodySize, 0)")
+    expect(first_paint < 200_000, f"the first view takes {first_paint} bytes")
+    total = ask(**{"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"})["totals"]["requests"]
+    shown = "document.querySelector('[data-tile=requests]').title"
+    expect(browser.run(shown) == str(total), f"the page shows {browser.run(shown)} requests of {total}")
+    expect(browser.run("document.querySelectorAll('.chart canvas').length") >= 12, "charts are missing")
+    expect(browser.run("document.querySelectorAll('#rows tr').length") > 0, "the table is empty")
+    browser.shot("overview")
+    missing = names_missing(browser)
+    expect(not missing, f"overview: without a name: {missing}")
+
+    # Keyboard alone: to the filter, a key, a comparison and a value by completion, and apply.
+    browser.press("/", 191, "/")
+    expect(browser.run("document.activeElement.id") == "where", "/ does not go to the filter")
+    browser.wait("document.querySelectorAll('#by option').length > 6", "the keys are known")
+    browser.type("metadata.en")
+    browser.wait("!document.getElementById('offers').hidden", "names are offered")
+    browser.press("ArrowDown", 40)
+    browser.press("Enter", 13)
+    expect(browser.run("document.getElementById('where').value") == "metadata.env ", "the name is not completed")
+    browser.wait("document.querySelector('#offers li')?.textContent === '='", "comparisons are offered")
+    browser.press("ArrowDown", 40)
+    browser.press("Enter", 13)
+    value = "[...document.querySelectorAll('#offers li')].findIndex((offer) => offer.textContent === \"'production'\")"
+    browser.wait(value + " >= 0", "values are offered")
+    browser.shot("completion")
+    for _ in range(browser.run(value) + 1):
+        browser.press("ArrowDown", 40)
+    browser.press("Enter", 13)
+    browser.press("Escape", 27)
+    browser.press("Enter", 13, "\r")
+    browser.wait("location.search.includes('where=')", "the filter is in the URL")
+    filtered = ask(**{"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "where": "metadata.env = 'production'"})
+    browser.wait(f"{shown} === '{filtered['totals']['requests']}'", "the filtered total is shown")
+
+    # Sort, then look inside a row, then back.
+    browser.run("document.querySelector('[data-column=cost_usd] button').click()")
+    browser.wait("document.querySelector('[data-column=cost_usd]').getAttribute('aria-sort') === 'descending'", "sorted by cost")
+    before = browser.run("document.getElementById('where').value")
+    browser.run("document.querySelector('#rows button').click()")
+    browser.wait("document.getElementById('where').value.includes(' and model = ')", "a row narrows the filter")
+    browser.run("history.back()")
+    browser.wait(f"document.getElementById('where').value === {json.dumps(before)}", "back is back")
+
+    # A chart's zoom narrows the range of all.
+    box = browser.run("(() => { const r = document.querySelector('#requests-chart').getBoundingClientRect();"
+                      " return [r.x, r.y, r.width, r.height]; })()")
+    x, y = box[0] + box[2] * 0.75, box[1] + box[3] * 0.5
+    for kind, at in (("mousePressed", x), ("mouseMoved", x + 40), ("mouseMoved", x + 60), ("mouseReleased", x + 60)):
+        browser.send("Input.dispatchMouseEvent", type=kind, x=at, y=y, button="left", buttons=1, clickCount=1)
+    browser.wait("location.search.includes('range=custom')", "a zoom is a range")
+    expect(browser.run("!document.getElementById('custom').hidden"), "the range is not shown")
+    browser.run("document.getElementById('back').click()")
+    browser.wait("!location.search.includes('range=custom')", "back to live")
+
+    # A filter that does not parse says where and what.
+    browser.open("/?range=30d&where=metadata.env%20lik%20%27a%27")
+    browser.wait("document.getElementById('where-error').textContent.includes('Did you mean')", "the error is shown")
+    browser.shot("error")
+    browser.open("/?range=30d&where=metadata.env%20%3D%20%27nowhere%27")
+    expect(browser.run("!document.getElementById('empty').hidden"), "nothing says that nothing matches")
+
+    # Events: pages, details, closing by the keyboard.
+    browser.open("/?range=30d&view=events")
+    expect(browser.run("document.querySelectorAll('#event-rows tr').length") == min(50, total), "a page of events")
+    browser.run("document.getElementById('older').click()")
+    browser.wait(f"document.querySelectorAll('#event-rows tr').length === {min(100, total)}", "older events")
+    browser.run("document.querySelector('#event-rows button').click()")
+    browser.wait("document.getElementById('event').open && document.querySelectorAll('#event dt').length > 25", "details")
+    browser.shot("event")
+    missing = names_missing(browser)
+    expect(not missing, f"event: without a name: {missing}")
+    browser.press("Escape", 27)
+    browser.wait("!document.getElementById('event').open && !location.search.includes('event=')", "Escape closes")
+
+    browser.press("3", 51, "3")
+    browser.wait("document.querySelectorAll('#key-rows tr').length > 0", "keys")
+    browser.run("document.querySelector('#key-rows button').click()")
+    browser.wait("document.querySelectorAll('button.value').length > 1", "values of a key")
+    browser.shot("keys")
+    missing = names_missing(browser)
+    expect(not missing, f"keys: without a name: {missing}")
+
+    browser.press("4", 52, "4")
+    browser.wait("document.getElementById('health-state').textContent.startsWith('Ready')", "health")
+    browser.wait("document.getElementById('ledger-said').textContent !== 'Loading …'", "reconciliation, or that there is none")
+    browser.shot("pipeline")
+
+    # Narrow and wide, light and dark: nothing reaches out of the window.
+    for width, height, scheme in ((400, 800, "dark"), (2560, 1300, "light")):
+        browser.size(width, height)
+        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        for view in ("overview", "events", "keys", "pipeline"):
+            browser.open(f"/?range=30d&view={view}")
+            wide = browser.run("document.scrollingElement.scrollWidth")
+            expect(wide <= width, f"{view} at {width} pixels is {wide} wide")
+            browser.shot(f"{view}-{width}")
+
+    away = [url for url in browser.requests if not url.startswith((base, "about:", "data:", "blob:"))]
+    expect(not away, f"requests left the origin: {away}")
+    expect(not browser.complaints, f"the browser complained: {browser.complaints[:5]}")
+finally:
+    browser.close()
+
+for text in faults:
+    print(text)
+print(f"{len(browser.requests)} requests, first view {first_paint} bytes, {time.monotonic() - started:.1f} s, {len(faults)} faults")
+sys.exit(1 if faults else 0)

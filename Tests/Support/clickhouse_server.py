@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""ClickHouse's engine (PyPI's chdb-core) behind ClickHouse's HTTP interface, for tests where no server is at hand.
+
+    clickhouse_server.py start --dir DIR [--port N] [--user U --password P] [--while PID]   prints the port, one line
+    clickhouse_server.py stop --dir DIR [--kill]            SIGTERM and wait; --kill is SIGKILL
+
+Started again on the same directory it has the same data and port. `--while PID`: it ends when that process has ended.
+Of the interface it has what a client of tables needs: the statement in `query`, in the body, or its beginning in the one
+and its data in the other; `database`, `default_format`, `param_NAME`, every other parameter a setting; user and password
+as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the engine makes them; errors as status and
+X-ClickHouse-Exception-Code, and a connection cut short where the answer had begun. The engine comes from the
+repository's .venv/clickhouse (Tests/Support/make-venvs).
+"""
+import argparse, base64, hmac, json, os, pathlib, re, select, signal, socket, socketserver, subprocess, sys, threading
+import time, urllib.parse
+from http.server import BaseHTTPRequestHandler
+
+PYTHON = pathlib.Path(__file__).resolve().parents[2] / ".venv" / "clickhouse" / "bin" / "python"
+NAMES = {"user", "password", "query", "database", "default_format", "query_id", "session_id"}
+INSERT = re.compile(rb"\s*INSERT\s.*?\bFORMAT\s+(\w+)\s*\Z", re.IGNORECASE | re.DOTALL)
+RETURNS = re.compile(rb"\s*(?:SELECT|WITH)\b", re.IGNORECASE)
+CODE = re.compile(r"Code: (\d+)\.")
+STATUS = {60: 404, 62: 400, 81: 404, 192: 403, 193: 403, 194: 403, 497: 403, 516: 403, 241: 500}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server_version = "ClickHouse-like"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if urllib.parse.urlsplit(self.path).path == "/ping":
+            return self.answer(200, b"Ok.\n")
+        self.statement()
+
+    def do_POST(self):
+        self.statement()
+
+    def answer(self, status, body, headers=()):
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def fail(self, error):
+        text = str(error)
+        found = CODE.search(text)
+        code = int(found.group(1)) if found else 1002
+        self.answer(STATUS.get(code, 500), (text + "\n").encode(), [("X-ClickHouse-Exception-Code", str(code))])
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(parts)
+        wanted = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(wanted)
+        if len(body) < wanted:
+            raise ConnectionError("the request was cut short")
+        return body
+
+    def is_known(self, parameters):
+        user, password = parameters.get("user", "default"), parameters.get("password", "")
+        if basic := re.match(r"Basic (\S+)", self.headers.get("Authorization") or ""):
+            user, _, password = base64.b64decode(basic.group(1)).decode().partition(":")
+        user, password = (
+            value.encode("latin-1").decode() if (value := self.headers.get(name)) is not None else otherwise
+            for name, otherwise in (("X-ClickHouse-User", user), ("X-ClickHouse-Key", password)))
+        return hmac.compare_digest(f"{user}:{password}".encode(), f"{self.server.user}:{self.server.password}".encode())
+
+    def statement(self):
+        # What follows an error of the transport is not worth reading: the connection ends with it.
+        try:
+            body = self.body()
+            parameters = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query, keep_blank_values=True))
+            if not self.is_known(parameters):
+                return self.fail("Code: 516. DB::Exception: Authentication failed. (AUTHENTICATION_FAILED)")
+            self.run(parameters, body)
+        except ConnectionError:
+            self.close_connection = True
+
+    def run(self, parameters, body):
+        connection = self.server.connection()
+        try:
+            try:
+                if database := parameters.get("database"):
+                    connection.query("USE `" + database.replace("`", "``") + "`")
+                for name, value in parameters.items():
+                    if name in NAMES or name.startswith("param_"):
+                        continue
+                    if not re.fullmatch(r"\w+", name):
+                        raise ValueError(f"Code: 115. DB::Exception: Unknown setting {name}. (UNKNOWN_SETTING)")
+                    value = value.replace("\\", "\\\\").replace("'", "\\'")
+                    connection.query(f"SET {name} = '{value}'")
+                given = {name[6:]: value for name, value in parameters.items() if name.startswith("param_")}
+                start = parameters.get("query", "").encode()
+                shape = parameters.get("default_format", "TabSeparated")
+                if insert := INSERT.match(start):
+                    return self.insert(connection, start[: insert.start(1)], insert.group(1).decode(), body)
+                text = start + (b"\n" if start and body else b"") + body
+                if RETURNS.match(text):
+                    return self.stream(connection, text.decode(), shape, given)
+                answer = connection.query(text.decode(), shape, params=given or None).bytes()
+            except ConnectionError:
+                raise
+            except Exception as error:
+                return self.fail(error)
+            self.answer(200, answer)
+        finally:
+            connection.close()
+
+    def insert(self, connection, statement, shape, body):
+        # The engine takes the data of a format apart from the statement, which then ends before FORMAT.
+        text = statement.decode().rstrip()
+        text = text[: text.upper().rindex("FORMAT")]
+        inserter = connection.send_insert(text, shape)
+        inserter.append(body)
+        inserter.finish()
+        self.answer(200, b"")
+
+    def stream(self, connection, text, shape, given):
+        chunks = iter(connection.send_query(text, shape, params=given or None))
+        first = next(chunks, None)
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            chunk = first
+            while chunk is not None:
+                data = chunk.bytes()
+                if data:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                chunk = next(chunks, None)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            text = f"__exception__\n{error}\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+            self.wfile.flush()
+            raise ConnectionError("failed in mid-answer") from error
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_):
+        """A client that left is no news."""
+
+
+def serve(args, directory):
+    from chdb.state import sqlitelike
+
+    with Server(("127.0.0.1", args.port), Handler) as server:
+        server.user, server.password = args.user, args.password
+        data = str(directory / "data")
+        # Kept open: the engine ends with its last connection.
+        first = sqlitelike.Connection(data)
+        server.connection = lambda: sqlitelike.Connection(data)
+
+        def end(*_):
+            threading.Thread(target=server.shutdown).start()
+
+        signal.signal(signal.SIGTERM, end)
+        if args.while_pid:
+            watched = os.pidfd_open(args.while_pid)
+            threading.Thread(target=lambda: (select.select([watched], [], []), end()), daemon=True).start()
+        server.serve_forever()
+        first.close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def answers(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
+            s.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return s.recv(12) == b"HTTP/1.1 200"
+    except OSError:
+        return False
+
+
+def alive(pid, directory):
+    """The process runs and is ours, not another that got the same number later."""
+    try:
+        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z" and (not command or str(directory).encode() in command)
+
+
+def start(args, directory):
+    if not PYTHON.exists():
+        sys.exit(f"clickhouse_server: {PYTHON} is missing; run Tests/Support/make-venvs")
+    directory.mkdir(parents=True, exist_ok=True)
+    state = directory / "server.json"
+    server = json.loads(state.read_text()) if state.exists() else {"port": args.port or free_port(), "pid": None}
+    if not server["pid"] or not alive(server["pid"], directory):
+        command = [PYTHON, __file__, "serve", "--dir", directory, "--port", str(server["port"]),
+                   "--user", args.user, "--password", args.password]
+        if args.while_pid:
+            command += ["--while", str(args.while_pid)]
+        with open(directory / "server.log", "ab") as log:
+            server["pid"] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, start_new_session=True).pid
+        state.write_text(json.dumps(server))
+    deadline = time.monotonic() + args.wait
+    while not answers(server["port"]):
+        if not alive(server["pid"], directory) or time.monotonic() > deadline:
+            tail = (directory / "server.log").read_text(errors="replace")[-2000:]
+            sys.exit(f"clickhouse_server: it did not start; the end of its log:\n{tail}")
+        time.sleep(0.02)
+    print(server["port"])
+
+
+def stop(args, directory):
+    try:
+        server = json.loads((directory / "server.json").read_text())
+    except FileNotFoundError:
+        sys.exit(f"clickhouse_server: no server in {directory}")
+    deadline = time.monotonic() + args.wait
+    sent = None
+    while alive(server["pid"], directory):
+        wanted = signal.SIGKILL if args.kill or time.monotonic() > deadline else signal.SIGTERM
+        if sent != wanted:
+            os.kill(server["pid"], wanted)
+            sent = wanted
+        time.sleep(0.02)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("start", "stop", "serve"):
+        command = commands.add_parser(name)
+        command.add_argument("--dir", required=True)
+        command.add_argument("--wait", type=float, default=60, help="seconds")
+        if name == "stop":
+            command.add_argument("--kill", action="store_true")
+        else:
+            command.add_argument("--port", type=int, default=0)
+            command.add_argument("--user", default="default")
+            command.add_argument("--password", default="")
+            command.add_argument("--while", type=int, dest="while_pid", metavar="PID")
+    args = parser.parse_args()
+    {"start": start, "stop": stop, "serve": serve}[args.command](args, pathlib.Path(args.dir).resolve())
+
+
+if __name__ == "__main__":
+    main()
