@@ -104,6 +104,11 @@ final class Relay: Sendable {
                 continue
             }
             open += [client, upstream]
+            // Messages pass one by one: none may wait for the receipt of the one before.
+            var on: Int32 = 1
+            for descriptor in [client, upstream] {
+                setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
+            }
             let isMute = StopSignal()
             let pair = [
                 ServiceThread("relay-ask") { [self] in ask(client, upstream, isMute) },
