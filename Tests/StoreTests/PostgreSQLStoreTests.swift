@@ -413,6 +413,28 @@ import Threading
         #expect(closed?.code == .configuration)
     }
 
+    /// A question whose time is over stops on the server too, though the server itself would go on for ever.
+    @Test func aReadThatIsNoLongerWantedEndsOnTheServer() throws {
+        let store = try PostgreSQLUnderTest(settings: ["-clock_timeout=0", "-cstatement_timeout=0"])
+        let waiting = """
+            SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '\(store.schema).offsets'::regclass
+            """
+        let holder = try store.session()
+        try holder.run("BEGIN; LOCK TABLE offsets IN ACCESS EXCLUSIVE MODE")
+        let error = #expect(throws: RollupStoreError.self) {
+            try store.reader.read(until: { (try? store.session().number(waiting)) == 1 }) { try $0.watermark }
+        }
+        #expect(error?.isTransient == true)
+        // What the server was told it does at its next look.
+        let deadline = ContinuousClock.now.advanced(by: .seconds(30))
+        while try holder.number(waiting) != 0, ContinuousClock.now < deadline { usleep(1_000) }
+        #expect(try holder.number(waiting) == 0)
+        try holder.run("COMMIT")
+        #expect(try store.reader.read { try $0.watermark } == nil)
+        #expect(throws: RollupStoreError.self) { try store.reader.read(until: { true }) { try $0.watermark } }
+        #expect(try store.reader.read { try $0.watermark } == nil)
+    }
+
     @Test func aPasswordIsNeverSaid() throws {
         for url in [
             "postgres://ann:hush@127.0.0.1:1/x?sslmode=disable", "postgres://ann@127.0.0.1:1/x?password=hush",
