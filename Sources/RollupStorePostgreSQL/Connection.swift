@@ -1,6 +1,7 @@
 // One connection to the server and its prepared statements: the only file that calls libpq.
 
 import CPQ
+import Glibc
 import RollupStore
 
 /// What the server or the library said, with the code that our own decisions rest on.
@@ -55,6 +56,11 @@ final class Connection {
     private var prepared: [String: String] = [:]
     private var cursors = 0
     let address: ServerAddress
+    /// Asked before each statement and while it runs; once true, the server is told to stop it and the statement fails.
+    /// nil: statements run to their end.
+    var isUnwanted: (@Sendable () -> Bool)?
+    /// The server was told to stop a statement; a word that comes late may stop the next one.
+    private(set) var wasCancelled = false
 
     init(_ address: ServerAddress, access: Access) throws(ServerFailure) {
         // What comes later in the list goes before what comes earlier: the URL decides.
@@ -120,8 +126,11 @@ final class Connection {
 
     /// Runs SQL that takes and answers nothing, several statements where there are several.
     func execute(_ sql: String) throws(ServerFailure) {
-        let rows = Rows(PQexec(handle, sql))
-        guard rows.isFine else { throw failure(rows, "run a statement on the store") }
+        let tried = "run a statement on the store"
+        let rows =
+            isUnwanted == nil
+            ? Rows(PQexec(handle, sql)) : try whileWanted(tried) { PQsendQuery(handle, sql) }
+        guard rows.isFine else { throw failure(rows, tried) }
     }
 
     /// Runs one statement, prepared once and kept. The text is one of the program's own.
@@ -131,16 +140,68 @@ final class Connection {
             name = known
         } else {
             name = "s\(prepared.count)"
-            let made = Rows(PQprepare(handle, name, sql, 0, nil))
-            guard made.isFine else { throw failure(made, "prepare a statement on the store") }
+            let tried = "prepare a statement on the store"
+            // Preparing waits for locks too.
+            let made =
+                isUnwanted == nil
+                ? Rows(PQprepare(handle, name, sql, 0, nil))
+                : try whileWanted(tried) { PQsendPrepare(handle, name, sql, 0, nil) }
+            guard made.isFine else { throw failure(made, tried) }
             prepared[sql] = name
         }
-        let rows = Rows(
-            parameters.withPointers { count, values, lengths, formats in
-                PQexecPrepared(handle, name, count, values, lengths, formats, 1)
-            })
-        guard rows.isFine else { throw failure(rows, "read or write the store") }
+        let tried = "read or write the store"
+        let rows =
+            isUnwanted == nil
+            ? Rows(
+                parameters.withPointers { count, values, lengths, formats in
+                    PQexecPrepared(handle, name, count, values, lengths, formats, 1)
+                })
+            : try whileWanted(tried) {
+                parameters.withPointers { count, values, lengths, formats in
+                    PQsendQueryPrepared(handle, name, count, values, lengths, formats, 1)
+                }
+            }
+        guard rows.isFine else { throw failure(rows, tried) }
         return rows
+    }
+
+    /// How long a statement runs on before it is asked again whether it is wanted.
+    private static let patienceMilliseconds: Int32 = 20
+
+    /// The last answer to what is sent, as PQexec has it.
+    private func whileWanted(_ tried: String, _ send: () -> Int32) throws(ServerFailure) -> Rows {
+        if isUnwanted?() == true { throw unwanted(tried) }
+        guard send() == 1 else { return Rows(nil) }
+        var last = Rows(nil)
+        while true {
+            while PQisBusy(handle) == 1 {
+                if !wasCancelled && isUnwanted?() == true { cancel() }
+                var waiting = pollfd(fd: PQsocket(handle), events: Int16(POLLIN), revents: 0)
+                poll(&waiting, 1, Self.patienceMilliseconds)
+                // Where the connection is lost, the next result says so.
+                if PQconsumeInput(handle) == 0 { break }
+            }
+            guard let result = PQgetResult(handle) else { break }
+            last = Rows(result)
+        }
+        if wasCancelled { throw unwanted(tried) }
+        return last
+    }
+
+    /// By a connection of its own, as the protocol has it. Where that fails, `statement_timeout` ends the statement.
+    private func cancel() {
+        wasCancelled = true
+        guard let request = PQgetCancel(handle) else { return }
+        defer { PQfreeCancel(request) }
+        var reason = [CChar](repeating: 0, count: 256)
+        PQcancel(request, &reason, Int32(reason.count))
+    }
+
+    private func unwanted(_ tried: String) -> ServerFailure {
+        ServerFailure(
+            RollupStoreError(
+                code: .unavailable, tried: tried, reason: "the answer is no longer wanted",
+                next: "Ask for less, or again."))
     }
 
     /// Rows of a statement in order, so many at a time, until `body` answers false. Only within a transaction.
@@ -150,15 +211,18 @@ final class Connection {
     ) throws {
         cursors += 1
         let cursor = "c\(cursors)"
-        let declared = Rows(
+        let declared = try whileWanted("read the store") {
             parameters.withPointers { count, values, lengths, formats in
-                PQexecParams(
+                PQsendQueryParams(
                     handle, "DECLARE \(cursor) NO SCROLL CURSOR FOR \(sql)", count, nil, values, lengths, formats, 1)
-            })
+            }
+        }
         guard declared.isFine else { throw failure(declared, "read the store") }
         var wanted = batches.first
         while true {
-            let rows = Rows(PQexecParams(handle, "FETCH \(wanted) FROM \(cursor)", 0, nil, nil, nil, nil, 1))
+            let rows = try whileWanted("read the store") {
+                PQsendQueryParams(handle, "FETCH \(wanted) FROM \(cursor)", 0, nil, nil, nil, nil, 1)
+            }
             guard rows.isFine else { throw failure(rows, "read the store") }
             for row in 0..<rows.count {
                 if try !body(rows, row) { return try execute("CLOSE \(cursor)") }

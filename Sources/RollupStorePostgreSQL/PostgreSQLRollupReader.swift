@@ -24,19 +24,28 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
         limit = max(1, connections)
     }
 
-    /// A read must not start another one from inside: with all connections taken, both would wait for good.
     package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
-        let (connection, map) = try begin()
+        try read(until: { false }, body)
+    }
+
+    /// A read must not start another one from inside: with all connections taken, both would wait for good.
+    package func read<Answer>(
+        until isUnwanted: @escaping @Sendable () -> Bool, _ body: (any RollupSnapshot) throws -> Answer
+    ) throws -> Answer {
+        let (connection, map) = try begin(isUnwanted)
         var isSound = false
         defer { giveBack(connection, isSound) }
         do {
             let snapshot = PostgreSQLSnapshot(connection: connection, map: map, memory: series)
             let answer = try body(snapshot)
+            connection.isUnwanted = nil
             try connection.execute("COMMIT")
-            isSound = true
+            isSound = !connection.wasCancelled
             return answer
         } catch {
-            if connection.isAlive && connection.isInTransaction {
+            connection.isUnwanted = nil
+            // One that was told to stop goes: whether the word still comes, nobody knows.
+            if connection.isAlive && connection.isInTransaction && !connection.wasCancelled {
                 isSound = (try? connection.execute("ROLLBACK")) != nil
             }
             throw (error as? ServerFailure)?.error ?? error
@@ -45,9 +54,12 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
 
     /// A connection with a transaction begun, and which generations it sees answer. One that lay idle may have lost its
     /// server in the meantime: then the next one is taken, and at last a new one.
-    private func begin() throws(RollupStoreError) -> (Connection, GenerationMap) {
+    private func begin(
+        _ isUnwanted: @escaping @Sendable () -> Bool
+    ) throws(RollupStoreError) -> (Connection, GenerationMap) {
         while true {
             let (connection, isNew) = try take()
+            connection.isUnwanted = isUnwanted
             do throws(ServerFailure) {
                 // The lock first: from before the snapshot on, no partition goes that it shows.
                 try connection.execute(

@@ -93,8 +93,13 @@ package struct PostgreSQLRollupStore: Sendable {
 
     /// 0 where the schema has no tables of ours.
     private static func version(_ connection: Connection) throws(ServerFailure) -> Int64 {
+        // By a look into the catalog as it is now: what to_regclass knows within a transaction may be from before another
+        // program made the table.
         let isThere = try connection.query(
-            "SELECT to_regclass(quote_ident(current_schema()) || '.millrace_schema') IS NOT NULL")
+            """
+            SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'millrace_schema' AND relnamespace =
+                (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))
+            """)
         if isThere.integer(0, 0) == 0 { return 0 }
         let rows = try connection.query("SELECT max(version) FROM millrace_schema")
         return rows.integer(0, 0)

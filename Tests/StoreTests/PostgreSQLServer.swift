@@ -181,7 +181,7 @@ final class Session {
     func number(_ sql: String) throws -> Int? { try run(sql).first?.first.flatMap { Int($0) } }
 }
 
-final class PostgreSQLUnderTest: StoreUnderTest {
+final class PostgreSQLUnderTest: StoreUnderTest, Sendable {
     let server: PostgreSQLServer
     let schema: String
     private let database: String
