@@ -172,7 +172,7 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
-        @Test("The page answers mouse, keyboard and screen reader, from 400 to 2560 pixels", .timeLimit(.minutes(3)))
+        @Test("The page answers mouse, keyboard and screen reader, from 400 to 2560 pixels", .timeLimit(.minutes(6)))
         func showsThePage() throws {
             let (pipeline, _) = try start("page")
             let shots = Place.variable("MILLRACE_TEST_SCREENSHOTS") ?? "\(pipeline.work.path)/screenshots"
@@ -181,7 +181,7 @@ extension PipelineTests {
                 [
                     "python3", "\(Place.repository)/Tests/Support/browse.py", "http://127.0.0.1:\(pipeline.apiPort)",
                     shots,
-                ], directory: pipeline.work.path, seconds: 120)
+                ], directory: pipeline.work.path, seconds: 300)
             #expect(result.status == 0, "\(result.output)\(result.errors)")
             try pipeline.stopAll()
         }

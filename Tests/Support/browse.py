@@ -147,6 +147,17 @@ def names_missing(browser):
     return out
 
 
+def broken_rules(browser):
+    """What axe-core finds against WCAG 2.2 A and AA and its own best practices, each with the first place."""
+    (source,) = (pathlib.Path(__file__).parents[2] / ".venv/page").glob("lib/python*/site-packages/axe_playwright_python/axe.min.js")
+    if not browser.run("typeof axe === 'object'"):
+        browser.run(source.read_text(encoding="utf-8") + "; true")
+    found = browser.run("axe.run(document, { resultTypes: ['violations'] }).then((result) => result.violations.map((rule) => "
+                        "`${rule.id} (${rule.impact}) ${rule.nodes.length} x, first: ${rule.nodes[0].html.slice(0, 150)} "
+                        "${rule.nodes[0].failureSummary.slice(0, 300)}`))")
+    return found
+
+
 browser = Browser()
 try:
     browser.size(1400, 1000)
@@ -243,15 +254,28 @@ try:
     browser.wait("document.getElementById('ledger-said').textContent !== 'Loading …'", "reconciliation, or that there is none")
     browser.shot("pipeline")
 
-    # Narrow and wide, light and dark: nothing reaches out of the window.
-    for width, height, scheme in ((400, 800, "dark"), (2560, 1300, "light")):
+    # Narrow and wide, light and dark: nothing reaches out of the window, and nothing keeps anybody out.
+    event_id = browser.run("fetch('/v1/events?limit=1').then((got) => got.json()).then((page) => page.data[0].id)")
+    views = {view: f"view={view}" for view in ("overview", "events", "keys", "pipeline")}
+    extra = ("event", "refused", "nothing", "custom")
+    views["event"] = f"view=events&event={event_id}"
+    views["refused"] = "where=metadata.env%20lik%20%27a%27"
+    views["nothing"] = "where=metadata.env%20%3D%20%27nowhere%27"
+    views["custom"] = "range=custom&from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z"
+    for width, height in ((400, 800), (2560, 1300)):
         browser.size(width, height)
-        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        for view in ("overview", "events", "keys", "pipeline"):
-            browser.open(f"/?range=30d&view={view}")
-            wide = browser.run("document.scrollingElement.scrollWidth")
-            expect(wide <= width, f"{view} at {width} pixels is {wide} wide")
-            browser.shot(f"{view}-{width}")
+        for scheme in ("light", "dark"):
+            browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for view, query in views.items():
+                # What is no view of its own, once narrow and once wide.
+                if view in extra and (width, scheme) not in ((400, "light"), (2560, "dark")):
+                    continue
+                browser.open(f"/?range=30d&{query}" if "range" not in query else f"/?{query}")
+                wide = browser.run("document.scrollingElement.scrollWidth")
+                expect(wide <= width, f"{view} at {width} pixels is {wide} wide")
+                browser.shot(f"{view}-{width}-{scheme}")
+                for rule in broken_rules(browser):
+                    faults.append(f"{view} at {width} pixels, {scheme}: {rule}")
 
     away = [url for url in browser.requests if not url.startswith((base, "about:", "data:", "blob:"))]
     expect(not away, f"requests left the origin: {away}")
