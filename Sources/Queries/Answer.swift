@@ -18,7 +18,7 @@ package struct QueryPlan: Sendable, Equatable {
     /// Fingerprints of the normalization rules that hold in the range, in order of time.
     package var rules: [String]
 
-    init(stretches: [Stretch], rowsRead: Int, onlyEvents: String?, rules: [String]) {
+    init(stretches: [Stretch], rowsRead: Int, eras: [Era], rules: [String]) {
         self.rules = rules
         grains = Set(stretches.compactMap(\.grain)).sorted(by: >)
         let hasEvents = stretches.contains { $0.grain == nil }
@@ -27,9 +27,46 @@ package struct QueryPlan: Sendable, Equatable {
         reason =
             switch source {
             case .rollups: "the range is whole in rollups"
-            case .both: "the stretches that no kept rollup covers are read from events"
-            case .events: onlyEvents ?? "no kept rollup covers the range"
+            case .both: Self.reason(for: stretches, eras)
+            case .events: Self.reason(eras) ?? "no kept rollup covers the range"
             }
+    }
+
+    /// Eras named in a reason; rules may have changed often.
+    private static let erasNamed = 3
+
+    private static func reason(for stretches: [Stretch], _ eras: [Era]) -> String {
+        // Are there events that are read for another reason than their era's?
+        let isCut = stretches.contains { stretch in
+            stretch.grain == nil
+                && eras.contains { $0.onlyEvents == nil && $0.from < stretch.to && stretch.from < $0.to }
+        }
+        let cut = isCut ? "the stretches that no kept rollup covers are read from events" : nil
+        return [reason(eras), cut].compactMap { $0 }.joined(separator: "; ")
+    }
+
+    /// Why events are read in some eras; nil where rollups answer in all.
+    private static func reason(_ eras: [Era]) -> String? {
+        let named = eras.indices.compactMap { index in
+            eras[index].onlyEvents.map { reason in
+                let begin = index == eras.startIndex ? nil : eras[index].from
+                let end = index == eras.endIndex - 1 ? nil : eras[index].to
+                return Self.stretch(begin, end) + reason
+            }
+        }
+        if named.isEmpty { return nil }
+        let more = named.count - erasNamed
+        return named.prefix(erasNamed).joined(separator: "; ") + (more > 0 ? "; and \(more) more of this kind" : "")
+    }
+
+    private static func stretch(_ begin: Int64?, _ end: Int64?) -> String {
+        func text(_ time: Int64) -> String { RFC3339.precise(EventTime(microseconds: time)) }
+        return switch (begin, end) {
+        case (nil, nil): ""
+        case (nil, let end?): "until \(text(end)) "
+        case (let begin?, nil): "from \(text(begin)) on "
+        case (let begin?, let end?): "from \(text(begin)) to \(text(end)) "
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-// What a question will cost, before it is asked: stretches, selection -> rows that will be read, about.
+// What a question will cost, before it is asked: stretches, evaluation -> rows that will be read, about.
 //
 // A rollup row needs an event and a series: the smaller of (events ever applied) and (buckets x series) bounds what is
 // read, for nothing. Only where that bound is above the limit is it looked closer: a few buckets of each stretch are
@@ -16,11 +16,13 @@ struct CostEstimate {
 
     /// Above `limit` the estimate is a close one.
     init(
-        _ stretches: [Stretch], _ selection: SeriesSelection, selected: Int, _ snapshot: any RollupSnapshot, limit: Int
+        _ stretches: [Stretch], _ evaluation: borrowing Evaluation, _ snapshot: any RollupSnapshot, limit: Int
     ) throws {
         let applied = try snapshot.ledger().reduce(Int64(0)) { $0 &+ $1.applied }
         var bound: Int64 = 0
         for stretch in stretches {
+            let selected = evaluation.selected(for: stretch).count
+            if selected == 0 { continue }
             guard let grain = stretch.grain else {
                 bound = bound &+ applied
                 continue
@@ -32,7 +34,10 @@ struct CostEstimate {
         rows = Int(clamping: bound)
         if rows <= limit { return }
         rows = 0
-        for stretch in stretches { rows += try Self.rows(stretch, selection, snapshot, atMost: Int(clamping: applied)) }
+        for stretch in stretches where !evaluation.selected(for: stretch).isEmpty {
+            rows += try Self.rows(
+                stretch, evaluation.selection(for: stretch), snapshot, atMost: Int(clamping: applied))
+        }
     }
 
     private static func rows(

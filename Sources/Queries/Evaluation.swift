@@ -26,12 +26,16 @@ struct Evaluation {
     let catalog: SeriesCatalog
     /// Keys that (some) events carry beside their set.
     let eventKeys: Set<String>
+    /// Some of the range is read from rollups: where no key of the question is one of `eventKeys`.
+    let readsRollups: Bool
     let grid: BucketGrid
     let shape: CellShape
-    /// By series: what its dimensions alone decide.
-    private let verdicts: [Verdict]
-    /// Positions in the catalog of the series that may match.
-    let selected: [Int32]
+    /// By series: what its dimensions alone decide of its rollup rows, and of its events.
+    private let rowVerdicts: [Verdict]
+    private let eventVerdicts: [Verdict]
+    /// Positions in the catalog of the series of which rows, or events, may match.
+    private let selectedRows: [Int32]
+    private let selectedEvents: [Int32]
 
     private var components: [ValueNumbers]
     private var groupNumbers: [SIMD4<Int32>: Int32] = [:]
@@ -57,18 +61,28 @@ struct Evaluation {
     private(set) var isTooLate = false
 
     init(
-        question: Question, catalog: SeriesCatalog, eventKeys: Set<String>, grid: BucketGrid, shape: CellShape,
-        budget: QueryBudget
+        question: Question, catalog: SeriesCatalog, eventKeys: Set<String>, readsRollups: Bool, grid: BucketGrid,
+        shape: CellShape, budget: QueryBudget
     ) {
         self.budget = budget
         self.question = question
         self.catalog = catalog
         self.eventKeys = eventKeys
+        self.readsRollups = readsRollups
         self.grid = grid
         self.shape = shape
-        let verdicts = catalog.decide(question.condition, eventKeys: eventKeys)
-        self.verdicts = verdicts
-        selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { Int32($0) }
+        func selected(_ verdicts: [Verdict]) -> [Int32] {
+            verdicts.indices.filter { verdicts[$0] != .fails }.map { Int32($0) }
+        }
+        eventVerdicts = catalog.decide(question.condition, eventKeys: eventKeys)
+        selectedEvents = selected(eventVerdicts)
+        if readsRollups, !eventKeys.isEmpty {
+            rowVerdicts = catalog.decide(question.condition, eventKeys: [])
+            selectedRows = selected(rowVerdicts)
+        } else {
+            rowVerdicts = eventVerdicts
+            selectedRows = selectedEvents
+        }
         components = question.groupBy.map { _ in ValueNumbers() }
         distinctNumbers = shape.distinct.map { _ in ValueNumbers() }
         positions = PositionIndex(catalog.ids)
@@ -77,10 +91,16 @@ struct Evaluation {
         distinctSeries()
     }
 
+    func selected(for stretch: Stretch) -> [Int32] { stretch.grain == nil ? selectedEvents : selectedRows }
+
+    /// Those whose rows may match are among those whose events may: what is unknown of an event does not fail.
+    var selectedCount: Int { selectedEvents.count }
+
     /// What to ask the store for. One workspace's series may be all there are, but rows of others are passed over
     /// in any case.
-    var selection: SeriesSelection {
-        selected.count == catalog.count ? .all : .only(selected.map { catalog.ids[Int($0)] })
+    func selection(for stretch: Stretch) -> SeriesSelection {
+        let selected = selected(for: stretch)
+        return selected.count == catalog.count ? .all : .only(selected.map { catalog.ids[Int($0)] })
     }
 
     // MARK: Series -> groups
@@ -88,13 +108,13 @@ struct Evaluation {
     private mutating func groupSeries() {
         groupStart = [Int32](repeating: 0, count: catalog.count + 1)
         // Groups by what only events hold are made event by event.
-        if question.groupBy.contains(where: { isOfEvent($0.dimension) }) { return }
+        if !readsRollups, question.groupBy.contains(where: { isOfEvent($0.dimension) }) { return }
         var tables: [(numbers: [[Int32]], ofSeries: [Int32])] = []
         for (index, name) in question.groupBy.enumerated() {
             let (distinct, ofSeries) = catalog.values(of: name.dimension)
             var numbers = [[Int32]](repeating: [], count: distinct.count)
             // Only of series that may match: other values must not become groups.
-            for series in selected {
+            for series in selectedEvents {
                 let value = Int(ofSeries[Int(series)])
                 if numbers[value].isEmpty { numbers[value] = self.numbers(of: distinct[value], name, index) }
             }
@@ -103,7 +123,7 @@ struct Evaluation {
         var next = 0
         var choices = [[Int32]](repeating: [], count: tables.count)
         for series in 0..<catalog.count {
-            if next < selected.count, Int(selected[next]) == series {
+            if next < selectedEvents.count, Int(selectedEvents[next]) == series {
                 next += 1
                 for index in tables.indices {
                     choices[index] = tables[index].numbers[Int(tables[index].ofSeries[series])]
@@ -114,7 +134,7 @@ struct Evaluation {
         }
     }
 
-    private func isOfEvent(_ dimension: Dimension) -> Bool {
+    func isOfEvent(_ dimension: Dimension) -> Bool {
         if case .metadata(let key) = dimension { eventKeys.contains(key) } else { false }
     }
 
@@ -200,7 +220,9 @@ struct Evaluation {
 
     mutating func add(_ row: StoredRollup, grain: Grain) {
         guard goesOn() else { return }
-        guard let series = positions[row.series], verdicts[series] == .holds, row.measures.requests != 0 else { return }
+        guard let series = positions[row.series], rowVerdicts[series] == .holds, row.measures.requests != 0 else {
+            return
+        }
         let bucket = grid.starts.count == 1 ? 0 : grid.index(of: grain.start(of: row.bucket).microseconds)
         let (shape, isError, distinct) = (shape, catalog.isError[series], distinctOfSeries)
         func fill(_ cell: inout Cell) {
@@ -220,14 +242,14 @@ struct Evaluation {
 
     mutating func add(_ stored: StoredEvent) {
         guard goesOn() else { return }
-        guard let series = positions[stored.series], verdicts[series] != .fails else { return }
+        guard let series = positions[stored.series], eventVerdicts[series] != .fails else { return }
         let extra = eventKeys.isEmpty ? [] : metadataPairs(stored.extra) ?? []
         func value(_ dimension: Dimension) -> MetadataValue? {
             if let value = catalog.value(of: dimension, series: series) { return value }
             guard case .metadata(let key) = dimension else { return nil }
             return extra.first { $0.key == key }?.value
         }
-        if verdicts[series] == .dependsOnEvent, let condition = question.condition {
+        if eventVerdicts[series] == .dependsOnEvent, let condition = question.condition {
             guard condition.holds({ $0.holds(event: stored.event, value: value) }) else { return }
         }
         let groups: [Int32]

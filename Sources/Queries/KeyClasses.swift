@@ -1,5 +1,6 @@
 // The rules timeline -> which class a metadata key has and had. A key's values stand in the sets where it is a dimension,
-// and with the events alone where it is of another class; a range in which it was both is answered from events.
+// and with the events alone where it is of another class; of a range in which it was both, events answer only the eras
+// in which it was no dimension.
 
 package import Events
 import JSONText
@@ -42,11 +43,31 @@ extension QueryEngine {
     }
 
     func eventKeys(under rules: ArraySlice<RulesTimeline.Entry>) -> Set<String> {
-        var keys: Set<String> = []
-        for entry in rules {
-            for (key, name) in classMemory.classes(of: entry.rules) where name != Self.dimension { keys.insert(key) }
+        rules.reduce(into: []) { $0.formUnion(nonDimensions(of: $1)) }
+    }
+
+    private func nonDimensions(of entry: RulesTimeline.Entry) -> Set<String> {
+        Set(classMemory.classes(of: entry.rules).filter { $0.value != Self.dimension }.keys)
+    }
+
+    /// `from <= time < to` by what the keys of other classes than dimension say to each part; neighbours differ.
+    func eras(
+        from: EventTime, to: EventTime, under rules: ArraySlice<RulesTimeline.Entry>,
+        reason: (Set<String>) -> String?
+    ) -> [Era] {
+        var eras: [Era] = []
+        for index in rules.indices {
+            let end = index + 1 < rules.endIndex ? rules[index + 1].from : to
+            let era = Era(
+                from: eras.last?.to ?? from.microseconds, to: end.microseconds,
+                onlyEvents: reason(nonDimensions(of: rules[index])))
+            if let last = eras.last, last.onlyEvents == era.onlyEvents {
+                eras[eras.count - 1].to = era.to
+            } else {
+                eras.append(era)
+            }
         }
-        return keys
+        return eras.isEmpty ? [Era(from: from.microseconds, to: to.microseconds, onlyEvents: reason([]))] : eras
     }
 
     /// The class that keys have at the end of a range.

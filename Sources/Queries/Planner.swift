@@ -3,7 +3,8 @@
 // Within each bucket of the answer the longest whole days, then hours, then minutes are taken from rollups; what is
 // cut finer than a minute, from events. Where a grain is no longer kept the next finer one stands in, then the events;
 // where nothing is kept the question is refused. Past the watermark there are no events, so the end may be moved out
-// to a whole day without a change of the answer.
+// to a whole day without a change of the answer. A key may have been a dimension for a part of the range only: the
+// range falls into eras, and buckets that reach over an era's end are cut there.
 
 import Events
 import Rollups
@@ -13,6 +14,14 @@ struct Stretch: Sendable, Equatable {
     var grain: Grain?
     var from: Int64
     var to: Int64
+}
+
+/// A part of the range in which every key that the question names keeps its class.
+struct Era: Sendable, Equatable {
+    var from: Int64
+    var to: Int64
+    /// Why rollups cannot answer here; nil where they can.
+    var onlyEvents: String?
 }
 
 /// The earliest instants from which each source is whole; nil: all that ever came.
@@ -45,8 +54,14 @@ enum Planner {
 
     /// `onlyEvents`: the question needs what rollups do not hold.
     static func plan(
-        from: EventTime, to: EventTime, grid: BucketGrid, onlyEvents: Bool, retention: Retention
+        from: EventTime, to: EventTime, grid: BucketGrid, onlyEvents: String? = nil, retention: Retention
     ) throws(QueryError) -> [Stretch] {
+        let era = Era(from: from.microseconds, to: to.microseconds, onlyEvents: onlyEvents)
+        return try plan([era], grid: grid, retention: retention)
+    }
+
+    /// `eras` cover the range without gap or overlap, in order of time.
+    static func plan(_ eras: [Era], grid: BucketGrid, retention: Retention) throws(QueryError) -> [Stretch] {
         var out: [Stretch] = []
         func add(_ stretch: Stretch) {
             if let last = out.last, last.grain == stretch.grain, last.to == stretch.from {
@@ -55,22 +70,27 @@ enum Planner {
                 out.append(stretch)
             }
         }
-        if onlyEvents {
-            guard retention.holds(nil, at: from.microseconds) else {
-                throw pastRetention(from.microseconds, retention, onlyEvents: true)
-            }
-            return [Stretch(grain: nil, from: from.microseconds, to: to.microseconds)]
-        }
-        for (index, start) in grid.starts.enumerated() {
-            var at = max(start, from.microseconds)
-            let end = min(index + 1 < grid.starts.count ? grid.starts[index + 1] : .max, to.microseconds)
-            while at < end {
-                let stretch = longest(at: at, end: end, retention: retention)
-                guard stretch.grain != nil || retention.holds(nil, at: at) else {
-                    throw pastRetention(at, retention, onlyEvents: false)
+        for era in eras {
+            if era.onlyEvents != nil {
+                guard retention.holds(nil, at: era.from) else {
+                    throw pastRetention(era.from, retention, onlyEvents: true)
                 }
-                add(stretch)
-                at = stretch.to
+                add(Stretch(grain: nil, from: era.from, to: era.to))
+                continue
+            }
+            var index = grid.index(of: era.from)
+            var at = era.from
+            while at < era.to {
+                let end = min(index + 1 < grid.starts.count ? grid.starts[index + 1] : .max, era.to)
+                while at < end {
+                    let stretch = longest(at: at, end: end, retention: retention)
+                    guard stretch.grain != nil || retention.holds(nil, at: at) else {
+                        throw pastRetention(at, retention, onlyEvents: false)
+                    }
+                    add(stretch)
+                    at = stretch.to
+                }
+                index += 1
             }
         }
         return out

@@ -136,12 +136,10 @@ extension QueryEngine {
                 for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
             }
             let nonDimensionKeys = try eventKeys(from: from, to: to, snapshot)
-            if !nonDimensionKeys.isEmpty {
-                try eachExtra(catalog, from: from, to: to, snapshot, budget) { key, value, time in
-                    if nonDimensionKeys.contains(key) {
-                        let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
-                        add(key, value, Activity(requests: 1, first: instant, last: instant))
-                    }
+            try eachExtra(catalog, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) { key, value, time in
+                if nonDimensionKeys.contains(key) {
+                    let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
+                    add(key, value, Activity(requests: 1, first: instant, last: instant))
                 }
             }
             for (key, found) in values { summaries[key]?.distinct = found.count }
@@ -176,10 +174,9 @@ extension QueryEngine {
                     add(value, seen.requests)
                 }
             }
-            if try eventKeys(from: from, to: to, snapshot).contains(key) {
-                try eachExtra(catalog, from: from, to: to, snapshot, budget) { found, value, _ in
-                    if found == key { add(value, 1) }
-                }
+            try eachExtra(catalog, from: from, to: to, where: { $0.contains(key) }, snapshot, budget) {
+                found, value, _ in
+                if found == key { add(value, 1) }
             }
             let sorted = counts.sorted { a, b in
                 a.value != b.value ? a.value > b.value : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
@@ -194,24 +191,31 @@ extension QueryEngine {
         var last: SeenTimes.Bucket
     }
 
-    /// The pairs that events carry beside their sets.
+    /// The pairs that events carry beside their sets, of the eras whose non-dimension keys are wanted.
     private func eachExtra(
-        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot,
-        _ budget: QueryBudget, _ body: (String, MetadataValue, EventTime) -> Void
+        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, where isWanted: (Set<String>) -> Bool,
+        _ snapshot: any RollupSnapshot, _ budget: QueryBudget, _ body: (String, MetadataValue, EventTime) -> Void
     ) throws {
-        let retention = try Retention(snapshot)
-        _ = try Planner.plan(
-            from: from, to: to, grid: BucketGrid(from: from, to: to, granularity: .total, zone: .utc),
-            onlyEvents: true, retention: retention)
+        let rules = try snapshot.rulesTimeline().entries(from: from, to: to)
+        let eras = eras(from: from, to: to, under: rules) { isWanted($0) ? "only events hold other keys" : nil }
+            .filter { $0.onlyEvents != nil }
+        if eras.isEmpty { return }
+        let grid = BucketGrid(from: from, to: to, granularity: .total, zone: .utc)
+        let stretches = try Planner.plan(eras, grid: grid, retention: try Retention(snapshot))
         let positions = PositionIndex(catalog.ids)
         var passed = 0
         var isTooLate = false
-        try snapshot.scanEvents(from: from, to: to, before: nil, series: .all) { stored in
-            passed += 1
-            if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-            guard positions[stored.series] != nil else { return !isTooLate }
-            for (key, value) in metadataPairs(stored.extra) ?? [] { body(key, value, stored.event.time) }
-            return !isTooLate
+        for stretch in stretches where !isTooLate {
+            try snapshot.scanEvents(
+                from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
+                series: .all
+            ) { stored in
+                passed += 1
+                if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+                guard positions[stored.series] != nil else { return !isTooLate }
+                for (key, value) in metadataPairs(stored.extra) ?? [] { body(key, value, stored.event.time) }
+                return !isTooLate
+            }
         }
         if isTooLate { throw QueryBudget.timedOut() }
     }
@@ -225,7 +229,7 @@ extension QueryEngine {
         let end = Planner.end(of: question, watermark: try snapshot.watermark)
         let grid = BucketGrid(from: from, to: end, granularity: .total, zone: .utc)
         let stretches = try Planner.plan(
-            from: from, to: end, grid: grid, onlyEvents: false, retention: try Retention(snapshot))
+            from: from, to: end, grid: grid, retention: try Retention(snapshot))
         let positions = PositionIndex(catalog.ids)
         var out: [Int: Activity] = [:]
         var passed = 0

@@ -21,7 +21,9 @@ extension QueryEngine {
             let grid = BucketGrid(
                 from: question.from, to: question.to, granularity: question.granularity, zone: question.zone)
             _ = try Planner.plan(
-                from: question.from, to: question.to, grid: grid, onlyEvents: true, retention: try Retention(snapshot))
+                from: question.from, to: question.to, grid: grid,
+                onlyEvents: "the status is asked, which only events hold",
+                retention: try Retention(snapshot))
             let catalog = try catalog(workspace, snapshot)
             let verdicts = catalog.decide(
                 question.condition, eventKeys: try eventKeys(from: question.from, to: question.to, snapshot))

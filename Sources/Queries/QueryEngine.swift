@@ -12,7 +12,8 @@ package final class QueryEngine: Sendable {
 
     package init() {}
 
-    /// A question that names a metadata key of which (some) values stand with the events only is answered from events.
+    /// Where a metadata key that the question names was no dimension, its values stand with the events only: events
+    /// answer those eras.
     /// `explains`: the answer says how it was found, too.
     package func answer(
         _ question: Question, workspace: String, snapshot: any RollupSnapshot,
@@ -35,34 +36,23 @@ package final class QueryEngine: Sendable {
     ) throws -> Answer {
         let watermark = try snapshot.watermark
         let shape = CellShape(measures: question.measures + question.orderMeasure)
-        let grid: BucketGrid
-        let stretches: [Stretch]
         let end = Planner.end(of: question, watermark: watermark)
         let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
-        let nonDimensionKeys = eventKeys(under: rules)
-        let onEvents = question.reasonForEvents(nonDimensionKeys)
-        grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
-        stretches = try Planner.plan(
-            from: question.from, to: end, grid: grid, onlyEvents: onEvents != nil,
-            retention: try Retention(snapshot))
+        let eras = eras(from: question.from, to: end, under: rules) { question.reasonForEvents($0) }
+        let onEvents = eras.lazy.compactMap(\.onlyEvents).first
+        let grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
+        let stretches = try Planner.plan(eras, grid: grid, retention: try Retention(snapshot))
         let catalog = try catalog(workspace, snapshot)
         var evaluation = Evaluation(
-            question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : nonDimensionKeys, grid: grid,
-            shape: shape, budget: budget)
-        var explanation: QueryExplanation?
-        if !evaluation.selected.isEmpty {
-            let selection = evaluation.selection
-            let estimate = try CostEstimate(
-                stretches, selection, selected: evaluation.selected.count, snapshot, limit: explains ? 0 : budget.rows)
-            if estimate.rows > budget.rows {
-                throw estimate.refusal(of: question, limit: budget.rows, onlyEvents: onEvents)
-            }
-            if explains { explanation = QueryExplanation(evaluation, stretches, estimatedRows: estimate.rows) }
-            for stretch in stretches where !evaluation.isEnded {
-                try Self.scan(stretch, selection, snapshot, &evaluation)
-            }
-        } else if explains {
-            explanation = QueryExplanation(evaluation, stretches, estimatedRows: 0)
+            question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : eventKeys(under: rules),
+            readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
+        let estimate = try CostEstimate(stretches, evaluation, snapshot, limit: explains ? 0 : budget.rows)
+        if estimate.rows > budget.rows {
+            throw estimate.refusal(of: question, limit: budget.rows, onlyEvents: onEvents)
+        }
+        let explanation = explains ? QueryExplanation(evaluation, stretches, estimatedRows: estimate.rows) : nil
+        for stretch in stretches where !evaluation.isEnded && !evaluation.selected(for: stretch).isEmpty {
+            try Self.scan(stretch, evaluation.selection(for: stretch), snapshot, &evaluation)
         }
         if evaluation.isTooLate { throw QueryBudget.timedOut() }
         guard !evaluation.isTooLarge else {
@@ -72,7 +62,7 @@ package final class QueryEngine: Sendable {
                 hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
         }
         let plan = QueryPlan(
-            stretches: stretches, rowsRead: evaluation.rowsRead, onlyEvents: onEvents,
+            stretches: stretches, rowsRead: evaluation.rowsRead, eras: eras,
             rules: rules.map(\.rules.fingerprint))
         var answer = Answer(evaluation, plan: plan, watermark: watermark)
         answer.explanation = explanation

@@ -67,4 +67,56 @@ private func labels(_ zone: String, _ from: String, _ to: String, _ granularity:
         let question = try Question(input, now: EventTime(microseconds: 0)) { _ in nil }
         #expect(question.granularity.rawValue == expected)
     }
+
+    /// A question about an event every half hour: how many each bucket has.
+    private func counts(_ zone: String, _ from: String, _ to: String, _ granularity: Granularity) throws -> [Int64] {
+        let (first, end) = (try #require(RFC3339.parse(from)), try #require(RFC3339.parse(to)))
+        let samples = stride(from: first.microseconds, to: end.microseconds, by: 1_800_000_000).map { time in
+            var event = RequestEvent(
+                id: EventID(time: EventTime(microseconds: time), random: (1, 2)), time: EventTime(microseconds: time))
+            event.workspace = "default"
+            return SampleEvent(event: event)
+        }
+        var input = QuestionInput()
+        (input.from, input.to, input.granularity, input.timezone) = (from, to, granularity.rawValue, zone)
+        let question = try Question(input, now: end) {
+            try? Array(Data(contentsOf: URL(filePath: "/usr/share/zoneinfo/\($0)")))
+        }
+        let answer = try QueryEngine().answer(question, workspace: "default", snapshot: FakeStore(samples))
+        #expect(answer.plan.source == .rollups)
+        return answer.data.map { row in if case .integer(let count) = row.values[0] { count } else { -1 } }
+    }
+
+    @Test("The day on which the clocks go back counts 25 hours of events, the one on which they go forward 23")
+    func countsChangedDays() throws {
+        #expect(
+            try counts("Europe/Paris", "2026-10-24T00:00:00+02:00", "2026-10-27T00:00:00+01:00", .day) == [48, 50, 48])
+        #expect(
+            try counts("Europe/Paris", "2026-03-28T00:00:00+01:00", "2026-03-31T00:00:00+02:00", .day) == [48, 46, 48])
+        #expect(
+            try counts("America/New_York", "2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00", .day) == [50])
+        // By half an hour.
+        #expect(
+            try counts("Australia/Lord_Howe", "2026-04-05T00:00:00+11:00", "2026-04-06T00:00:00+10:30", .day) == [49])
+    }
+
+    @Test("The hour that comes twice is counted twice, each for itself; the one that is skipped not at all")
+    func countsChangedHours() throws {
+        #expect(
+            try counts("Europe/Paris", "2026-10-25T01:00:00+02:00", "2026-10-25T04:00:00+01:00", .hour) == [2, 2, 2, 2])
+        #expect(
+            try counts("Europe/Paris", "2026-03-29T01:00:00+01:00", "2026-03-29T04:00:00+02:00", .hour) == [2, 2])
+    }
+
+    @Test("The leap day is a day of its own, and a century that has none goes on to March")
+    func countsLeapDays() throws {
+        #expect(try counts("UTC", "2028-02-28T00:00:00Z", "2028-03-02T00:00:00Z", .day) == [48, 48, 48])
+        #expect(
+            try counts("Asia/Kathmandu", "2028-02-29T00:00:00+05:45", "2028-03-01T00:00:00+05:45", .day) == [48])
+        #expect(try counts("UTC", "2100-02-28T00:00:00Z", "2100-03-02T00:00:00Z", .day) == [48, 48])
+        #expect(
+            try labels("UTC", "2100-02-28T00:00:00Z", "2100-03-02T00:00:00Z", .day) == [
+                "2100-02-28T00:00:00Z", "2100-03-01T00:00:00Z",
+            ])
+    }
 }

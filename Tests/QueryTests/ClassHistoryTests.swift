@@ -1,0 +1,139 @@
+// Keys that were dimensions for a part of a range: which stretch is read from where, and what the answer says of it.
+
+import Events
+import JSONText
+import Queries
+import RollupStore
+import Rollups
+import Testing
+
+@Suite struct ClassHistoryTests {
+    private static let start: Int64 = RFC3339.parse("2026-11-02T00:00:00Z")?.microseconds ?? 0
+    private static let hour: Int64 = 3_600_000_000
+    private static let end = EventTime(microseconds: start + 72 * hour)
+
+    /// An event every ten minutes for three days, of five users in turn, under what rules said at these hours of `user`.
+    private func store(_ classes: [(hours: Double, name: String)]) -> FakeStore {
+        let changes = classes.map { (time: Self.start + Int64($0.hours * Double(Self.hour)), name: $0.name) }
+        let samples = (0..<432).map { index -> SampleEvent in
+            let time = EventTime(microseconds: Self.start + Int64(index) * Self.hour / 6 + 1)
+            var event = RequestEvent(id: EventID(time: time, random: (UInt64(index), 1)), time: time)
+            event.workspace = "default"
+            event.status = 200
+            var sample = SampleEvent(event: event, pairs: ["env": .text(index % 2 == 0 ? "production" : "dev")])
+            let user: [String: MetadataValue] = ["user": .text("u\(index % 5)")]
+            if changes.last(where: { $0.time <= time.microseconds })?.name == "dimension" {
+                sample.pairs.merge(user) { $1 }
+            } else {
+                sample.extra = user
+            }
+            return sample
+        }
+        var store = FakeStore(samples)
+        store.timeline = RulesTimeline(
+            entries: changes.enumerated().map { index, change in
+                let text = #"{"version":1,"classes":{"user":"\#(change.name)"}}"#
+                return RulesTimeline.Entry(
+                    from: EventTime(microseconds: index == 0 ? 0 : change.time),
+                    rules: RulesText(fingerprint: "\(index)", text: text))
+            }, version: Int64(changes.count))
+        return store
+    }
+
+    private func answer(_ store: FakeStore, _ filter: String? = "metadata.user = 'u1'") throws -> Answer {
+        let question = Question(
+            from: EventTime(microseconds: Self.start), to: Self.end,
+            condition: try filter.flatMap { try ConditionParser.parse($0) })
+        return try QueryEngine().answer(question, workspace: "default", snapshot: store, explains: true)
+    }
+
+    private func stretches(_ answer: Answer) -> [String] {
+        (answer.explanation?.json["stretches"]?.array ?? []).map {
+            "\($0["grain"]?.string ?? "events") \($0["from"]?.string ?? "") \($0["to"]?.string ?? "")"
+        }
+    }
+
+    @Test("A change on the hour: days and hours before it, events after it")
+    func changesOnTheHour() throws {
+        let answer = try answer(store([(0, "dimension"), (30, "entity")]))
+        #expect(answer.totals == [.integer(87)])
+        #expect(
+            stretches(answer) == [
+                "day 2026-11-02T00:00:00.000000Z 2026-11-03T00:00:00.000000Z",
+                "hour 2026-11-03T00:00:00.000000Z 2026-11-03T06:00:00.000000Z",
+                "events 2026-11-03T06:00:00.000000Z 2026-11-05T00:00:00.000000Z",
+            ])
+        #expect(answer.plan.source == .both)
+        #expect(
+            answer.plan.reason
+                == "from 2026-11-03T06:00:00.000000Z on metadata.user is no dimension: only events hold it")
+        #expect(answer.explanation?.json["condition"]?["decided_by"]?.string == "series and events")
+    }
+
+    @Test("A change within a minute: that minute's first part is read from events too")
+    func changesWithinAMinute() throws {
+        let answer = try answer(store([(0, "entity"), (47.0125, "dimension")]))
+        #expect(answer.totals == [.integer(87)])
+        #expect(
+            stretches(answer) == [
+                "events 2026-11-02T00:00:00.000000Z 2026-11-03T23:01:00.000000Z",
+                "minute 2026-11-03T23:01:00.000000Z 2026-11-04T00:00:00.000000Z",
+                "day 2026-11-04T00:00:00.000000Z 2026-11-05T00:00:00.000000Z",
+            ])
+        #expect(
+            answer.plan.reason
+                == "until 2026-11-03T23:00:45.000000Z metadata.user is no dimension: only events hold it; "
+                + "the stretches that no kept rollup covers are read from events")
+    }
+
+    @Test("There and back: both of the outer eras from rollups")
+    func changesTwice() throws {
+        let answer = try answer(store([(0, "dimension"), (24, "identifier"), (48, "dimension")]))
+        #expect(answer.totals == [.integer(87)])
+        #expect(answer.plan.grains == [.day])
+        #expect(
+            answer.plan.reason
+                == "from 2026-11-03T00:00:00.000000Z to 2026-11-04T00:00:00.000000Z metadata.user is no dimension: "
+                + "only events hold it")
+        // One day's events, and the rows of the series that are that user's.
+        #expect(answer.plan.rowsRead == 144 + 4)
+    }
+
+    @Test("A question that does not name the key is answered from rollups throughout")
+    func leavesOtherQuestionsAlone() throws {
+        let store = store([(0, "dimension"), (30, "entity")])
+        let answer = try answer(store, "metadata.env = 'dev'")
+        #expect(answer.totals == [.integer(216)])
+        #expect(answer.plan.source == .rollups)
+        #expect(answer.plan.reason == "the range is whole in rollups")
+        // Changed from one class that only events hold to another: as without a change.
+        let throughout = try self.answer(self.store([(0, "entity"), (30, "identifier")]))
+        #expect(throughout.plan.reason == "metadata.user is no dimension: only events hold it")
+        #expect(throughout.totals == [.integer(87)])
+    }
+
+    @Test("Events that are gone from an era of rollups do no harm")
+    func needsEventsWhereItReadsThem() throws {
+        var store = store([(0, "dimension"), (30, "entity")])
+        store.retention.events = EventTime(microseconds: Self.start + 30 * Self.hour)
+        #expect(try answer(store).totals == [.integer(87)])
+        store.retention.events = EventTime(microseconds: Self.start + 31 * Self.hour)
+        let error = #expect(throws: QueryError.self) { try self.answer(store) }
+        #expect(error?.code == .pastRetention)
+    }
+
+    @Test("Keys and their values are counted through a change of class")
+    func countsKeys() throws {
+        let store = store([(0, "dimension"), (30, "entity")])
+        let engine = QueryEngine()
+        let from = EventTime(microseconds: Self.start)
+        let keys = try engine.metadataKeys(from: from, to: Self.end, workspace: "default", snapshot: store)
+        #expect(keys.map(\.key) == ["env", "user"])
+        #expect(keys.map(\.requests) == [432, 432])
+        #expect(keys.map(\.distinct) == [2, 5])
+        let values = try engine.metadataValues(
+            of: "user", prefix: "", limit: 10, from: from, to: Self.end, workspace: "default", snapshot: store)
+        #expect(values.map(\.value) == ["u0", "u1", "u2", "u3", "u4"])
+        #expect(values.map(\.requests) == [87, 87, 86, 86, 86])
+    }
+}
