@@ -12,13 +12,18 @@ import RollupStore
 
 enum AnswerSource {
     case api(String, ProviderURL)
-    case store(any RollupReader, QueryEngine)
+    case store(any RollupReader, QueryEngine, workspace: String)
 
     /// `--api` names an API; else the store is opened, as it stands.
     init(_ invocation: Invocation) throws {
         if let api = invocation.text("api") {
             guard let url = ProviderURL(api) else {
                 throw UsageError("--api \(api): not a URL", hint: "such as --api http://127.0.0.1:8788")
+            }
+            guard invocation.text("workspace") == nil else {
+                throw UsageError(
+                    "--workspace and --api exclude each other",
+                    hint: "the key in MILLRACE_API_KEY says which workspace it is")
             }
             self = .api(api, url)
             return
@@ -30,7 +35,8 @@ enum AnswerSource {
                     + "or a running API with --api.")
         }
         self = .store(
-            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine())
+            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine(),
+            workspace: invocation.text("workspace") ?? Preparation.openWorkspace)
     }
 
     func ask(_ input: QuestionInput, explains: Bool) throws -> JSONValue {
@@ -38,13 +44,12 @@ enum AnswerSource {
         case .api(let name, let url):
             return try Self.ask(
                 name, url, "POST", "/v1/query" + (explains ? "?explain=true" : ""), Self.body(of: input))
-        case .store(let store, let engine):
+        case .store(let store, let engine, let workspace):
             return try Self.refusalsNamed {
                 let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
                 return try store.read { snapshot in
                     try engine.answer(
-                        question, workspace: Preparation.openWorkspace, snapshot: snapshot,
-                        explains: explains
+                        question, workspace: workspace, snapshot: snapshot, explains: explains
                     ).json
                 }
             }
@@ -58,14 +63,14 @@ enum AnswerSource {
             var path = "/v1/events?limit=\(limit)&where=\(Self.escaped(filter))"
             if let from { path += "&from=\(Self.escaped(RFC3339.precise(from)))" }
             return try Self.ask(name, url, "GET", path, [])["data"]?.array ?? []
-        case .store(let store, let engine):
+        case .store(let store, let engine, let workspace):
             return try Self.refusalsNamed {
                 let condition = try ConditionParser.parse(filter)
                 return try store.read { snapshot in
                     try engine.events(
                         matching: condition, from: from ?? EventTime(microseconds: 0),
                         to: EventTime(microseconds: .max), after: nil, limit: limit,
-                        workspace: Preparation.openWorkspace, snapshot: snapshot
+                        workspace: workspace, snapshot: snapshot
                     ).events
                 }
             }

@@ -56,6 +56,8 @@ extension Program {
                     Option("order-by", "NAME", "a measure or group, - before it for descending"),
                     Option("limit", "N", "groups shown", standard: "100"),
                     Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option(
+                        "workspace", "NAME", "whose events of the store; an API goes by its key", standard: "default"),
                     Option("json", nil, "the API's answer as it is"),
                     Option("csv", nil, "comma-separated values"),
                     Option("explain", nil, "say how the answer was found, on standard error"),
@@ -132,6 +134,8 @@ extension Program {
                     Option("lines", "N", "events shown at the start", standard: "10"),
                     Option("once", nil, "end after those"),
                     Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                    Option(
+                        "workspace", "NAME", "whose events of the store; an API goes by its key", standard: "default"),
                     Option("json", nil, "JSON lines, with the fields of GET /v1/events"),
                 ],
                 examples: [

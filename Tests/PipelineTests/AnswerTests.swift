@@ -153,6 +153,15 @@ extension PipelineTests {
             let wrong = try pipeline.command(["query", "metadata.env == 'x'"])
             #expect(wrong.status == 2)
             #expect(wrong.errors.contains("Did you mean"))
+            // Another workspace's events are not there; an API knows whose the key is.
+            let other = try JSONValue.parse(try pipeline.command(words + ["--json", "--workspace", "other"]).output)
+            #expect(other["totals"]?["requests"]?.integer == 0)
+            let same = try pipeline.command(words + ["--csv", "--workspace", "default"])
+            #expect(same.output == stored.output)
+            #expect(try pipeline.command(["tail", "--once", "--workspace", "other"]).output == "")
+            let doubtful = try pipeline.command(words + api + ["--workspace", "other"], configured: false)
+            #expect(doubtful.status == 2)
+            #expect(doubtful.errors.contains("exclude each other"))
             // Follow: the latest ones, with the same condition.
             for more in [[], api] {
                 let tail = try pipeline.command(
