@@ -85,7 +85,7 @@ let package = Package(
 
         // Ports
         module("RecordLog", ["Events"]),
-        module("RollupStore", ["Access", "Events", "RecordLog", "Rollups"]),
+        module("RollupStore", ["Access", "Events", "JSONText", "RecordLog", "Rollups"]),
         module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
 
         // Adapters

@@ -77,6 +77,22 @@ enum AnswerSource {
         }
     }
 
+    /// As `GET /v1/metadata/keys` answers.
+    func metadataKeys(from: EventTime, to: EventTime) throws -> JSONValue {
+        switch self {
+        case .api(let name, let url):
+            let range = "from=\(Self.escaped(RFC3339.precise(from)))&to=\(Self.escaped(RFC3339.precise(to)))"
+            return try Self.ask(name, url, "GET", "/v1/metadata/keys?\(range)")
+        case .store(let store, let engine, let workspace):
+            return try Self.refusalsNamed {
+                try store.read { snapshot in
+                    try engine.describedKeys(
+                        from: from, to: to, workspace: workspace, snapshot: snapshot)
+                }
+            }
+        }
+    }
+
     private static func refusalsNamed<Result>(_ body: () throws -> Result) throws -> Result {
         do {
             return try body()

@@ -353,6 +353,25 @@ extension Program {
                         ]),
                 ]),
             Command(
+                "metadata", "which metadata there is",
+                subcommands: [
+                    Command(
+                        "keys", "each metadata key with its class, since when and why, and how often it came",
+                        discussion: [
+                            "Asks a running API where --api is given, else reads the store of the configuration itself. "
+                                + "Without --from it looks at the last 24 hours."
+                        ],
+                        options: [
+                            Option("from", "TIME", "first instant, RFC 3339", standard: "24 hours before --to"),
+                            Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
+                            Option("api", "URL", "ask this API; its key in MILLRACE_API_KEY"),
+                            Option("json", nil, "the API's answer as it is"),
+                        ],
+                        examples: [
+                            Example("millrace metadata keys", "which keys are no dimensions any longer, and why")
+                        ])
+                ]),
+            Command(
                 "mock-provider", "an OpenAI-compatible upstream for tries and tests",
                 options: [
                     Option("listen", "HOST:PORT", "where to answer", standard: "127.0.0.1:8786"),

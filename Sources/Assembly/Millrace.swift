@@ -73,6 +73,7 @@ package enum Millrace {
         case "rules check": return try RulesCommands.check(invocation)
         case "rules try": return try RulesCommands.attempt(invocation)
         case "rules diff": return try RulesCommands.diff(invocation)
+        case "metadata keys": return try MetadataCommands.keys(invocation)
         case "mock-provider": return try SimulationCommands.mockProvider(invocation)
         case "loadgen": return try SimulationCommands.loadGenerator(invocation)
         default: throw UsageError("no such command", hint: "see millrace --help")

@@ -126,8 +126,8 @@ enum RulesCommands {
         let (oldRules, newRules) = (try valid(invocation.arguments[0]), try valid(invocation.arguments[1]))
         let limit = try invocation.integer("limit", in: 1...10_000) ?? 50
         let now = SystemFacts.now()
-        let to = try time(invocation, "to") ?? EventTime(microseconds: now.microseconds + 1)
-        let from = try time(invocation, "from") ?? EventTime(microseconds: to.microseconds - 86_400_000_000)
+        let to = try invocation.time("to") ?? EventTime(microseconds: now.microseconds + 1)
+        let from = try invocation.time("from") ?? EventTime(microseconds: to.microseconds - 86_400_000_000)
         let hash = { (rules: Rules) in rules.needsHashKey ? try HashKey.hash(configuration) : nil }
         var old = Normalizer(rules: oldRules, hash: try hash(oldRules))
         var new = Normalizer(rules: newRules, hash: try hash(newRules))
@@ -187,14 +187,6 @@ enum RulesCommands {
         return pairs
     }
 
-    private static func time(_ invocation: Invocation, _ name: String) throws -> EventTime? {
-        guard let text = invocation.text(name) else { return nil }
-        guard let time = RFC3339.parse(text) else {
-            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-        }
-        return time
-    }
-
     // MARK: Files
 
     /// A mistake in the file and where it stands; line 0 where none is to blame.
@@ -239,5 +231,16 @@ enum RulesCommands {
                 }
             )
         }
+    }
+}
+
+extension Invocation {
+    /// An option's instant; nil where it is not given.
+    func time(_ name: String) throws -> EventTime? {
+        guard let text = text(name) else { return nil }
+        guard let time = RFC3339.parse(text) else {
+            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
+        }
+        return time
     }
 }

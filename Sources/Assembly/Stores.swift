@@ -50,7 +50,8 @@ enum OpenStore {
     func makeReplayStore() throws -> any ReplayStore {
         switch self {
         case .sqlite(let store): try store.makeReplayStore()
-        case .postgresql, .clickhouse: throw Failure("This version rebuilds the past in a SQLite store only.")
+        case .postgresql(let store): store.makeReplayStore()
+        case .clickhouse: throw Failure("This version does not rebuild the past in a ClickHouse store.")
         }
     }
 

@@ -66,6 +66,8 @@ package final class Consumer: Sendable {
         /// `since`: when its first record came.
         case apply(SealedBatch, since: ContinuousClock.Instant, sealed: ContinuousClock.Instant)
         case release([TopicPartition])
+        /// Keys get other classes. The fold waits for the timeline, so that nothing is made under an older one.
+        case observe(ClassObserver.Verdict)
         case restart
     }
 
@@ -95,11 +97,14 @@ package final class Consumer: Sendable {
     private struct Handed<Value>: @unchecked Sendable { let value: Value }
 
     private let options: Options
-    private let configuredRules: RulesText
+    private let configuredRules: Rules
     private let log: Log
     private let metrics: ConsumerMetrics
     private let fetched = BoundedQueue<Fetched>(capacity: 4)
     private let work = BoundedQueue<Work>(capacity: 2)
+    /// From the apply thread to the fold: at the next batch, and the answer to it; nil: all stays as it is.
+    private let verdicts = BoundedQueue<ClassObserver.Verdict>(capacity: 1)
+    private let decided = BoundedQueue<RulesTimeline?>(capacity: 1)
     private let unfinished = Atomic<Int>(0)
     private let mailbox = Mutex(Mailbox())
     private let status = Mutex(Status())
@@ -117,7 +122,7 @@ package final class Consumer: Sendable {
         self.options = options
         self.log = log
         self.metrics = metrics
-        configuredRules = RulesText(normalizer.rules)
+        configuredRules = normalizer.rules
         parts = Mutex(Handed(value: (reader, writer, normalizer)))
     }
 
@@ -192,6 +197,7 @@ package final class Consumer: Sendable {
         metrics.degraded.set(1)
         fetched.close()
         work.close()
+        decided.close()
     }
 
     // MARK: Fetch
@@ -356,6 +362,9 @@ package final class Consumer: Sendable {
                 linger: .milliseconds(options.lingerMilliseconds)))
         var isLast = true
         while true {
+            if let verdict = verdicts.pop(timeoutMilliseconds: 0) {
+                guard settle(verdict, &builder, &sealer) else { return work.close() }
+            }
             let isIdle = unfinished.load(ordering: .acquiring) == 0
             var wait: Int?
             switch sealer.decide(
@@ -407,7 +416,7 @@ package final class Consumer: Sendable {
 
     /// What was made under another timeline goes first; the store refuses it. False when the consumer is ending.
     private func use(_ timeline: RulesTimeline, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer) -> Bool {
-        if timeline.version == builder.rulesVersion { return true }
+        if timeline.version <= builder.rulesVersion { return true }
         guard seal(&builder, &sealer) else { return false }
         do throws(RollupStoreError) {
             try builder.use(timeline)
@@ -420,6 +429,16 @@ package final class Consumer: Sendable {
             log(.consumerRules(fingerprint: last.rules.fingerprint, from: last.from.microseconds))
         }
         return true
+    }
+
+    /// Everything made so far goes first, then the new classes, then all the rest under them. False when the consumer is
+    /// ending.
+    private func settle(
+        _ verdict: ClassObserver.Verdict, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer
+    ) -> Bool {
+        guard seal(&builder, &sealer), push(.observe(verdict)), let answer = decided.pop() else { return false }
+        guard let timeline = answer else { return true }
+        return use(timeline, &builder, &sealer)
     }
 
     /// False when the consumer is ending.
@@ -479,7 +498,8 @@ package final class Consumer: Sendable {
         // From a batch that was refused as stale to the restart behind it: nothing in between may be applied.
         var isStale = false
         // The configured rules take over once; later a newer consumer's may have.
-        var adopts: RulesText? = configuredRules
+        var adopts = true
+        var observer = ClassObserver()
         var schedule = RetentionSchedule(at: .now)
         while true {
             var left: Int?
@@ -496,13 +516,19 @@ package final class Consumer: Sendable {
                 case .restart: isStale = false
                 case .release(let partitions): mailbox.withLock { $0.released += partitions }
                 case .acquire where isStale, .apply where isStale: break
+                case .observe where isStale: _ = decided.push(nil)
                 case .acquire(let partitions):
                     let taken = try persist { () throws -> ([PartitionPosition], RulesTimeline) in
-                        let timeline = try writer.rules(adopting: adopts, now: options.now())
+                        var timeline = try writer.rules(nil)
+                        if adopts {
+                            let new = try RulesText.succeeding(timeline, configuredRules)
+                            timeline = try writer.rules(adopting: new, now: options.now())
+                        }
                         return (try writer.acquire(partitions), timeline)
                     }
                     if let taken {
-                        adopts = nil
+                        adopts = false
+                        try observer.use(taken.1)
                         mailbox.withLock {
                             $0.taken += taken.0
                             $0.timeline = taken.1
@@ -511,6 +537,14 @@ package final class Consumer: Sendable {
                 case .apply(let batch, let since, let sealed):
                     metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
                     try apply(batch, since, &writer)
+                    try observe(batch, &observer, &writer)
+                case .observe(let verdict):
+                    let timeline = try persist { () throws -> RulesTimeline in try writer.rules(verdict.change) }
+                    if let timeline {
+                        try observer.use(timeline)
+                        report(verdict, timeline)
+                    }
+                    _ = decided.push(timeline)
                 }
             } catch let error as RollupStoreError where error.code == .staleEpoch || error.code == .staleRules {
                 isStale = true
@@ -535,8 +569,39 @@ package final class Consumer: Sendable {
         if isStale { status.withLock { $0.heldBack = true } }
         fetched.close()
         work.close()
+        decided.close()
         drained.stop()
         writer.close()
+    }
+
+    /// Looks at what keys do to the rollups, where that is due. A store that cannot say now is asked again later.
+    private func observe(
+        _ batch: SealedBatch, _ observer: inout ClassObserver, _ writer: inout any RollupWriter
+    ) throws {
+        observer.applied(batch)
+        guard observer.isDue(at: .now) else { return }
+        let began = ContinuousClock.now
+        defer { metrics.observeTime.record(microseconds: Self.microseconds(since: began)) }
+        do {
+            let verdict = try observer.look(at: { .now }) { try writer.hour($0, maxRows: $1) }
+            if let verdict { _ = verdicts.tryPush(verdict) }
+        } catch let error as RollupStoreError where error.isTransient {
+            log(.consumerObservationFailed(reason: error.description))
+        }
+    }
+
+    /// Once, by the consumer whose verdict it was.
+    private func report(_ verdict: ClassObserver.Verdict, _ timeline: RulesTimeline) {
+        guard timeline.version != verdict.version, let last = timeline.entries.last,
+            last.rules.fingerprint == verdict.rules.fingerprint
+        else { return }
+        for (key, found) in verdict.classes.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+            metrics.classesObserved.add()
+            log(
+                .consumerClassObserved(
+                    key: String(decoding: key, as: UTF8.self), keyClass: found.keyClass.name, reason: found.reason,
+                    from: last.from.microseconds))
+        }
     }
 
     /// A step of deleting, where one is due. A store that cannot do it now is asked again later: batches go first.

@@ -15,18 +15,40 @@ extension RulesText {
             fingerprint: String(decoding: Hexadecimal.digits(digest.bytes), as: UTF8.self),
             text: String(decoding: text, as: UTF8.self))
     }
+
+    /// The rules of a text that stands in the store's timeline.
+    package func rules() throws(RollupStoreError) -> Rules {
+        do {
+            return try Rules.decode(try JSONValue.parse(text), isStored: true)
+        } catch {
+            throw RollupStoreError(
+                code: .newerSchema, tried: "read the rules \(fingerprint.prefix(12)) of the store's timeline",
+                reason: "\(error)", next: "Run the program that wrote them, or a newer one.")
+        }
+    }
+
+    /// Configured rules as they take over: what was observed under those before them holds on, but for keys that they
+    /// name, and where they let anything be observed at all.
+    package static func succeeding(_ timeline: RulesTimeline, _ rules: Rules) throws(RollupStoreError) -> RulesText {
+        let configured = RulesText(rules)
+        guard rules.observation.isEnabled, let last = timeline.entries.last else { return configured }
+        return RulesText(rules.observing(try last.rules.rules().observed, configured: configured.fingerprint))
+    }
 }
 
 package struct RulesEras: Sendable {
     struct Era: Sendable {
         var from: EventTime
         var fingerprint: String
+        /// Of the rules without what was observed: those hide the same.
+        var configured: String
         var normalizer: Normalizer
         var redactor: Redactor?
 
-        init(from: EventTime, fingerprint: String, normalizer: Normalizer) {
+        init(from: EventTime, fingerprint: String, configured: String, normalizer: Normalizer) {
             self.from = from
             self.fingerprint = fingerprint
+            self.configured = configured
             self.normalizer = normalizer
             redactor = normalizer.redactor
         }
@@ -49,7 +71,11 @@ package struct RulesEras: Sendable {
     init(_ configured: Normalizer) {
         self.configured = RulesText(configured.rules).fingerprint
         redactor = configured.redactor
-        eras = [Era(from: EventTime(microseconds: .min), fingerprint: self.configured, normalizer: configured)]
+        eras = [
+            Era(
+                from: EventTime(microseconds: .min), fingerprint: self.configured, configured: self.configured,
+                normalizer: configured)
+        ]
     }
 
     /// Normalizers go on with what they remember where their rules stay.
@@ -60,30 +86,23 @@ package struct RulesEras: Sendable {
         var fresh: [Era] = []
         for entry in timeline.entries {
             let name = entry.rules.fingerprint
-            if known[name] == nil { known[name] = try Self.read(entry.rules, like: eras[0].normalizer) }
+            if known[name] == nil { known[name] = eras[0].normalizer.under(try entry.rules.rules()) }
             if let normalizer = known[name] {
-                fresh.append(Era(from: entry.from, fingerprint: name, normalizer: normalizer))
+                fresh.append(
+                    Era(
+                        from: entry.from, fingerprint: name, configured: entry.rules.configured, normalizer: normalizer)
+                )
             }
         }
         version = timeline.version
         if !fresh.isEmpty { eras = fresh }
     }
 
-    private static func read(_ text: RulesText, like other: Normalizer) throws(RollupStoreError) -> Normalizer {
-        do {
-            return other.under(try Rules.decode(try JSONValue.parse(text.text)))
-        } catch {
-            throw RollupStoreError(
-                code: .newerSchema, tried: "read the rules \(text.fingerprint.prefix(12)) of the store's timeline",
-                reason: "\(error)", next: "Run the program that wrote them, or a newer one.")
-        }
-    }
-
     /// What is kept of raw metadata: without what the configured rules and those of the event's time hide; nil: as it is.
     package mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime) -> [UInt8]? {
         let era = index(at: time)
         let first = redactor?.redact(raw)
-        if eras[era].redactor == nil || redactor != nil && eras[era].fingerprint == configured { return first }
+        if eras[era].redactor == nil || redactor != nil && eras[era].configured == configured { return first }
         guard let first else { return eras[era].redactor?.redact(raw) }
         return first.withUnsafeBytes { eras[era].redactor?.redact($0) }
     }

@@ -290,7 +290,7 @@ package struct Normalizer: Sendable {
         var set: [UInt8] = []
         var extra: [UInt8] = []
         for pair in pairs {
-            if rules.classes.isEmpty || rules.classes[pair.key] ?? .dimension == .dimension {
+            if rules.hasNoClasses || rules.keyClass(of: pair.key) ?? .dimension == .dimension {
                 Self.append(pair, to: &set)
             } else {
                 Self.append(pair, to: &extra)

@@ -26,8 +26,9 @@ package struct RulesError: Error, Sendable, Equatable, CustomStringConvertible {
 
 extension Rules {
     /// The form is that of `schemas/rules.schema.json`. Everything but `version` may be left out.
-    package static func decode(_ tree: JSONValue) throws(RulesError) -> Rules {
-        var decoder = RulesDecoder()
+    /// `isStored`: a text that `canonicalText` made, which may say what was observed.
+    package static func decode(_ tree: JSONValue, isStored: Bool = false) throws(RulesError) -> Rules {
+        var decoder = RulesDecoder(isStored: isStored)
         decoder.decode(tree)
         guard decoder.problems.isEmpty else { throw RulesError(problems: decoder.problems) }
         return decoder.rules
@@ -35,11 +36,13 @@ extension Rules {
 }
 
 private struct RulesDecoder {
+    let isStored: Bool
     var rules = Rules()
     var problems: [RuleProblem] = []
 
     mutating func decode(_ tree: JSONValue) {
-        guard let sections = object(tree, "", ["version", "keys", "values", "limits", "classes"]) else { return }
+        let known = ["version", "keys", "values", "limits", "classes", "observe"] + (isStored ? ["observed"] : [])
+        guard let sections = object(tree, "", known) else { return }
         switch sections["version"] {
         case .some(let version) where version.integer == 1: break
         case .some(let version): report("version", "is \(shown(version)); this program reads 1")
@@ -81,23 +84,63 @@ private struct RulesDecoder {
             guard let found = named(value, "classes.\(name)", KeyClass.allCases, \.name) else { continue }
             if rules.classes.updateValue(found, forKey: key(name)) ?? found != found { reportTwice("classes.\(name)") }
         }
+        if let observe = sections["observe"] { decodeObservation(observe) }
+        if let observed = sections["observed"] { decodeObserved(observed) }
+    }
+
+    private mutating func decodeObservation(_ tree: JSONValue) {
+        let names = ["enabled", "rows_percent", "events", "hour_events", "many_values", "unique_percent"]
+        guard let observe = object(tree, "observe", names) else { return }
+        if let enabled = observe["enabled"] {
+            if let value = enabled.boolean {
+                rules.observation.isEnabled = value
+            } else {
+                report("observe.enabled", "is \(shown(enabled)); true or false")
+            }
+        }
+        func within(_ name: String, _ allowed: ClosedRange<Int64>, _ path: WritableKeyPath<Rules.Observation, Int>) {
+            if let number = number(observe[name], "observe.\(name)", allowed) {
+                rules.observation[keyPath: path] = number
+            }
+        }
+        within("rows_percent", 1...100, \.rowsPercent)
+        within("events", 100...1_000_000_000, \.events)
+        within("hour_events", 100...1_000_000_000, \.hourEvents)
+        within("many_values", 10...1_000_000_000, \.manyValues)
+        within("unique_percent", 1...100, \.uniquePercent)
+    }
+
+    private mutating func decodeObserved(_ tree: JSONValue) {
+        guard let observed = object(tree, "observed", ["configured", "classes"]) else { return }
+        rules.configured = observed["configured"]?.string ?? ""
+        for (name, value) in pairs(observed["classes"], "observed.classes") {
+            guard let keyClass = named(value["class"] ?? .null, "observed.classes.\(name)", KeyClass.allCases, \.name)
+            else { continue }
+            // Canonical as it stands: the rules that were configured may have named it otherwise by now.
+            rules.observed[Array(name.utf8)] = Rules.Observed(
+                keyClass: keyClass, reason: value["reason"]?.string ?? "")
+        }
     }
 
     private mutating func decodeLimits(_ tree: JSONValue) {
         guard let limits = object(tree, "limits", ["keys", "key_bytes", "value_bytes", "depth"]) else { return }
         func within(_ name: String, _ allowed: ClosedRange<Int64>, _ path: WritableKeyPath<Rules.Limits, Int>) {
-            guard let value = limits[name] else { return }
-            guard let number = value.integer, allowed.contains(number) else {
-                return report(
-                    "limits.\(name)",
-                    "is \(shown(value)); a whole number from \(allowed.lowerBound) to \(allowed.upperBound)")
-            }
-            rules.limits[keyPath: path] = Int(number)
+            if let number = number(limits[name], "limits.\(name)", allowed) { rules.limits[keyPath: path] = number }
         }
         within("keys", 1...1_024, \.keys)
         within("key_bytes", 8...1_024, \.keyBytes)
         within("value_bytes", 40...8_192, \.valueBytes)
         within("depth", 1...16, \.depth)
+    }
+
+    /// nil where there is none, or a mistake.
+    private mutating func number(_ value: JSONValue?, _ path: String, _ allowed: ClosedRange<Int64>) -> Int? {
+        guard let value else { return nil }
+        guard let number = value.integer, allowed.contains(number) else {
+            report(path, "is \(shown(value)); a whole number from \(allowed.lowerBound) to \(allowed.upperBound)")
+            return nil
+        }
+        return Int(number)
     }
 
     private mutating func decodeAliases(_ tree: JSONValue) {

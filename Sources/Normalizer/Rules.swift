@@ -37,6 +37,40 @@ package struct Rules: Sendable, Equatable {
         package init() {}
     }
 
+    /// When a key's class is decided by what is seen of it. The evidence are the latest hours' rollup rows, as many hours
+    /// as it takes to come to `hourEvents` events, a day of them at the most.
+    ///
+    /// | `observe` | unit | default | allowed | why |
+    /// | --- | --- | --- | --- | --- |
+    /// | `enabled` | | true | | false: every key that `classes` does not name is a dimension |
+    /// | `rows_percent` | hour rows of 100 events | 25 | 1 … 100 | with more, rollups are hardly smaller than the log |
+    /// | `events` | events | 1,000 | 100 … 10^9 | fewer say little and cost little |
+    /// | `hour_events` | events of one hour | 50,000 | 100 … 10^9 | any key may go from here on: in a slow hour, or one just begun, few combinations have come twice yet |
+    /// | `many_values` | values | 500 | 10 … 10^9 | in slower hours only keys with so many may go |
+    /// | `unique_percent` | values of 100 requests | 90 | 1 … 100 | nearly every request has one of its own: an identifier |
+    package struct Observation: Sendable, Equatable {
+        package var isEnabled = true
+        package var rowsPercent = 25
+        package var events = 1_000
+        package var hourEvents = 50_000
+        package var manyValues = 500
+        package var uniquePercent = 90
+
+        package init() {}
+    }
+
+    /// A class that a key got by what was seen of it.
+    package struct Observed: Sendable, Equatable {
+        package var keyClass: KeyClass
+        /// A sentence's part, with the figures.
+        package var reason: String
+
+        package init(keyClass: KeyClass, reason: String) {
+            self.keyClass = keyClass
+            self.reason = reason
+        }
+    }
+
     package internal(set) var keyCase = KeyCase.snake
     package internal(set) var limits = Limits()
     var aliases: [[UInt8]: [UInt8]] = [:]
@@ -49,6 +83,11 @@ package struct Rules: Sendable, Equatable {
     var arrayForm = ArrayForm.json
     var arrayForms: [[UInt8]: ArrayForm] = [:]
     var classes: [[UInt8]: KeyClass] = [:]
+    package internal(set) var observation = Observation()
+    /// Of keys that `classes` does not name.
+    package internal(set) var observed: [[UInt8]: Observed] = [:]
+    /// The fingerprint of the rules that these are, but for what was observed; empty where nothing was.
+    var configured = ""
 
     init() {}
 
@@ -61,8 +100,23 @@ package struct Rules: Sendable, Equatable {
     /// Some values are dropped or hashed: they must not be kept in the raw metadata either.
     package var hidesValues: Bool { !drop.isEmpty || !hash.isEmpty }
 
-    /// The class that the rules give a canonical key; nil where they leave it to observation.
-    package func keyClass(of key: [UInt8]) -> KeyClass? { classes[key] }
+    /// The class of a canonical key, by configuration or by observation; nil where neither says anything: a dimension.
+    package func keyClass(of key: [UInt8]) -> KeyClass? { classes[key] ?? observed[key]?.keyClass }
+
+    /// The configuration says what class the key has: observation decides nothing.
+    package func names(_ key: [UInt8]) -> Bool { classes[key] != nil }
+
+    /// Every key is a dimension.
+    var hasNoClasses: Bool { classes.isEmpty && observed.isEmpty }
+
+    /// These rules with more classes that were observed. `fingerprint`: of the configured rules.
+    package func observing(_ found: [[UInt8]: Observed], configured fingerprint: String) -> Rules {
+        var rules = self
+        rules.observed.merge(found) { $1 }
+        rules.observed = rules.observed.filter { classes[$0.key] == nil }
+        rules.configured = rules.observed.isEmpty ? "" : fingerprint
+        return rules
+    }
 
     /// The classes that the rules give, by canonical key.
     package var classNames: [String: String] {
@@ -201,7 +255,19 @@ package struct Rules: Sendable, Equatable {
                 "value_bytes": JSONValue(limits.valueBytes), "depth": JSONValue(limits.depth),
             ],
             "classes": .object(object(classes) { .string($0.name) }),
+            "observe": [
+                "enabled": .boolean(observation.isEnabled), "rows_percent": JSONValue(observation.rowsPercent),
+                "events": JSONValue(observation.events), "hour_events": JSONValue(observation.hourEvents),
+                "many_values": JSONValue(observation.manyValues),
+                "unique_percent": JSONValue(observation.uniquePercent),
+            ],
         ]
-        return rules.bytes
+        guard !observed.isEmpty, let members = rules.members else { return rules.bytes }
+        let found: JSONValue = [
+            "configured": .string(configured),
+            "classes": .object(
+                object(observed) { ["class": .string($0.keyClass.name), "reason": .string($0.reason)] }),
+        ]
+        return JSONValue.object(members + [JSONMember(key: "observed", value: found)]).bytes
     }
 }

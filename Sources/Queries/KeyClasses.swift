@@ -3,7 +3,7 @@
 // in which it was no dimension.
 
 package import Events
-import JSONText
+package import JSONText
 package import RollupStore
 import Synchronization
 
@@ -12,21 +12,33 @@ package struct KeyClass: Sendable, Equatable {
     package var name: String
     /// From which event time on without a break; nil: always.
     package var since: EventTime?
-    /// The rules name it; else it is what keys are by themselves.
-    package var isNamed: Bool
+    /// Why it has this class, for people.
+    package var reason: String
 }
 
 /// What rules say of classes, by fingerprint: texts of one fingerprint never differ.
 final class ClassMemory: Sendable {
-    private let known = Mutex<[String: [String: String]]>([:])
+    struct Said: Equatable {
+        var name: String
+        var reason: String
+    }
 
-    func classes(of rules: RulesText) -> [String: String] {
+    private let known = Mutex<[String: [String: Said]]>([:])
+
+    func classes(of rules: RulesText) -> [String: Said] {
         known.withLock { known in
             if let classes = known[rules.fingerprint] { return classes }
-            var classes: [String: String] = [:]
+            var classes: [String: Said] = [:]
             // A text that does not parse is none that a consumer of this version has written; it says nothing here.
             if let tree = try? JSONValue.parse(rules.text) {
-                for member in tree["classes"]?.members ?? [] { classes[member.key] = member.value.string }
+                for (key, value) in tree["observed"]?["classes"]?.members?.map({ ($0.key, $0.value) }) ?? [] {
+                    guard let name = value["class"]?.string else { continue }
+                    classes[key] = Said(name: name, reason: "observed: \(value["reason"]?.string ?? "")")
+                }
+                for member in tree["classes"]?.members ?? [] {
+                    guard let name = member.value.string else { continue }
+                    classes[member.key] = Said(name: name, reason: "the rules' classes name it")
+                }
             }
             known[rules.fingerprint] = classes
             return classes
@@ -36,6 +48,7 @@ final class ClassMemory: Sendable {
 
 extension QueryEngine {
     static let dimension = "dimension"
+    private static let unnamed = ClassMemory.Said(name: dimension, reason: "no rule says otherwise")
 
     /// Keys with values that stand with events of `from <= time < to` only.
     func eventKeys(from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot) throws -> Set<String> {
@@ -47,7 +60,7 @@ extension QueryEngine {
     }
 
     private func nonDimensions(of entry: RulesTimeline.Entry) -> Set<String> {
-        Set(classMemory.classes(of: entry.rules).filter { $0.value != Self.dimension }.keys)
+        Set(classMemory.classes(of: entry.rules).filter { $0.value.name != Self.dimension }.keys)
     }
 
     /// `from <= time < to` by what the keys of other classes than dimension say to each part; neighbours differ.
@@ -80,16 +93,37 @@ extension QueryEngine {
             for key in keys {
                 var last: KeyClass?
                 for entry in entries {
-                    let named = classMemory.classes(of: entry.rules)[key]
-                    let name = named ?? Self.dimension
-                    if last?.name != name {
-                        last = KeyClass(name: name, since: last == nil ? nil : entry.from, isNamed: named != nil)
+                    let said = classMemory.classes(of: entry.rules)[key] ?? Self.unnamed
+                    if last?.name != said.name {
+                        last = KeyClass(name: said.name, since: last == nil ? nil : entry.from, reason: said.reason)
                     }
-                    last?.isNamed = named != nil
+                    last?.reason = said.reason
                 }
-                found[key] = last ?? KeyClass(name: Self.dimension, since: nil, isNamed: false)
+                found[key] =
+                    last ?? KeyClass(name: Self.unnamed.name, since: nil, reason: Self.unnamed.reason)
             }
             return found
         }
+    }
+
+    /// The keys with events in the range, most frequent first, and what is known of each: `GET /v1/metadata/keys`.
+    package func describedKeys(
+        from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot,
+        budget: QueryBudget = QueryBudget()
+    ) throws(QueryError) -> JSONValue {
+        let keys = try metadataKeys(from: from, to: to, workspace: workspace, snapshot: snapshot, budget: budget)
+        let classes = try keyClasses(of: keys.map(\.key), before: to, snapshot: snapshot)
+        let rows = keys.map { key -> JSONValue in
+            let found = classes[key.key]
+            return [
+                "key": .string(key.key), "class": .string(found?.name ?? Self.dimension),
+                "since": found?.since.map { .string(RFC3339.precise($0)) } ?? .null,
+                "reason": .string(found?.reason ?? ""), "distinct": JSONValue(key.distinct),
+                "requests": JSONValue(key.requests), "share": JSONValue(key.share),
+                "first_seen": .string(RFC3339.precise(key.firstSeen)),
+                "last_seen": .string(RFC3339.precise(key.lastSeen)),
+            ]
+        }
+        return ["data": .array(rows)]
     }
 }

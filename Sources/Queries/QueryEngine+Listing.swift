@@ -41,6 +41,8 @@ package struct KeySummary: Sendable {
     package var key: String
     package var distinct: Int
     package var requests: Int64
+    /// Of all requests of the range, 0 … 1.
+    package var share: Double
     /// To the instant, where its events are kept; else to the finest rollup that is.
     package var firstSeen: EventTime
     package var lastSeen: EventTime
@@ -127,14 +129,16 @@ extension QueryEngine {
                 )
                 var summary =
                     summaries[key]
-                    ?? KeySummary(key: key, distinct: 0, requests: 0, firstSeen: from, lastSeen: from)
+                    ?? KeySummary(key: key, distinct: 0, requests: 0, share: 0, firstSeen: from, lastSeen: from)
                 summary.requests += seen.requests
                 summaries[key] = summary
                 values[key, default: []].formUnion(value.values)
             }
-            for (set, seen) in try activity(catalog, from: from, to: to, snapshot, budget) {
+            let sets = try activity(catalog, from: from, to: to, snapshot, budget)
+            for (set, seen) in sets {
                 for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
             }
+            let all = sets.values.reduce(0) { $0 + $1.requests }
             let nonDimensionKeys = try eventKeys(from: from, to: to, snapshot)
             try eachExtra(catalog, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) { key, value, time in
                 if nonDimensionKeys.contains(key) {
@@ -143,6 +147,9 @@ extension QueryEngine {
                 }
             }
             for (key, found) in values { summaries[key]?.distinct = found.count }
+            for (key, summary) in summaries where all > 0 {
+                summaries[key]?.share = Double(summary.requests) / Double(all)
+            }
             for (key, time) in try SeenTimes(.first, ends.mapValues(\.first)).narrowed(catalog, snapshot) {
                 summaries[key]?.firstSeen = EventTime(microseconds: time)
             }

@@ -108,22 +108,8 @@ extension QueryService {
         try parameters.finish()
         return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
             (snapshot, budget) throws(QueryError) in
-            let keys = try engine.metadataKeys(
-                from: range.from, to: range.to, workspace: workspace, snapshot: snapshot,
-                budget: budget)
-            let classes = try engine.keyClasses(of: keys.map(\.key), before: range.to, snapshot: snapshot)
-            let rows = keys.map { key -> JSONValue in
-                let found = classes[key.key]
-                return [
-                    "key": .string(key.key), "class": .string(found?.name ?? "dimension"),
-                    "since": found?.since.map { .string(RFC3339.precise($0)) } ?? .null,
-                    "reason": found?.isNamed == true ? "the rules' classes name it" : "no rule says otherwise",
-                    "distinct": JSONValue(key.distinct), "requests": JSONValue(key.requests),
-                    "first_seen": .string(RFC3339.precise(key.firstSeen)),
-                    "last_seen": .string(RFC3339.precise(key.lastSeen)),
-                ]
-            }
-            return ["data": .array(rows)]
+            try engine.describedKeys(
+                from: range.from, to: range.to, workspace: workspace, snapshot: snapshot, budget: budget)
         }
     }
 

@@ -63,9 +63,12 @@ package protocol RollupWriter {
     /// has never seen begins at offset 0 or, where the log begins later, at the first offset it has (`gap`).
     mutating func acquire(_ partitions: [TopicPartition]) throws(RollupStoreError) -> [PartitionPosition]
 
-    /// The timeline of normalization rules, `new` in force from `RulesTimeline.takeover` on where they are not the
-    /// latest already; nil: as it stands.
-    mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline
+    /// The timeline of normalization rules, with the entry that the change makes (`RulesChange.entry`); nil: as it
+    /// stands.
+    mutating func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline
+
+    /// The rows of one hour, each series once; nil where there are more than `maxRows`.
+    mutating func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]?
 
     /// One atomic step: events, rollups, dead letters, manifests and offsets, or nothing.
     /// A duplicate's share is taken out of the delta before it is added.
@@ -77,6 +80,24 @@ package protocol RollupWriter {
     mutating func expire(_ boundaries: RetentionBoundaries, maxRows: Int) throws(RollupStoreError) -> Bool
 
     mutating func close()
+}
+
+extension RollupWriter {
+    /// With these rules in force from now on, where they are not already; nil: the timeline as it stands.
+    package mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
+        try rules(new.map { .configured($0, now: now) })
+    }
+}
+
+/// One row of an hour: what the classes of keys are decided by.
+package struct HourRow: Sendable, Equatable {
+    package var series: SeriesKey
+    package var requests: Int64
+
+    package init(series: SeriesKey, requests: Int64) {
+        self.series = series
+        self.requests = requests
+    }
 }
 
 /// The reading side, for any number of threads.

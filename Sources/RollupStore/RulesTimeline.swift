@@ -1,6 +1,7 @@
 // Which normalization rules hold for which time of events: the store keeps every text and a line of instants.
 
 package import Events
+import JSONText
 
 /// Rules in their canonical text, and the name that follows from it.
 package struct RulesText: Sendable, Equatable {
@@ -12,6 +13,13 @@ package struct RulesText: Sendable, Equatable {
     package init(fingerprint: String, text: String) {
         self.fingerprint = fingerprint
         self.text = text
+    }
+
+    /// The fingerprint of the configured rules that these are, or that they extend by classes that were observed.
+    package var configured: String {
+        // What does not parse was written by a newer program, and extends nothing that this one knows.
+        guard let tree = try? JSONValue.parse(text) else { return fingerprint }
+        return tree["observed"]?["configured"]?.string ?? fingerprint
     }
 }
 
@@ -50,11 +58,46 @@ package struct RulesTimeline: Sendable, Equatable {
         code: .staleRules, tried: "apply a batch", reason: "the rules timeline has changed since it was made",
         next: "It is made again under the rules that hold now.")
 
+    /// These configured rules hold now, with or without classes that were observed.
+    package func isInForce(_ configured: RulesText) -> Bool {
+        entries.last?.rules.configured == configured.configured
+    }
+
     /// From when on new rules hold: from now, but from behind the latest event that is counted already, so that no
     /// event counted under other rules is among theirs.
     package func takeover(now: EventTime, latest: EventTime?) -> EventTime {
         guard let last = entries.last else { return EventTime(microseconds: 0) }
         let after = max(last.from, latest ?? last.from).microseconds + 1
         return EventTime(microseconds: max(now.microseconds, after))
+    }
+
+    /// From when on observed classes hold: from the first hour behind the latest event that is counted already, so that
+    /// each hour's rollups are all of one kind.
+    package func nextHour(latest: EventTime?) -> EventTime {
+        guard let last = entries.last else { return EventTime(microseconds: 0) }
+        let hour: Int64 = 3_600_000_000
+        let after = max(last.from, latest ?? last.from).microseconds
+        return EventTime(microseconds: (after.quotientAndRemainder(dividingBy: hour).quotient + 1) * hour)
+    }
+}
+
+/// What a consumer wants of the timeline.
+package enum RulesChange: Sendable {
+    /// Rules as configured, maybe with classes that were observed under others; from now on.
+    case configured(RulesText, now: EventTime)
+    /// The rules in force with more classes, from the next hour on; nothing where the timeline is another one by now
+    /// than the evidence is of.
+    case observed(RulesText, over: Int64)
+
+    /// The entry to add; nil where the timeline has it already or has gone another way.
+    package func entry(on timeline: RulesTimeline, latest: EventTime?) -> RulesTimeline.Entry? {
+        switch self {
+        case .configured(let rules, let now):
+            if timeline.isInForce(rules) { return nil }
+            return RulesTimeline.Entry(from: timeline.takeover(now: now, latest: latest), rules: rules)
+        case .observed(let rules, let version):
+            if timeline.version != version || timeline.entries.isEmpty { return nil }
+            return RulesTimeline.Entry(from: timeline.nextHour(latest: latest), rules: rules)
+        }
     }
 }

@@ -1,26 +1,49 @@
 // The rules timeline: its instants are part of the state and change in a step like any other; its texts stand before.
 
-package import Events
+import Events
 package import RollupStore
+import Rollups
 
 extension ClickHouseRollupWriter {
-    package func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
+    package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
         let connection = try opened()
         _ = try settleDoubt(connection)
         while true {
             let seen = try latest(connection)
             let timeline = try RulesTimeline.read(seen, connection)
-            guard let new, timeline.entries.last?.rules.fingerprint != new.fingerprint else { return timeline }
-            var text = NativeBlock(rows: 1)
-            text.strings("fingerprint") { _ in Array(new.fingerprint.utf8) }
-            text.strings("text") { _ in Array(new.text.utf8) }
-            try connection.insert(text, into: "rules", token: "rules-\(new.fingerprint)")
             let counted = seen.positions.compactMap(\.latest).max()
-            let from = timeline.takeover(now: now, latest: counted.map { EventTime(microseconds: $0) })
+            guard let new = change?.entry(on: timeline, latest: counted.map { EventTime(microseconds: $0) })
+            else { return timeline }
+            var text = NativeBlock(rows: 1)
+            text.strings("fingerprint") { _ in Array(new.rules.fingerprint.utf8) }
+            text.strings("text") { _ in Array(new.rules.text.utf8) }
+            try connection.insert(text, into: "rules", token: "rules-\(new.rules.fingerprint)")
             var next = seen.next(by: number, settles: isUntouched)
-            next.rules.append(StoreState.RulesEntry(from: from.microseconds, fingerprint: new.fingerprint))
+            next.rules.append(StoreState.RulesEntry(from: new.from.microseconds, fingerprint: new.rules.fingerprint))
             if try win(next, nil, connection) { return try RulesTimeline.read(next, connection) }
         }
+    }
+
+    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+        let connection = try opened()
+        let seen = try latest(connection)
+        let counted =
+            "FROM rollups WHERE generation = {generation:Int64} AND bucket = {bucket:Int32} "
+            + "AND \(seen.condition(of: .hour))"
+        var answer = try connection.select(
+            SeriesRow.columns + ["requests"],
+            "FROM (SELECT series, sum(requests) AS requests \(counted) GROUP BY series LIMIT {limit:UInt64}) AS r "
+                + "INNER JOIN (SELECT * FROM series WHERE id IN (SELECT series \(counted)) LIMIT 1 BY id) AS s "
+                + "ON s.id = r.series", "read an hour",
+            parameters: [
+                ("generation", "\(generation)"), ("bucket", "\(bucket)"), ("limit", "\(maxRows + 1)"),
+            ])
+        var found: [HourRow] = []
+        while try answer.next() {
+            let row = try SeriesRow(&answer)
+            found.append(HourRow(series: row.series.key, requests: try answer.integer()))
+        }
+        return found.count <= maxRows ? found : nil
     }
 }
 

@@ -62,7 +62,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private let faults: Connection.Faults?
     let limits: ClickHouseRollupStore.Limits
     private let upkeepFailed: @Sendable (RollupStoreError) -> Void
-    private let generation: Int64 = 1
+    let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: @Sendable () -> EventTime
     private var numbers = SeriesNumbers()

@@ -1,24 +1,24 @@
 // The rules timeline on the server. Whoever changes it waits for the batches under way, and they for it.
 
-package import Events
+import Events
 package import RollupStore
+import Rollups
 
 extension PostgreSQLRollupWriter {
-    package func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
+    package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
         try repeating { connection throws(ServerFailure) in
             let known = try RulesTimeline.read(connection)
-            guard let new, known.entries.last?.rules.fingerprint != new.fingerprint else { return known }
+            guard let change, change.entry(on: known, latest: nil) != nil else { return known }
             try connection.execute(
                 "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(\(AdvisoryLock.rules))")
             let timeline = try RulesTimeline.read(connection)
             // Another one may have been quicker.
-            if timeline.entries.last?.rules.fingerprint != new.fingerprint {
-                let latest = try connection.query("SELECT max(max_time_us) FROM offsets").optionalInteger(0, 0)
-                let from = timeline.takeover(now: now, latest: latest.map { EventTime(microseconds: $0) })
-                try Self.keep(new, connection)
+            let latest = try connection.query("SELECT max(max_time_us) FROM offsets").optionalInteger(0, 0)
+            if let new = change.entry(on: timeline, latest: latest.map { EventTime(microseconds: $0) }) {
+                try Self.keep(new.rules, connection)
                 var entry = Parameters()
-                entry.add(from.microseconds)
-                entry.add(Array(new.fingerprint.utf8))
+                entry.add(new.from.microseconds)
+                entry.add(Array(new.rules.fingerprint.utf8))
                 _ = try connection.query(
                     "INSERT INTO rules_timeline (from_us, fingerprint) VALUES ($1::bigint, $2::text)", entry)
             }
@@ -34,6 +34,47 @@ extension PostgreSQLRollupWriter {
         parameters.add(Array(rules.text.utf8))
         _ = try connection.query(
             "INSERT INTO rules (fingerprint, text) VALUES ($1::text, $2::text) ON CONFLICT DO NOTHING", parameters)
+    }
+
+    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+        return try repeating { connection throws(ServerFailure) in
+            var parameters = Parameters()
+            let map = GenerationMap(live: try GenerationMap.live(connection))
+            parameters.add(Int16(truncatingIfNeeded: map.generation(at: Grain.hour.start(of: bucket))))
+            parameters.add(bucket)
+            parameters.add(Int64(maxRows) + 1)
+            let found = try connection.query(
+                """
+                SELECT s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome, s.status_class, m.pairs,
+                    r.requests
+                FROM (
+                    SELECT series, sum(requests)::bigint AS requests FROM rollups
+                    WHERE generation = $1::smallint AND grain = \(Grain.hour.rawValue) AND bucket = $2::integer
+                    GROUP BY series LIMIT $3::bigint
+                ) AS r JOIN series s ON s.id = r.series JOIN metadata_sets m ON m.id = s.set_id
+                """, parameters)
+            guard found.count <= maxRows else { return nil }
+            var rows: [HourRow] = []
+            rows.reserveCapacity(found.count)
+            for row in 0..<found.count {
+                guard let outcome = Outcome(rawValue: UInt8(truncatingIfNeeded: found.integer(row, 5))) else {
+                    throw ServerFailure(
+                        RollupStoreError(
+                            code: .corrupt, tried: "read an hour",
+                            reason: "outcome \(found.integer(row, 5)) is not known",
+                            next: "Restore the tables, or rebuild the store from the log."))
+                }
+                rows.append(
+                    HourRow(
+                        series: SeriesKey(
+                            workspace: found.text(row, 0), apiKey: found.text(row, 1), provider: found.text(row, 2),
+                            operation: found.text(row, 3), model: found.text(row, 4), outcome: outcome,
+                            statusClass: UInt8(truncatingIfNeeded: found.integer(row, 6)),
+                            set: Array(found.bytes(row, 7))),
+                        requests: found.integer(row, 8)))
+            }
+            return rows
+        }
     }
 
     /// Until the transaction ends the timeline stays as it is, and so does what answers.

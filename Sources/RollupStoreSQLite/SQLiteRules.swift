@@ -1,19 +1,20 @@
 // The rules timeline of the embedded store.
 
-package import Events
+import Events
 package import RollupStore
+import Rollups
 
 extension SQLiteRollupWriter {
-    package func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
+    package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
         try transaction { connection throws(RollupStoreError) in
             let timeline = try RulesTimeline.read(connection)
-            guard let new, timeline.entries.last?.rules.fingerprint != new.fingerprint else { return timeline }
             let latest = try connection.number("SELECT max(max_time_us) FROM offsets")
-            let from = timeline.takeover(now: now, latest: latest.map { EventTime(microseconds: $0) })
-            try Self.keep(new, connection)
+            guard let new = change?.entry(on: timeline, latest: latest.map { EventTime(microseconds: $0) })
+            else { return timeline }
+            try Self.keep(new.rules, connection)
             let entry = try connection.statement("INSERT INTO rules_timeline (from_us, fingerprint) VALUES (?1, ?2)")
-            entry.bind(1, from.microseconds)
-            entry.bind(2, copying: new.fingerprint)
+            entry.bind(1, new.from.microseconds)
+            entry.bind(2, copying: new.rules.fingerprint)
             try entry.run()
             return try RulesTimeline.read(connection)
         }
@@ -25,6 +26,41 @@ extension SQLiteRollupWriter {
         text.bind(1, copying: rules.fingerprint)
         text.bind(2, copying: rules.text)
         try text.run()
+    }
+
+    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+        try transaction { connection throws(RollupStoreError) in
+            let found = try connection.statement(
+                """
+                SELECT s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome, s.status_class, m.pairs,
+                    r.requests
+                FROM (
+                    SELECT series, requests FROM rollups
+                    WHERE generation = ?1 AND grain = \(Grain.hour.rawValue) AND bucket = ?2 LIMIT ?3
+                ) AS r JOIN series s ON s.id = r.series JOIN metadata_sets m ON m.id = s.set_id
+                """)
+            found.bind(1, try GenerationMap.read(connection).generation(at: Grain.hour.start(of: bucket)))
+            found.bind(2, Int64(bucket))
+            found.bind(3, Int64(maxRows) + 1)
+            defer { found.reset() }
+            var rows: [HourRow] = []
+            while try found.step() {
+                guard rows.count < maxRows else { return nil }
+                guard let outcome = Outcome(rawValue: UInt8(truncatingIfNeeded: found.integer(5))) else {
+                    throw RollupStoreError(
+                        code: .corrupt, tried: "read an hour", reason: "outcome \(found.integer(5)) is not known",
+                        next: "Restore the file, or rebuild the store from the log.")
+                }
+                rows.append(
+                    HourRow(
+                        series: SeriesKey(
+                            workspace: found.text(0), apiKey: found.text(1), provider: found.text(2),
+                            operation: found.text(3), model: found.text(4), outcome: outcome,
+                            statusClass: UInt8(truncatingIfNeeded: found.integer(6)), set: Array(found.bytes(7))),
+                        requests: found.integer(8)))
+            }
+            return rows
+        }
     }
 
     func compareRules(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) {

@@ -59,6 +59,24 @@ extension LogLine {
             [("fingerprint", .text(fingerprint)), ("from_us", .number(from))])
     }
 
+    package static func consumerClassObserved(key: String, keyClass: String, reason: String, from: Int64) -> LogLine {
+        LogLine(
+            .warning, "consumer_class_observed",
+            "This metadata key makes the rollups too large: from this event time on (UTC us since 1970) it has another "
+                + "class. Questions that name it are answered from events. Name it under classes in the rules to decide "
+                + "yourself.",
+            [
+                ("key", .text(key)), ("class", .text(keyClass)), ("reason", .text(reason)), ("from_us", .number(from)),
+            ])
+    }
+
+    package static func consumerObservationFailed(reason: String) -> LogLine {
+        LogLine(
+            .warning, "consumer_observation_failed",
+            "What metadata keys do to the rollups could not be looked at; it is tried again with the next batches.",
+            [("reason", .text(reason))])
+    }
+
     package static func consumerRetentionFailed(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_retention_failed",

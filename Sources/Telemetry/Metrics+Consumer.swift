@@ -48,6 +48,8 @@ package struct ConsumerMetrics: Sendable {
     package let lag = PartitionGauges()
     package let lagSeconds = PartitionGauges()
     package let rules = RulesGauges()
+    package let classesObserved = Counter()
+    package let observeTime = DurationHistogram()
     package let staleBatches = Counter()
     package let restarts = Counter()
     package let batchEvents = Counter()
@@ -111,6 +113,9 @@ package struct ConsumerMetrics: Sendable {
             Metric(
                 "millrace_consumer_latest_event_microseconds", "Time of the latest event applied, UTC since 1970.",
                 .gauge { latest.value }),
+            counter(
+                "classes_observed", "Metadata keys that got another class because they made the rollups too large.",
+                classesObserved),
             counter("stale_batches", "Batches refused because another consumer had the partition.", staleBatches),
             counter("restarts", "Times that every partition was taken from the store anew.", restarts),
             counter("batch_events", "Events in the batches applied.", batchEvents),
@@ -130,6 +135,7 @@ package struct ConsumerMetrics: Sendable {
             duration("publish", "Publishing the dead letters of one batch.", publishTime),
             duration("apply", "Applying one batch to the store.", applyTime),
             duration("batch_age", "From a batch's first record to its commit.", batchAge),
+            duration("observe", "Looking once at what metadata keys do to the rollups.", observeTime),
             duration("expire", "One step of deleting what is past its retention.", expireTime),
         ] + letters + ages
     }

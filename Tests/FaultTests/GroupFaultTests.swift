@@ -54,8 +54,10 @@ private struct GatedWriter: RollupWriter {
         return try inner.acquire(partitions)
     }
 
-    mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
-        try inner.rules(adopting: new, now: now)
+    mutating func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline { try inner.rules(change) }
+
+    mutating func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+        try inner.hour(bucket, maxRows: maxRows)
     }
 
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {

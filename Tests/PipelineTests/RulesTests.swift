@@ -1,5 +1,6 @@
 // Normalization rules in force, and the commands that look at them first.
 
+import Glibc
 import JSONText
 import Simulation
 import Testing
@@ -104,6 +105,102 @@ extension PipelineTests {
             #expect(pairs[0]["steps"]?.text == #"["keys.case snake: env","values.maps: production"]"#)
             let none = try run(["sh", "-c", "echo '[1]' | \(Place.binary) rules try good.yaml"], directory: work.path)
             #expect(none.status == 1 && none.errors.contains("not_an_object"), "\(none.errors)")
+        }
+
+        @Test(
+            "A key of one value a request becomes an identifier by itself, once, and answers stay exact",
+            .timeLimit(.minutes(3)), arguments: ["sqlite"] + (ClickHouse.isWanted ? ["clickhouse"] : []))
+        func demotesWhatMultiplies(on store: String) throws {
+            let server = store == "clickhouse" ? try ClickHouse() : nil
+            let pipeline = try Pipeline(
+                "observed-\(store)", store: server?.url,
+                // The first look is at enough users, and never at as many services.
+                rules: "version: 1\nobserve: { events: 2000, many_values: 450 }")
+            try pipeline.start(.up)
+            let begin = Int64(time(nil)) / 3_600 * 3_600 - 5 * 3_600
+            func load(_ hour: Int64, seed: Int) throws -> [JSONValue] {
+                let (from, to) = (timestamp(begin + hour * 3_600), timestamp(begin + (hour + 1) * 3_600))
+                let truth = "\(pipeline.work.path)/truth-\(hour).jsonl"
+                let loaded = try pipeline.command([
+                    "loadgen", "--events", "3000", "--seed", "\(seed)", "--from", from, "--to", to, "--ground-truth",
+                    truth,
+                ])
+                #expect(loaded.status == 0, "\(loaded.errors)")
+                return try readText(truth).split(separator: "\n").map { try JSONValue.parse(String($0)) }
+            }
+            func answer(_ condition: String?, groupBy: String? = nil) throws -> JSONValue {
+                var members: [JSONMember] = [
+                    .init(key: "from", value: .string(timestamp(begin))),
+                    .init(key: "to", value: .string(timestamp(begin + 5 * 3_600))),
+                    .init(key: "measures", value: ["requests"]), .init(key: "limit", value: 10_000),
+                ]
+                if let condition { members.append(.init(key: "where", value: .string(condition))) }
+                if let groupBy { members.append(.init(key: "group_by", value: [.string(groupBy)])) }
+                let response = try ask(
+                    pipeline.apiPort, "POST", "/v1/query", headers: [("content-type", "application/json")],
+                    body: JSONValue.object(members).bytes)
+                guard response.status == 200 else { throw ChildError("\(response.status): \(response.text)") }
+                return try JSONValue.parse(response.body)
+            }
+            func expectAll(_ count: Int64) throws {
+                try waitUntil("\(count) events are counted", seconds: 60) {
+                    try answer(nil)["totals"]?["requests"]?.integer == count
+                }
+            }
+            func observed() throws -> String? {
+                try ask(pipeline.apiPort, "GET", "/metrics").text.split(separator: "\n")
+                    .first { $0.hasPrefix("millrace_consumer_classes_observed_total ") }.map(String.init)
+            }
+            func keys() throws -> [String: JSONValue] {
+                let listed = try pipeline.command([
+                    "metadata", "keys", "--json", "--from", timestamp(begin), "--to", timestamp(begin + 5 * 3_600),
+                ])
+                #expect(listed.status == 0, "\(listed.errors)")
+                let rows = try JSONValue.parse(listed.output)["data"]?.array ?? []
+                return Dictionary(uniqueKeysWithValues: rows.map { ($0["key"]?.string ?? "", $0) })
+            }
+            var sent = try load(0, seed: 1)
+            try expectAll(3_000)
+            try waitUntil("request_id and _user have other classes", seconds: 60) {
+                let classes = try keys().mapValues { $0["class"]?.string ?? "" }
+                return classes["request_id"] == "identifier" && classes["_user"] == "entity"
+            }
+            sent += try load(1, seed: 2)
+            try expectAll(6_000)
+            // A start under the same rules changes nothing; late events come under those of their time.
+            let before = try keys()
+            try pipeline.stopAll()
+            try pipeline.start(.up)
+            sent += try load(2, seed: 3)
+            try expectAll(9_000)
+            sent += try load(0, seed: 4)
+            try expectAll(12_000)
+            #expect(try observed() == "millrace_consumer_classes_observed_total 0")
+            let after = try keys()
+            for (key, row) in before {
+                #expect(after[key]?["class"] == row["class"] && after[key]?["since"] == row["since"], "\(key)")
+            }
+            let request = try #require(after["request_id"])
+            #expect(request["since"]?.string == "\(timestamp(begin + 3_600).dropLast()).000000Z")
+            #expect(request["reason"]?.string?.hasPrefix("observed: ") == true, "\(request.text)")
+            #expect(request["distinct"]?.integer == 12_000 && request["share"]?.double == 1)
+            #expect(after["service"]?["class"]?.string == "dimension")
+
+            // Rollups answer what names dimensions, events the rest, both like a count by hand.
+            for key in ["env", "service", "_user"] {
+                let grouped = try answer(nil, groupBy: "metadata.\(key)")
+                #expect(grouped["plan"]?["source"]?.string == (key == "_user" ? "events" : "rollups"), "\(key)")
+                var expected: [String: Int64] = [:]
+                for event in sent { expected[event["metadata"]?[key]?.string ?? "", default: 0] += 1 }
+                var found: [String: Int64] = [:]
+                for row in grouped["data"]?.array ?? [] {
+                    found[row["group"]?["metadata.\(key)"]?.string ?? ""] = row["measures"]?["requests"]?.integer
+                }
+                #expect(found == expected, "\(key)")
+            }
+            let id = try #require(sent[7_000]["metadata"]?["request_id"]?.string)
+            #expect(try answer("metadata.request_id = '\(id)'")["totals"]?["requests"]?.integer == 1)
+            try pipeline.stopAll()
         }
 
         @Test("`rules diff` counts what other rules would change in the stored events", .timeLimit(.minutes(2)))

@@ -15,7 +15,8 @@ private func at(_ microseconds: Int64) -> EventTime { EventTime(microseconds: mi
 private func rules(_ text: String) throws -> Rules { try Rules.decode(try JSONValue.parse(text)) }
 
 extension RecordChunk {
-    fileprivate mutating func append(_ event: RequestEvent, offset: Int64) {
+    /// A record of partition 0.
+    mutating func append(_ event: RequestEvent, offset: Int64) {
         var value: [UInt8] = []
         EventEncoder.encode(event, into: &value)
         records.append(

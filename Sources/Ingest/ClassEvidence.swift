@@ -1,0 +1,258 @@
+// Rows of some hours -> which keys must not be dimensions any longer.
+//
+// The limit: at the hour grain, rows are below `observe.rows_percent` of the events. Where they are not,
+// 1. every key with about one value a request becomes an identifier;
+// 2. while rows are still too many, the key becomes an entity without which the fewest rows are left. Keys that vary
+//    together hide each other: where no key alone makes a difference, the one with the most values goes first;
+// 3. a key that turns out to make no difference once the others are gone stays what it was.
+//
+// Rows are counted and not estimated: a row's pairs are added up as hashes, so that a row without some keys is a
+// subtraction, and how many different ones there are is a pass over the rows. What a configuration names is never
+// taken. Evidence comes in any order and from any number of consumers, since it is what they have counted together.
+
+import Events
+import JSONText
+package import Normalizer
+package import RollupStore
+import Rollups
+
+package struct ClassEvidence: Sendable {
+    private struct Pair {
+        var key: Int32
+        var hash: UInt64
+    }
+
+    private struct Row {
+        /// Of the hour and everything but metadata.
+        var place: UInt64
+        var set: Int32
+    }
+
+    private struct Key {
+        var name: [UInt8]
+        var requests: Int64 = 0
+        var values: Int64 = 0
+    }
+
+    /// Keys that a step compares, those with the most values: what it costs is bounded, whatever callers send.
+    private static let compared = 16
+
+    private var names = ByteInterner()
+    private var keys: [Key] = []
+    private var sets = ByteInterner()
+    private var pairsOfSets: [[Pair]] = []
+    private var requestsOfSets: [Int64] = []
+    private var rows: [Row] = []
+    private var seenPairs = DistinctHashes()
+    package private(set) var events: Int64 = 0
+    /// Of the hour with the most.
+    package private(set) var mostEvents: Int64 = 0
+
+    package init() {}
+
+    /// The rows of one hour, each hour once.
+    package mutating func add(_ bucket: Int32, _ hour: [HourRow]) {
+        var requests: Int64 = 0
+        for row in hour {
+            var place = Hash()
+            place.combine(UInt64(UInt32(bitPattern: bucket)))
+            for text in [
+                row.series.workspace, row.series.apiKey, row.series.provider, row.series.operation, row.series.model,
+            ] {
+                var text = text
+                text.withUTF8 { place.combine(UnsafeRawBufferPointer($0)) }
+            }
+            place.combine(UInt64(row.series.outcome.rawValue) << 8 | UInt64(row.series.statusClass))
+            let set = number(of: row.series.set)
+            requestsOfSets[Int(set)] &+= row.requests
+            rows.append(Row(place: place.state, set: set))
+            requests &+= row.requests
+            for pair in pairsOfSets[Int(set)] { keys[Int(pair.key)].requests &+= row.requests }
+        }
+        events &+= requests
+        mostEvents = max(mostEvents, requests)
+    }
+
+    private mutating func number(of set: [UInt8]) -> Int32 {
+        let number = set.withUnsafeBytes { sets.intern($0) }
+        if Int(number) < pairsOfSets.count { return number }
+        var pairs: [Pair] = []
+        set.withUnsafeBytes { text in
+            // The normalizer wrote it; what does not parse has no pairs.
+            try? Self.eachPair(text) { key, value in
+                let number = names.intern(key)
+                if Int(number) == keys.count { keys.append(Key(name: Array(key))) }
+                var hash = Hash()
+                hash.combine(UInt64(number))
+                hash.combine(value)
+                if seenPairs.insert(hash.state) { keys[Int(number)].values += 1 }
+                pairs.append(Pair(key: number, hash: hash.state))
+            }
+        }
+        pairsOfSets.append(pairs)
+        requestsOfSets.append(0)
+        return number
+    }
+
+    /// Keys without their quotes, values as they are written: in canonical text equal values are equal bytes.
+    private static func eachPair(
+        _ text: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Void
+    ) throws(JSONTextError) {
+        var tokens = JSONTokenizer(text)
+        _ = try tokens.next()
+        while case .key(let key) = try tokens.next() {
+            let begin = tokens.position
+            let token = try tokens.next()
+            try tokens.skip(token)
+            var name = [UInt8](text[key.range])
+            if key.hasEscapes {
+                name = []
+                JSONStrings.appendUnescaped(UnsafeRawBufferPointer(rebasing: text[key.range]), to: &name)
+            }
+            name.withUnsafeBytes {
+                body($0, UnsafeRawBufferPointer(rebasing: text[begin..<tokens.position]))
+            }
+        }
+    }
+
+    // MARK: Deciding
+
+    /// Keys that get another class; none where rows are few enough, or events too few to say.
+    package func verdict(under rules: Rules) -> [[UInt8]: Rules.Observed] {
+        let limits = rules.observation
+        guard limits.isEnabled, events >= Int64(limits.events), isTooMany(rows.count, limits) else { return [:] }
+        var weighing = Weighing(self)
+        var found: [[UInt8]: Rules.Observed] = [:]
+        var free = keys.indices.filter { !rules.names(keys[$0].name) && keys[$0].values > 1 }
+        // Most values first, then byte order.
+        free.sort { a, b in
+            keys[a].values != keys[b].values
+                ? keys[a].values > keys[b].values : keys[a].name.lexicographicallyPrecedes(keys[b].name)
+        }
+        for key in free where isUnique(keys[key], limits) {
+            weighing.remove(key)
+            found[keys[key].name] = Rules.Observed(
+                keyClass: .identifier,
+                reason: "\(keys[key].values) values in \(keys[key].requests) requests: about one a request")
+        }
+        free.removeAll { found[keys[$0].name] != nil }
+        if mostEvents < Int64(limits.hourEvents) { free.removeAll { keys[$0].values < Int64(limits.manyValues) } }
+
+        var taken: [(key: Int, before: Int, after: Int)] = []
+        var now = weighing.count()
+        while isTooMany(now, limits), let step = step(free, now, limits, &weighing) {
+            weighing.remove(step.key)
+            free.removeAll { $0 == step.key }
+            taken.append((step.key, now, step.after))
+            now = step.after
+        }
+        for (key, before, after) in taken {
+            weighing.putBack(key)
+            if weighing.count() == now { continue }
+            weighing.remove(key)
+            found[keys[key].name] = Rules.Observed(
+                keyClass: .entity,
+                reason: "\(keys[key].values) values; of \(events) events the hour rows were \(before), "
+                    + "without it \(after)")
+        }
+        return found
+    }
+
+    private func step(
+        _ free: [Int], _ now: Int, _ limits: Rules.Observation, _ weighing: inout Weighing
+    ) -> (key: Int, after: Int)? {
+        var best: (key: Int, after: Int)?
+        for key in free.prefix(Self.compared) {
+            let after = weighing.count(without: key)
+            if after < best?.after ?? .max { best = (key, after) }
+        }
+        guard let best else { return nil }
+        if best.after <= now / 10 * 9 { return best }
+        // None alone makes a tenth of difference.
+        guard let first = free.first, keys[first].values >= Int64(limits.manyValues) else { return nil }
+        return (first, weighing.count(without: first))
+    }
+
+    private func isTooMany(_ rows: Int, _ limits: Rules.Observation) -> Bool {
+        Int64(rows) * 100 / Int64(limits.rowsPercent) >= events
+    }
+
+    /// Of a rare key nobody can say what it is, and its rows are few.
+    private func isUnique(_ key: Key, _ limits: Rules.Observation) -> Bool {
+        key.values >= Int64(limits.events) / 10 && key.requests >= events / 100
+            && key.values * 100 / Int64(limits.uniquePercent) >= key.requests
+    }
+
+    /// The rows as they would be without some keys.
+    private struct Weighing {
+        private let evidence: ClassEvidence
+        /// By set: the sum of the hashes of the pairs that are left.
+        private var rests: [UInt64]
+        private var trial: [UInt64] = []
+        private var seen = DistinctHashes()
+
+        init(_ evidence: ClassEvidence) {
+            self.evidence = evidence
+            rests = evidence.pairsOfSets.map { $0.reduce(0) { $0 &+ $1.hash } }
+        }
+
+        mutating func remove(_ key: Int) { eachPair(of: key) { rests, set, hash in rests[set] &-= hash } }
+        mutating func putBack(_ key: Int) { eachPair(of: key) { rests, set, hash in rests[set] &+= hash } }
+
+        private mutating func eachPair(of key: Int, _ body: (inout [UInt64], Int, UInt64) -> Void) {
+            for (set, pairs) in evidence.pairsOfSets.enumerated() {
+                for pair in pairs where Int(pair.key) == key { body(&rests, set, pair.hash) }
+            }
+        }
+
+        mutating func count() -> Int {
+            seen.removeAll()
+            for row in evidence.rows {
+                var hash = Hash()
+                hash.combine(row.place)
+                hash.combine(rests[Int(row.set)])
+                _ = seen.insert(hash.state)
+            }
+            return seen.count
+        }
+
+        mutating func count(without key: Int) -> Int {
+            remove(key)
+            defer { putBack(key) }
+            return count()
+        }
+    }
+}
+
+/// How many different hashes there were: open addressing, no value with them.
+private struct DistinctHashes: Sendable {
+    private var slots = [UInt64](repeating: 0, count: 1_024)
+    private(set) var count = 0
+
+    /// True the first time.
+    mutating func insert(_ given: UInt64) -> Bool {
+        // 0 is a free slot.
+        let hash = given == 0 ? 1 : given
+        var probe = Int(truncatingIfNeeded: hash) & (slots.count - 1)
+        while slots[probe] != 0 {
+            if slots[probe] == hash { return false }
+            probe = (probe + 1) & (slots.count - 1)
+        }
+        slots[probe] = hash
+        count += 1
+        if count * 2 > slots.count { grow() }
+        return true
+    }
+
+    mutating func removeAll() {
+        for index in slots.indices { slots[index] = 0 }
+        count = 0
+    }
+
+    private mutating func grow() {
+        let old = slots
+        slots = [UInt64](repeating: 0, count: old.count * 2)
+        count = 0
+        for hash in old where hash != 0 { _ = insert(hash) }
+    }
+}
