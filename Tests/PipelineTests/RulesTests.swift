@@ -67,8 +67,8 @@ extension PipelineTests {
             #expect(try pipeline.count("metadata.env = 'prod'") == 5)
             let answer = try pipeline.query("metadata.user_id = 'u-1'", measures: ["requests"])
             #expect(answer["totals"]?["requests"]?.integer == 9)
-            // An entity before, a dimension now: from events, under both rules.
-            #expect(answer["plan"]?["source"]?.string == "events")
+            // An entity before, a dimension now: each era from what covers it, under both rules.
+            #expect(answer["plan"]?["source"]?.string == "rollups+events")
             let rules = (answer["plan"]?["rules"]?.array ?? []).compactMap(\.string)
             #expect(rules.count == 2)
             #expect(try pipeline.query(nil, measures: ["requests"])["plan"]?["source"]?.string == "rollups")
@@ -186,10 +186,10 @@ extension PipelineTests {
             #expect(request["distinct"]?.integer == 12_000 && request["share"]?.double == 1)
             #expect(after["service"]?["class"]?.string == "dimension")
 
-            // Rollups answer what names dimensions, events the rest, both like a count by hand.
+            // Rollups answer where a key is a dimension, events from when on it is none, both like a count by hand.
             for key in ["env", "service", "_user"] {
                 let grouped = try answer(nil, groupBy: "metadata.\(key)")
-                #expect(grouped["plan"]?["source"]?.string == (key == "_user" ? "events" : "rollups"), "\(key)")
+                #expect(grouped["plan"]?["source"]?.string == (key == "_user" ? "rollups+events" : "rollups"), "\(key)")
                 var expected: [String: Int64] = [:]
                 for event in sent { expected[event["metadata"]?[key]?.string ?? "", default: 0] += 1 }
                 var found: [String: Int64] = [:]
