@@ -9,7 +9,9 @@ import Normalizer
 import RecordLog
 import Replay
 import RollupStore
+import RollupStoreClickHouse
 import Rollups
+import Synchronization
 import Testing
 
 private let partition = TopicPartition(topic: "events", partition: 0)
@@ -145,6 +147,24 @@ private func fromTheStart(
     return try Contents(store)
 }
 
+/// What is done between the rows of a batch and its slot.
+private final class Between: Sendable {
+    struct State {
+        var body: (@Sendable () throws -> Void)?
+        var failures: [String] = []
+    }
+    private let state = Mutex(State())
+
+    @Sendable func befall(_ tried: String) -> RequestFault {
+        guard tried == "insert commits", let body = state.withLock({ $0.body }) else { return .none }
+        do { try body() } catch { state.withLock { $0.failures.append("\(error)") } }
+        return .none
+    }
+
+    func set(_ body: (@Sendable () throws -> Void)?) { state.withLock { $0.body = body } }
+    var failures: [String] { state.withLock { $0.failures } }
+}
+
 @Suite struct ReplayTests {
     private func plan(
         _ number: Int?, from: Int64, to: Int64, prices: String? = nil, isDryRun: Bool = false
@@ -157,10 +177,16 @@ private func fromTheStart(
     private func replayer(
         _ store: any StoreUnderTest, stepEvents: Int = 50, wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
+        try replayer(over: try store.replays(), stepEvents: stepEvents, wait: wait)
+    }
+
+    private func replayer(
+        over replays: any ReplayStore, stepEvents: Int, wait: @escaping () -> Bool = { false }
+    ) throws -> Replayer {
         var options = ReplayOptions()
         options.stepEvents = stepEvents
         return Replayer(
-            try store.replays(), normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
+            replays, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
             now: { at(begin + 80 * hour) }, wait: { _ in wait() })
     }
 
@@ -385,6 +411,114 @@ private func fromTheStart(
         let late = refusal { _ = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin)) }
         #expect(late.contains("past their retention") && late.contains("2025-10-12"), "\(late)")
         #expect(try replays.list().count == 2)
+        replays.close()
+        ingest.close()
+    }
+
+    // MARK: Without transactions
+
+    /// Any request of a replay fails, or is done and its answer lost: each step is taken once.
+    @Test(arguments: isClickHouseWanted ? [RequestFault.unsent, .unanswered] : [])
+    func goesOnAfterRequestsThatFail(_ fault: RequestFault) throws {
+        var random = Random(seed: 131)
+        let store = try ClickHouseUnderTest()
+        let log = sampleEvents(500, &random)
+        let (from, to) = (begin + 3 * hour, begin + 60 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 300 { try ingest.apply(90) }
+        let dice = Mutex(Random(seed: 132))
+        let failing = try ClickHouseRollupStore.open(
+            url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") },
+            faults: { _ in dice.withLock { $0.next() % 25 == 0 ? fault : .none } })
+        let replays = try failing.makeReplayStore()
+        var replayer = try self.replayer(over: replays, stepEvents: 50)
+        var failures = 0
+        func persist<Answer>(_ body: () throws -> Answer?) throws -> Answer {
+            while true {
+                do {
+                    if let answer = try body() { return answer }
+                } catch let error as RollupStoreError where error.isTransient && failures < 1_000 {
+                    failures += 1
+                    if ingest.next < 400 { try ingest.apply(5) }
+                }
+            }
+        }
+        let plan = try plan(1, from: from, to: to)
+        let done: StoredReplay = try persist {
+            if let done = try replays.list().first(where: { $0.state == .live }) { return done }
+            _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
+            return nil
+        }
+        #expect(failures > 3 && done.scanned > 0 && done.changed > 0)
+        while ingest.next < log.count { try ingest.apply(90) }
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
+        #expect(try replays.list().count == 1)
+        let back: StoredReplay = try persist {
+            if let back = try replays.list().first, back.state == .retired { return back }
+            return try replayer.revert(done)
+        }
+        #expect(back.id == done.id && back.state == .retired)
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: nil, from: from, to: to))
+        replays.close()
+        ingest.close()
+    }
+
+    /// Between the rows of a batch and the slot that makes them count, a replay does its next step, its swap included.
+    @Test(arguments: isClickHouseWanted ? [141, 142] as [UInt64] : [])
+    func aBatchOfBeforeAStepOfAReplayIsMadeAgain(_ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let between = Between()
+        let store = try ClickHouseUnderTest(faults: between.befall)
+        let log = sampleEvents(600, &random)
+        let (from, to) = (begin + 3 * hour, begin + 60 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 300 { try ingest.apply(90) }
+        let plan = try plan(1, from: from, to: to)
+        let sound = try ClickHouseRollupStore.open(
+            url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
+        between.set {
+            let replays = try sound.makeReplayStore()
+            defer { replays.close() }
+            if try replays.list().contains(where: { $0.state == .live }) { return }
+            var replayer = try self.replayer(over: replays, stepEvents: 60) { true }
+            _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
+        }
+        while ingest.next < log.count { try ingest.apply(25) }
+        between.set(nil)
+        let replays = try sound.makeReplayStore()
+        let done = try #require(try replays.list().first)
+        #expect(done.state == .live && done.changed > 0)
+        #expect(between.failures == [])
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
+        var replayer = try self.replayer(store)
+        _ = try replayer.revert(done)
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: nil, from: from, to: to))
+        replays.close()
+        ingest.close()
+    }
+
+    @Test(arguments: isClickHouseWanted ? [0, 600] : [])
+    func rowsOfAnEndedReplayAreDeletedInTheEnd(_ graceTime: Int) throws {
+        var random = Random(seed: 151)
+        var limits = ClickHouseRollupStore.Limits()
+        limits.graceTime = graceTime
+        let store = try ClickHouseUnderTest(limits: limits)
+        let ingest = try Ingesting(store, sampleEvents(300, &random))
+        while ingest.next < 200 { try ingest.apply(90) }
+        var replays = try store.replays()
+        var replayer = try self.replayer(store)
+        let begun = try replays.begin(try plan(1, from: begin, to: begin + 72 * hour), now: at(begin))
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        _ = try replayer.revert(done)
+        try replayer.sweep()
+        for table in ["rollups", "revisions"] {
+            let left = try store.ask("SELECT count() FROM \(table) WHERE generation = \(done.id)")
+            #expect((left == "0") == (graceTime == 0), "\(table): \(left)")
+        }
         replays.close()
         ingest.close()
     }
