@@ -27,6 +27,11 @@ private let texts = [
 
 private func rules(_ number: Int) throws -> Rules { try Rules.decode(try JSONValue.parse(texts[number])) }
 
+extension StoreKind {
+    /// As many events, in as many batches and steps; fewer on a store where each look for one is a request.
+    fileprivate func few(_ count: Int) -> Int { self == .clickhouse ? count / 4 : count }
+}
+
 /// Events over three days, some in odd metadata, and some that come twice.
 private func sampleEvents(_ count: Int, _ random: inout Random) -> [RequestEvent] {
     var events: [RequestEvent] = []
@@ -142,7 +147,7 @@ private func fromTheStart(
     }
     writer.close()
     let again = try Ingesting(store, log, rules: 0)
-    while again.next < log.count { try again.apply(100) }
+    while again.next < log.count { try again.apply(kind.few(100)) }
     again.close()
     return try Contents(store)
 }
@@ -175,7 +180,7 @@ private final class Between: Sendable {
     }
 
     private func replayer(
-        _ store: any StoreUnderTest, stepEvents: Int = 50, wait: @escaping () -> Bool = { false }
+        _ store: any StoreUnderTest, stepEvents: Int, wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
         try replayer(over: try store.replays(), stepEvents: stepEvents, wait: wait)
     }
@@ -194,14 +199,14 @@ private final class Between: Sendable {
     func underTheSameRulesNothingChanges(_ kind: StoreKind) throws {
         var random = Random(seed: 71)
         let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(700, &random))
-        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        let ingest = try Ingesting(store, sampleEvents(kind.few(700), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
         let before = try Contents(store)
         var replays = try store.replays()
         let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
-        #expect(begun.state == .building && begun.total > 600)
+        #expect(begun.state == .building && begun.total > Int64(kind.few(600)))
         #expect(try Contents(store) == before)
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
             Issue.record("it was not swapped in")
             return
@@ -218,15 +223,17 @@ private final class Between: Sendable {
     func isAnIngestFromTheStartUnderItsRules(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let store = try kind.make()
-        let log = sampleEvents(1_500, &random)
+        let log = sampleEvents(kind.few(1_500), &random)
         let (from, to) = (begin + 7 * hour, begin + 40 * hour + 77)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 700 { try ingest.apply(Int(20 + random.next() % 100)) }
+        while ingest.next < kind.few(700) { try ingest.apply(kind.few(Int(20 + random.next() % 100))) }
         var replays = try store.replays()
         let begun = try replays.begin(try plan(1, from: from, to: to), now: at(begin))
         var failure: (any Error)?
-        var replayer = try self.replayer(store) {
-            do { if ingest.next < 1_100 { try ingest.apply(Int(random.next() % 40)) } } catch { failure = error }
+        var replayer = try self.replayer(store, stepEvents: kind.few(50)) {
+            do { if ingest.next < kind.few(1_100) { try ingest.apply(kind.few(Int(random.next() % 40))) } } catch {
+                failure = error
+            }
             return failure != nil
         }
         guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
@@ -234,7 +241,7 @@ private final class Between: Sendable {
             return
         }
         #expect(done.changed > 0)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
         let timeline = try store.reader.read { try $0.rulesTimeline() }
         #expect(timeline.entries(from: at(from), to: at(to)).map(\.rules) == [try RulesText(rules(1))])
@@ -257,10 +264,10 @@ private final class Between: Sendable {
     func goesOnAfterBeingKilled(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let store = try kind.make()
-        let log = sampleEvents(900, &random)
+        let log = sampleEvents(kind.few(900), &random)
         let (from, to) = (begin + 3 * hour, begin + 60 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 600 { try ingest.apply(90) }
+        while ingest.next < kind.few(600) { try ingest.apply(kind.few(90)) }
         let plan = try plan(1, from: from, to: to)
         var zombie: (replay: StoredReplay, store: any ReplayStore)?
         var rounds = 0
@@ -278,17 +285,17 @@ private final class Between: Sendable {
                 zombie.store.close()
             }
             var steps = Int(random.next() % 4)
-            var replayer = try self.replayer(store) {
+            var replayer = try self.replayer(store, stepEvents: kind.few(50)) {
                 steps -= 1
                 return steps < 0
             }
             let ending = try replayer.run(replay, reprice: nil)
             if case .swapped = ending { break }
             zombie = (replay, replays)
-            try ingest.apply(20)
+            try ingest.apply(kind.few(20))
         }
         #expect(rounds > 3)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
         ingest.close()
     }
@@ -297,25 +304,25 @@ private final class Between: Sendable {
     func replaysStandOnOneAnother(_ kind: StoreKind) throws {
         var random = Random(seed: 101)
         let store = try kind.make()
-        let log = sampleEvents(800, &random)
+        let log = sampleEvents(kind.few(800), &random)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 500 { try ingest.apply(90) }
+        while ingest.next < kind.few(500) { try ingest.apply(kind.few(90)) }
         func run(_ number: Int?, _ from: Int64, _ to: Int64) throws -> StoredReplay? {
             var replays = try store.replays()
             let begun = try replays.begin(try plan(number, from: from, to: to), now: at(begin))
             replays.close()
-            var replayer = try self.replayer(store)
+            var replayer = try self.replayer(store, stepEvents: kind.few(50))
             guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
             return done
         }
         let first = try #require(try run(1, begin, begin + 30 * hour))
-        try ingest.apply(90)
+        try ingest.apply(kind.few(90))
         // Earlier rules again: the earlier answers.
         let second = try #require(try run(0, begin, begin + 30 * hour))
-        try ingest.apply(90)
-        while ingest.next < log.count { try ingest.apply(90) }
+        try ingest.apply(kind.few(90))
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: begin, to: begin))
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         #expect(try replayer.revert(second).state == .retired)
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: begin, to: begin + 30 * hour))
         #expect(try replayer.revert(first).state == .retired)
@@ -327,10 +334,10 @@ private final class Between: Sendable {
     func pricesChangeCostsInTheirRangeAndADryRunSaysSoBefore(_ kind: StoreKind) throws {
         var random = Random(seed: 111)
         let store = try kind.make()
-        let log = sampleEvents(500, &random)
+        let log = sampleEvents(kind.few(500), &random)
         let (from, to) = (begin + 5 * hour, begin + 30 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         ingest.close()
         let before = try Contents(store)
         let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
@@ -344,7 +351,7 @@ private final class Between: Sendable {
         }
         var replays = try store.replays()
         let dry = try replays.begin(try plan(nil, from: from, to: to, prices: "{}", isDryRun: true), now: at(begin))
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         guard case .built(let built) = try replayer.run(dry, reprice: reprice) else {
             Issue.record("it was not built")
             return
@@ -379,8 +386,8 @@ private final class Between: Sendable {
     func whatCannotBeDoneIsRefusedBeforeAnythingIsWritten(_ kind: StoreKind) throws {
         var random = Random(seed: 121)
         let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(200, &random))
-        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        let ingest = try Ingesting(store, sampleEvents(kind.few(200), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
         var replays = try store.replays()
         let first = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin))
         func refusal(_ body: () throws -> Void) -> String {
@@ -422,16 +429,22 @@ private final class Between: Sendable {
     func goesOnAfterRequestsThatFail(_ fault: RequestFault) throws {
         var random = Random(seed: 131)
         let store = try ClickHouseUnderTest()
-        let log = sampleEvents(500, &random)
+        let log = sampleEvents(160, &random)
         let (from, to) = (begin + 3 * hour, begin + 60 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 300 { try ingest.apply(90) }
-        let dice = Mutex(Random(seed: 132))
+        while ingest.next < 100 { try ingest.apply(30) }
+        let dice = Mutex((random: Random(seed: 132), faults: 0))
         let failing = try ClickHouseRollupStore.open(
             url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") },
-            faults: { _ in dice.withLock { $0.next() % 25 == 0 ? fault : .none } })
+            faults: { _ in
+                dice.withLock { dice in
+                    guard dice.random.next() % 12 == 0 else { return .none }
+                    dice.faults += 1
+                    return fault
+                }
+            })
         let replays = try failing.makeReplayStore()
-        var replayer = try self.replayer(over: replays, stepEvents: 50)
+        var replayer = try self.replayer(over: replays, stepEvents: 15)
         var failures = 0
         func persist<Answer>(_ body: () throws -> Answer?) throws -> Answer {
             while true {
@@ -439,7 +452,7 @@ private final class Between: Sendable {
                     if let answer = try body() { return answer }
                 } catch let error as RollupStoreError where error.isTransient && failures < 1_000 {
                     failures += 1
-                    if ingest.next < 400 { try ingest.apply(5) }
+                    if ingest.next < 130 { try ingest.apply(2) }
                 }
             }
         }
@@ -449,8 +462,8 @@ private final class Between: Sendable {
             _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
             return nil
         }
-        #expect(failures > 3 && done.scanned > 0 && done.changed > 0)
-        while ingest.next < log.count { try ingest.apply(90) }
+        #expect(dice.withLock { $0.faults } > 10 && done.changed > 0)
+        while ingest.next < log.count { try ingest.apply(30) }
         #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
         #expect(try replays.list().count == 1)
         let back: StoredReplay = try persist {
@@ -469,10 +482,10 @@ private final class Between: Sendable {
         var random = Random(seed: seed)
         let between = Between()
         let store = try ClickHouseUnderTest(faults: between.befall)
-        let log = sampleEvents(600, &random)
+        let log = sampleEvents(200, &random)
         let (from, to) = (begin + 3 * hour, begin + 60 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 300 { try ingest.apply(90) }
+        while ingest.next < 100 { try ingest.apply(30) }
         let plan = try plan(1, from: from, to: to)
         let sound = try ClickHouseRollupStore.open(
             url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
@@ -480,17 +493,17 @@ private final class Between: Sendable {
             let replays = try sound.makeReplayStore()
             defer { replays.close() }
             if try replays.list().contains(where: { $0.state == .live }) { return }
-            var replayer = try self.replayer(over: replays, stepEvents: 60) { true }
+            var replayer = try self.replayer(over: replays, stepEvents: 20) { true }
             _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
         }
-        while ingest.next < log.count { try ingest.apply(25) }
+        while ingest.next < log.count { try ingest.apply(8) }
         between.set(nil)
         let replays = try sound.makeReplayStore()
         let done = try #require(try replays.list().first)
         #expect(done.state == .live && done.changed > 0)
         #expect(between.failures == [])
         #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: 15)
         _ = try replayer.revert(done)
         #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: nil, from: from, to: to))
         replays.close()
@@ -503,16 +516,16 @@ private final class Between: Sendable {
         var limits = ClickHouseRollupStore.Limits()
         limits.graceTime = graceTime
         let store = try ClickHouseUnderTest(limits: limits)
-        let ingest = try Ingesting(store, sampleEvents(300, &random))
-        while ingest.next < 200 { try ingest.apply(90) }
+        let ingest = try Ingesting(store, sampleEvents(100, &random))
+        while ingest.next < 70 { try ingest.apply(30) }
         var replays = try store.replays()
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: 15)
         let begun = try replays.begin(try plan(1, from: begin, to: begin + 72 * hour), now: at(begin))
         guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
             Issue.record("it was not swapped in")
             return
         }
-        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        while ingest.next < ingest.log.count { try ingest.apply(30) }
         _ = try replayer.revert(done)
         try replayer.sweep()
         for table in ["rollups", "revisions"] {
