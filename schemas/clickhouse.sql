@@ -28,6 +28,33 @@ CREATE TABLE IF NOT EXISTS commits (
     -- From which event time on which normalization rules hold, ascending.
     rules_from_us Array(Int64),
     rules_fingerprints Array(String),
+    -- Replays: rollups of whole days built anew, each as a generation beside the first, which counts where none of them
+    -- answers. Of the live ones that cover an instant the one with the greatest rank answers.
+    replay_generations Array(Int64),
+    -- 0 building, 1 live, 2 retired, 3 cancelled.
+    replay_states Array(UInt8),
+    -- What its texts stand under in replay_plans.
+    replay_numbers Array(Int64),
+    -- Whose rules and prices change; the whole days around it are built.
+    replay_from_us Array(Int64),
+    replay_to_us Array(Int64),
+    -- Fingerprints; empty: the rules of each event's time.
+    replay_rules Array(String),
+    replay_are_dry_runs Array(UInt8),
+    replay_epochs Array(Int64),
+    -- Events are scanned from the latest down to this one.
+    replay_cursor_times_us Array(Nullable(Int64)),
+    replay_cursor_ids Array(FixedString(16)),
+    replay_are_scanned Array(UInt8),
+    replay_scanned Array(Int64),
+    replay_totals Array(Int64),
+    replay_changed Array(Int64),
+    replay_created_us Array(Int64),
+    replay_swapped_us Array(Nullable(Int64)),
+    -- 0: it is not live.
+    replay_ranks Array(Int64),
+    -- How often it came to answer or was taken back: part of the version of the rules timeline.
+    replay_turns Array(Int64),
     -- By partition of the log: the only truth about offsets.
     -- next - start = applied + duplicates + manifests + dead letters + skipped + lost.
     generations Array(Int64),
@@ -215,4 +242,46 @@ CREATE TABLE IF NOT EXISTS rules (
     fingerprint String,
     text String
 ) ENGINE = MergeTree ORDER BY fingerprint
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- The texts of a replay: the command that asked, in canonical form (the same one goes on with it), and its price table;
+-- empty: costs stay.
+CREATE TABLE IF NOT EXISTS replay_plans (
+    number Int64,
+    asked String,
+    prices String
+) ENGINE = MergeTree ORDER BY number
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Events of a replay's days that ingest has counted and this generation has not: those noted here and not settled.
+CREATE TABLE IF NOT EXISTS replay_pending (
+    generation Int64,
+    time_us Int64,
+    id FixedString(16),
+    number Int64
+) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (generation, time_us, id)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE TABLE IF NOT EXISTS replay_settled (
+    generation Int64,
+    time_us Int64,
+    id FixedString(16),
+    number Int64
+) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (generation, time_us, id)
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- What a generation makes of an event where that differs from the table events.
+CREATE TABLE IF NOT EXISTS revisions (
+    generation Int64,
+    time_us Int64,
+    id FixedString(16),
+    series Int64,
+    cost_nano_usd Nullable(Int64),
+    price_version String,
+    metadata_status UInt8,
+    metadata_conflicts UInt32,
+    metadata_raw String,
+    metadata_extra String,
+    number Int64
+) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (generation, time_us, id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -51,7 +51,7 @@ enum OpenStore {
         switch self {
         case .sqlite(let store): try store.makeReplayStore()
         case .postgresql(let store): store.makeReplayStore()
-        case .clickhouse: throw Failure("This version does not rebuild the past in a ClickHouse store.")
+        case .clickhouse(let store): try store.makeReplayStore()
         }
     }
 

@@ -46,7 +46,8 @@ package final class ClickHouseRollupReader: RollupReader, @unchecked Sendable {
         let deadline = ContinuousClock.now.advanced(by: .seconds(limits.readTime))
         guard let state = try CommitLog.latest(connection)?.state else { throw CommitLog.missing }
         return try body(
-            Snapshot(connection: connection, state: state, generation: 1, memory: series, deadline: deadline))
+            ClickHouseSnapshot(
+                connection: connection, state: state, map: state.generations(), memory: series, deadline: deadline))
     }
 
     private func take() throws(RollupStoreError) -> Connection {
@@ -78,7 +79,7 @@ package final class ClickHouseRollupReader: RollupReader, @unchecked Sendable {
 
 /// Every series that any read has loaded. Series never change, so more is never wrong: a read of an older state finds no
 /// rows for those it is too old for.
-private final class SeriesMemory: Sendable {
+final class SeriesMemory: Sendable {
     struct State {
         /// As of this state all series were loaded; nil: none yet.
         var loaded: StoreState?
@@ -94,15 +95,35 @@ private final class SeriesMemory: Sendable {
 
     func series(workspace: String, _ snapshot: StoreState, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
-            if state.loaded.map({ $0.slot < snapshot.slot }) ?? true {
-                try load(snapshot, connection, &state)
-            }
+            try load(snapshot, connection, &state)
             return state.byWorkspace[workspace] ?? []
         }
     }
 
+    func update(_ snapshot: StoreState, _ connection: Connection) throws(RollupStoreError) {
+        try state.withLock { state throws(RollupStoreError) in try load(snapshot, connection, &state) }
+    }
+
+    /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
+    func key(of id: Int64) -> SeriesKey? {
+        state.withLock { state in
+            for known in state.byWorkspace.values {
+                var (low, high) = (0, known.count)
+                while low < high {
+                    let middle = (low + high) / 2
+                    if known[middle].id < id { low = middle + 1 } else { high = middle }
+                }
+                if low < known.count, known[low].id == id { return known[low].key }
+            }
+            return nil
+        }
+    }
+
     /// What was not there yet when it was last loaded: rows under later numbers, and under those still open then.
-    private func load(_ snapshot: StoreState, _ connection: Connection, _ state: inout State) throws {
+    private func load(
+        _ snapshot: StoreState, _ connection: Connection, _ state: inout State
+    ) throws(RollupStoreError) {
+        if let loaded = state.loaded, loaded.slot >= snapshot.slot { return }
         var condition = ""
         if let loaded = state.loaded {
             let open = (loaded.excluded + [loaded.slot]).map { "\($0)" }.joined(separator: ", ")
@@ -131,16 +152,20 @@ private final class SeriesMemory: Sendable {
     }
 }
 
-private struct Snapshot: RollupSnapshot {
+struct ClickHouseSnapshot: RollupSnapshot {
     let connection: Connection
     let state: StoreState
-    let generation: Int64
+    let map: GenerationMap
     let memory: SeriesMemory
     let deadline: ContinuousClock.Instant
+    /// Events of the first page of a listing: most want few.
+    var firstPage = 512
 
-    private var positions: [StoreState.Position] { state.positions.filter { $0.generation == generation } }
+    private var positions: [StoreState.Position] {
+        state.positions.filter { $0.generation == GenerationMap.first }
+    }
 
-    var generationName: String { "\(generation)" }
+    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws { positions.compactMap(\.latest).max().map { EventTime(microseconds: $0) } }
@@ -259,6 +284,17 @@ private struct Snapshot: RollupSnapshot {
     func scanRollups(
         grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
     ) throws {
+        for part in map.cut(grain, from: from, to: to) {
+            try scanRollups(
+                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
+                body)
+        }
+    }
+
+    private func scanRollups(
+        of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
+        _ body: (StoredRollup) -> Void
+    ) throws {
         var condition =
             "generation = {generation:Int64} AND bucket >= {from:Int32} AND bucket < {to:Int32} "
             + "AND \(state.condition(of: grain))"
@@ -307,42 +343,63 @@ private struct Snapshot: RollupSnapshot {
         "metadata_conflicts", "metadata_raw", "metadata_rejected", "metadata_extra",
     ]
 
-    /// Events of the first page of a listing, and of the last: most want few, and a long scan few requests.
-    private static let firstPage = 512
+    /// Of the last page: a long scan makes few requests. Where events are revised, a page of them waits in memory.
     private static let longestPage = 65_536
+    private static let longestRevisedPage = 8_192
 
     func scanEvents(
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
         _ body: (StoredEvent) throws -> Bool
     ) throws {
-        var condition = "time_us >= {from:Int64} AND time_us < {to:Int64} AND \(state.eventCondition)"
+        for part in map.cutEvents(from: from, to: to) {
+            let goesOn = try scanEvents(
+                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
+            if !goesOn { return }
+        }
+    }
+
+    private func scanEvents(
+        of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
+        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+    ) throws -> Bool {
+        let revisions = state.revisions(of: generation, from: from, to: to)
+        let isRevised = try isRevised(revisions)
+        var condition = state.eventCondition(from: from, to: to)
         if case .only(let wanted) = series {
-            if wanted.isEmpty { return }
-            condition += " AND series IN (\(Self.list(wanted)))"
+            if wanted.isEmpty { return true }
+            let isWanted = "series IN (\(Self.list(wanted)))"
+            condition +=
+                isRevised
+                ? " AND (id IN (SELECT id \(revisions) AND \(isWanted)) "
+                    + "OR (\(isWanted) AND id NOT IN (SELECT id \(revisions))))"
+                : " AND \(isWanted)"
         }
         var before = before
-        var page = Self.firstPage
+        var page = firstPage
         while true {
-            var parameters = [("from", "\(from.microseconds)"), ("to", "\(to.microseconds)")]
+            var parameters: [(name: String, value: String)] = []
             var more = condition
             if let before {
                 // The first half lets the table's order find the place.
                 more +=
                     " AND time_us <= {last:Int64} AND (time_us < {last:Int64} OR id < toFixedString(unhex({id:String}), 16))"
-                parameters += [("last", "\(before.time.microseconds)"), ("id", Self.digits(before.id))]
+                parameters = [("last", "\(before.time.microseconds)"), ("id", Self.digits(before.id))]
             }
             var answer = try select(
                 Self.eventColumns, "FROM events WHERE \(more) ORDER BY time_us DESC, id DESC LIMIT \(page)",
                 "read events", parameters)
             var count = 0
+            var waiting: [StoredEvent] = []
             while try answer.next() {
                 let event = try Self.event(&answer)
                 count += 1
                 before = (event.event.time, event.event.id)
-                if try !body(event) { return }
+                if isRevised { waiting.append(event) } else if try !body(event) { return false }
             }
-            if count < page { return }
-            page = min(page * 4, Self.longestPage)
+            try revise(&waiting, generation)
+            for event in waiting where try !body(event) { return false }
+            if count < page { return true }
+            page = min(page * 4, isRevised ? Self.longestRevisedPage : Self.longestPage)
         }
     }
 
@@ -351,7 +408,59 @@ private struct Snapshot: RollupSnapshot {
             Self.eventColumns,
             "FROM events WHERE id = toFixedString(unhex({id:String}), 16) AND \(state.eventCondition) LIMIT 1",
             "read an event", [("id", Self.digits(id))])
-        return try answer.next() ? Self.event(&answer) : nil
+        guard try answer.next() else { return nil }
+        var found = [try Self.event(&answer)]
+        if !state.replays.isEmpty { try revise(&found, map.generation(at: found[0].event.time)) }
+        return found[0]
+    }
+
+    /// The events with these places, in ascending order, as ingest has made them.
+    func events(at places: String, limit: Int) throws(RollupStoreError) -> [StoredEvent] {
+        var answer = try select(
+            Self.eventColumns,
+            "FROM events WHERE (time_us, id) IN (\(places)) AND \(state.eventCondition) "
+                + "ORDER BY time_us, id LIMIT \(limit)", "read events", [])
+        var all: [StoredEvent] = []
+        while try answer.next() { all.append(try Self.event(&answer)) }
+        return all
+    }
+
+    private func isRevised(_ revisions: String) throws(RollupStoreError) -> Bool {
+        if state.replays.isEmpty { return false }
+        var answer = try select(["toUInt8(1)"], "\(revisions) LIMIT 1", "look for revisions", [])
+        return try answer.next()
+    }
+
+    /// What a generation makes of these events, which are in order of time, one way or the other.
+    private func revise(_ events: inout [StoredEvent], _ generation: Int64) throws(RollupStoreError) {
+        guard let a = events.first?.event.time, let b = events.last?.event.time else { return }
+        let places = Dictionary(zip(events.map(\.event.id), events.indices)) { first, _ in first }
+        var answer = try select(
+            [
+                "id", "series", "cost_nano_usd", "price_version", "metadata_status", "metadata_conflicts",
+                "metadata_raw", "metadata_extra",
+            ],
+            state.revisions(of: generation, from: min(a, b), to: EventTime(microseconds: max(a, b).microseconds + 1)),
+            "read revisions", [])
+        while try answer.next() {
+            let id = EventID(
+                high: try answer.integer(UInt64.self).byteSwapped, low: try answer.integer(UInt64.self).byteSwapped)
+            let series: Int64 = try answer.integer()
+            let cost = try answer.optionalInteger(Int64.self).map { NanoUSD($0) }
+            let priceVersion = try answer.text()
+            let status = try Self.known(MetadataStatus(rawValue: try answer.integer()))
+            let conflicts: UInt32 = try answer.integer()
+            let raw = try answer.byteString()
+            let extra = try answer.byteString()
+            guard let place = places[id] else { continue }
+            events[place].series = series
+            events[place].event.cost = cost
+            events[place].event.priceVersion = priceVersion
+            events[place].event.metadataStatus = status
+            events[place].event.metadataConflicts = conflicts
+            events[place].event.metadataRaw = raw
+            events[place].extra = extra
+        }
     }
 
     private static func digits(_ id: EventID) -> String {

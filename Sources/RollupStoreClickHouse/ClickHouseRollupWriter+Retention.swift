@@ -44,6 +44,7 @@ extension ClickHouseRollupWriter {
             if try win(next, nil, connection) { return true }
         }
         try deleteExpired(connection)
+        try deleteEnded(connection)
         return false
     }
 
@@ -67,8 +68,10 @@ extension ClickHouseRollupWriter {
         else { return }
         if let boundary = state.retained[StoreState.events] {
             let today = boundary / Self.day
-            for day in try partitions(of: "events", connection) where day < today {
-                try connection.run("ALTER TABLE events DROP PARTITION \(day)", "delete events past their time")
+            for table in ["events", "revisions", "replay_pending", "replay_settled"] {
+                for day in try partitions(of: table, connection) where day < today {
+                    try connection.run("ALTER TABLE \(table) DROP PARTITION \(day)", "delete \(table) past their time")
+                }
             }
         }
         for grain in Grain.allCases {

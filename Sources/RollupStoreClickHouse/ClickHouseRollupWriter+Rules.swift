@@ -14,10 +14,7 @@ extension ClickHouseRollupWriter {
             let counted = seen.positions.compactMap(\.latest).max()
             guard let new = change?.entry(on: timeline, latest: counted.map { EventTime(microseconds: $0) })
             else { return timeline }
-            var text = NativeBlock(rows: 1)
-            text.strings("fingerprint") { _ in Array(new.rules.fingerprint.utf8) }
-            text.strings("text") { _ in Array(new.rules.text.utf8) }
-            try connection.insert(text, into: "rules", token: "rules-\(new.rules.fingerprint)")
+            try keep(new.rules, connection)
             var next = seen.next(by: number, settles: isUntouched)
             next.rules.append(StoreState.RulesEntry(from: new.from.microseconds, fingerprint: new.rules.fingerprint))
             if try win(next, nil, connection) { return try RulesTimeline.read(next, connection) }
@@ -36,7 +33,8 @@ extension ClickHouseRollupWriter {
                 + "INNER JOIN (SELECT * FROM series WHERE id IN (SELECT series \(counted)) LIMIT 1 BY id) AS s "
                 + "ON s.id = r.series", "read an hour",
             parameters: [
-                ("generation", "\(generation)"), ("bucket", "\(bucket)"), ("limit", "\(maxRows + 1)"),
+                ("generation", "\(seen.generations().generation(at: Grain.hour.start(of: bucket)))"),
+                ("bucket", "\(bucket)"), ("limit", "\(maxRows + 1)"),
             ])
         var found: [HourRow] = []
         while try answer.next() {
@@ -45,29 +43,50 @@ extension ClickHouseRollupWriter {
         }
         return found.count <= maxRows ? found : nil
     }
+
+    func keep(_ rules: RulesText, _ connection: Connection) throws(RollupStoreError) {
+        var text = NativeBlock(rows: 1)
+        text.strings("fingerprint") { _ in Array(rules.fingerprint.utf8) }
+        text.strings("text") { _ in Array(rules.text.utf8) }
+        try connection.insert(text, into: "rules", token: "rules-\(rules.fingerprint)")
+    }
+}
+
+/// The table `rules`, as a whole.
+struct RulesTexts {
+    private var texts: [String: String] = [:]
+
+    init(_ connection: Connection) throws(RollupStoreError) {
+        // Two writers may have kept the same one.
+        var answer = try connection.select(
+            ["fingerprint", "any(text)"], "FROM rules GROUP BY fingerprint", "read the rules")
+        while try answer.next() { texts[try answer.text()] = try answer.text() }
+    }
+
+    func rules(_ fingerprint: String) throws(RollupStoreError) -> RulesText {
+        guard let text = texts[fingerprint] else {
+            throw RollupStoreError(
+                code: .corrupt, tried: "read the rules timeline", reason: "the rules \(fingerprint) are missing",
+                next: "Restore the table rules.")
+        }
+        return RulesText(fingerprint: fingerprint, text: text)
+    }
 }
 
 extension RulesTimeline {
-    static func read(_ state: StoreState, _ connection: Connection) throws(RollupStoreError) -> RulesTimeline {
-        var texts: [String: String] = [:]
-        if !state.rules.isEmpty {
-            // Two writers may have kept the same one.
-            var answer = try connection.select(
-                ["fingerprint", "any(text)"], "FROM rules GROUP BY fingerprint", "read the rules")
-            while try answer.next() { texts[try answer.text()] = try answer.text() }
-        }
-        var timeline = RulesTimeline(version: Int64(state.rules.count))
+    /// - `without`: as if this replay were not there.
+    static func read(
+        _ state: StoreState, _ connection: Connection, without: Int64? = nil
+    ) throws(RollupStoreError) -> RulesTimeline {
+        var timeline = RulesTimeline(version: state.rulesVersion)
+        if state.rules.isEmpty { return timeline }
+        let texts = try RulesTexts(connection)
         for entry in state.rules {
-            guard let text = texts[entry.fingerprint] else {
-                throw RollupStoreError(
-                    code: .corrupt, tried: "read the rules timeline",
-                    reason: "the rules \(entry.fingerprint) are missing",
-                    next: "Restore the table rules.")
-            }
             timeline.entries.append(
-                Entry(
-                    from: EventTime(microseconds: entry.from),
-                    rules: RulesText(fingerprint: entry.fingerprint, text: text)))
+                Entry(from: EventTime(microseconds: entry.from), rules: try texts.rules(entry.fingerprint)))
+        }
+        for replay in state.live(without: without) where !replay.rules.isEmpty {
+            timeline.overlay(try texts.rules(replay.rules), from: replay.from, to: replay.to)
         }
         return timeline
     }

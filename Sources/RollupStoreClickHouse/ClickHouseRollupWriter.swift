@@ -9,10 +9,12 @@
 //   1. The state is that of our last slot, or is read. Where it is not at the batch's offsets under the batch's epochs, or
 //      has another rules timeline, the batch is refused: stale epoch.
 //   2. Under the number go the new series, the events without those whose ids count already, the delta without these
-//      events' share, manifests, counts by proxy and minute, dead letters: one block a table, all at the same time.
+//      events' share, manifests, counts by proxy and minute, dead letters, and what is pending for replays: one block a
+//      table, all at the same time.
 //   3. The next state: offsets and ledger moved, the number counts, and the slot is our next number. If we win slot k + 1,
 //      all of the batch counts, in every table at once; if another does, we read its state and begin at 3 again where our
-//      partitions are as they were and no id of ours has come to count meanwhile; else at 1 or 2.
+//      partitions and the replays under way are as they were and no id of ours has come to count meanwhile; else at 1
+//      or 2.
 //
 // Invariants
 //   - A number counts or not for good, and everything under it stands before it counts. Only its holder inserts under it.
@@ -48,8 +50,13 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private struct Doubt {
         var entry: EntryID
         var state: StoreState
-        /// What it does, where it is a batch.
-        var batch: (ranges: [PartitionRange], result: ApplyResult)?
+        var deed: Deed?
+    }
+
+    /// What a row does, where it may be asked for again.
+    enum Deed {
+        case batch([PartitionRange], ApplyResult)
+        case replay(ReplayDeed)
     }
 
     /// nil once closed.
@@ -62,10 +69,10 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private let faults: Connection.Faults?
     let limits: ClickHouseRollupStore.Limits
     private let upkeepFailed: @Sendable (RollupStoreError) -> Void
-    let generation: Int64 = 1
+    private let generation = GenerationMap.first
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: @Sendable () -> EventTime
-    private var numbers = SeriesNumbers()
+    var numbers = SeriesNumbers()
 
     /// As last seen: another writer may have moved on.
     private(set) var state: StoreState?
@@ -78,6 +85,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private var outdated: [Int64: ContinuousClock.Instant] = [:]
     /// The boundaries of what is kept, since when we know them, and whether what is older is deleted.
     var retainedSince: (boundaries: [UInt8: Int64], at: ContinuousClock.Instant, isDeleted: Bool)?
+    /// Replays that have ended, since when we know.
+    var endedSince: [Int64: ContinuousClock.Instant] = [:]
 
     init(
         _ location: ClickHouseLocation, _ tables: Tables, _ limits: ClickHouseRollupStore.Limits,
@@ -112,19 +121,26 @@ package final class ClickHouseRollupWriter: RollupWriter {
 
     package func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {
         let connection = try opened()
-        if let won = try settleDoubt(connection), Self.isSame(won.ranges, batch.ranges) { return won.result }
+        if case .batch(let ranges, let result) = try settleDoubt(connection), Self.isSame(ranges, batch.ranges) {
+            return result
+        }
         let result = try write(batch, connection)
+        keepUp(connection)
+        return result
+    }
+
+    /// After a step: sums and deletes what is due.
+    func keepUp(_ connection: Connection) {
         if let state, let number, number % state.chunkSize == 0 {
             do {
                 try sumUp(state, number, connection)
                 try tidy(connection)
             } catch let error {
-                // The batch counts already. What was not done is due again a chunk later.
+                // The step counts already. What was not done is due again a chunk later.
                 isUntouched = false
                 upkeepFailed(error)
             }
         }
-        return result
     }
 
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
@@ -134,22 +150,19 @@ package final class ClickHouseRollupWriter: RollupWriter {
             var ids = BatchIDs(batch.events)
             ids.remove(try find(ids, upTo: base.highestID, base.condition, connection))
             let (series, new) = try numbers.resolve(batch.series, number, connection)
+            let scope = base.scope
             // The largest first: the server takes it in while the others are put together.
-            var pending: [Connection.Pending] = []
-            func start(_ table: String, _ block: NativeBlock?) throws(RollupStoreError) {
-                guard let block, block.rows > 0 else { return }
-                let line = try self.line(pending.count)
-                pending.append(try line.start(block, into: table, token: "\(table)-\(number)"))
-            }
-            try start("events", eventRows(batch, ids.kept, series, number))
-            try start("rollups", rollupRows(batch, ids, series, number, base.chunk(of: number)))
-            try start("series", new)
-            try start("manifests", manifestRows(batch.manifests, number))
-            try start(
+            var inserts = Inserts(number)
+            try inserts.start("events", eventRows(batch, ids.kept, series, number), self)
+            try inserts.start("rollups", rollupRows(batch, ids, series, scope, number, base.chunk(of: number)), self)
+            try inserts.start("series", new, self)
+            try inserts.start("manifests", manifestRows(batch.manifests, number), self)
+            try inserts.start(
                 "proxy_minutes",
-                minuteRows(batch.minutes(withDuplicates: ids.left), number, base.chunk(of: number)))
-            try start("dead_letters", deadLetterRows(batch, number))
-            for insert in pending { try insert.finish() }
+                minuteRows(batch.minutes(withDuplicates: ids.left), number, base.chunk(of: number)), self)
+            try inserts.start("dead_letters", deadLetterRows(batch, number), self)
+            try inserts.start("replay_pending", pendingRows(batch, ids.kept, scope, number), self)
+            try inserts.finish()
             numbers.inserted()
             let tallies = ids.tallies(batch)
             let result = ApplyResult(
@@ -159,12 +172,12 @@ package final class ClickHouseRollupWriter: RollupWriter {
             while true {
                 var next = before.next(by: number, settles: true)
                 next.apply(batch.ranges, tallies, generation: generation)
-                if try win(next, (batch.ranges, result), connection) { return result }
+                if try win(next, .batch(batch.ranges, result), connection) { return result }
                 let seen = try latest(connection)
                 if let refusal = refusal(batch, seen) { throw refusal }
                 let isOvertaken = try holds(
                     ids, upTo: seen.highestID, anyOf: Self.newlyCounting(seen, since: before), connection)
-                if isOvertaken || !seen.isUsable(number) { break }
+                if isOvertaken || !seen.isUsable(number) || seen.scope != scope { break }
                 before = seen
             }
         }
@@ -189,11 +202,43 @@ package final class ClickHouseRollupWriter: RollupWriter {
     /// Why a batch does not follow from a state.
     private func refusal(_ batch: SealedBatch, _ state: StoreState) -> RollupStoreError? {
         if let range = state.stale(batch.ranges, generation: generation) { return Self.stale(range) }
-        return Int64(state.rules.count) == batch.rulesVersion ? nil : RulesTimeline.stale
+        return state.rulesVersion == batch.rulesVersion ? nil : RulesTimeline.stale
+    }
+
+    /// The latest state, and a number that something will be sent under from now on.
+    func takeNumber(_ connection: Connection) throws(RollupStoreError) -> (state: StoreState, number: Int64) {
+        while true {
+            let seen = try latest(connection)
+            if let number, isUntouched, seen.isUsable(number) {
+                isUntouched = false
+                return (seen, number)
+            }
+            _ = try win(seen.next(by: number, settles: isUntouched), nil, connection)
+        }
+    }
+
+    /// Blocks of one number, at most one a table, on their way at the same time.
+    struct Inserts {
+        private let number: Int64
+        private var pending: [Connection.Pending] = []
+
+        init(_ number: Int64) { self.number = number }
+
+        mutating func start(
+            _ table: String, _ block: NativeBlock?, _ writer: ClickHouseRollupWriter
+        ) throws(RollupStoreError) {
+            guard let block, block.rows > 0 else { return }
+            let line = try writer.line(pending.count)
+            pending.append(try line.start(block, into: table, token: "\(table)-\(number)"))
+        }
+
+        func finish() throws(RollupStoreError) {
+            for insert in pending { try insert.finish() }
+        }
     }
 
     /// The connection for the insert of this place among those that run at the same time.
-    private func line(_ place: Int) throws(RollupStoreError) -> Connection {
+    fileprivate func line(_ place: Int) throws(RollupStoreError) -> Connection {
         while lines.count <= place {
             lines.append(try Connection(location, transfers: transfers, faults: faults))
         }
@@ -225,9 +270,9 @@ package final class ClickHouseRollupWriter: RollupWriter {
 
     /// Puts the state into its slot; false where another was first, and then `state` is that one's.
     func win(
-        _ next: StoreState, _ batch: (ranges: [PartitionRange], result: ApplyResult)?, _ connection: Connection
+        _ next: StoreState, _ deed: Deed?, _ connection: Connection
     ) throws(RollupStoreError) -> Bool {
-        doubt = Doubt(entry: .random(), state: next, batch: batch)
+        doubt = Doubt(entry: .random(), state: next, deed: deed)
         return try resolve(connection)
     }
 
@@ -243,12 +288,10 @@ package final class ClickHouseRollupWriter: RollupWriter {
         return true
     }
 
-    /// Before anything else: did the last step take place? The batch that it was, if it did.
-    func settleDoubt(
-        _ connection: Connection
-    ) throws(RollupStoreError) -> (ranges: [PartitionRange], result: ApplyResult)? {
+    /// Before anything else: did the last step take place? What it did, if it did.
+    func settleDoubt(_ connection: Connection) throws(RollupStoreError) -> Deed? {
         guard let asked = doubt else { return nil }
-        return try resolve(connection) ? asked.batch : nil
+        return try resolve(connection) ? asked.deed : nil
     }
 
     private static func isSame(_ a: [PartitionRange], _ b: [PartitionRange]) -> Bool {
@@ -423,16 +466,24 @@ package final class ClickHouseRollupWriter: RollupWriter {
     static let measureNames = measureColumns.map(\.name)
 
     private func rollupRows(
-        _ batch: SealedBatch, _ ids: BatchIDs, _ series: [Int64], _ number: Int64, _ chunk: Int64
+        _ batch: SealedBatch, _ ids: BatchIDs, _ series: [Int64], _ scope: ReplayScope, _ number: Int64, _ chunk: Int64
     ) -> NativeBlock {
         var delta = batch.delta
         for index in ids.left {
             delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
         }
         if !ids.left.isEmpty { delta.dropEmptyRows() }
+        return rollupRows(delta, series, number, chunk) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
+    }
+
+    /// `series` are the numbers of the delta's; `generation` says which rollups a row is of.
+    func rollupRows(
+        _ delta: RollupDelta, _ series: [Int64], _ number: Int64, _ chunk: Int64,
+        generation: (RollupDelta.Row) -> Int64
+    ) -> NativeBlock {
         let rows = delta.rows
         var block = NativeBlock(rows: rows.count, reserve: rows.count * 250)
-        block.constant("generation", generation)
+        block.integers("generation") { generation(rows[$0]) }
         block.integers("grain") { rows[$0].grain.rawValue }
         block.integers("bucket") { rows[$0].bucket }
         block.integers("series") { series[Int(rows[$0].series)] }

@@ -26,12 +26,21 @@ enum CommitLog {
     /// The partition of `commits`, as in clickhouse.sql.
     static let slotsTogether: Int64 = 8_192
 
-    private static let columns = [
-        "slot", "entry", "schema_version", "excluded", "chunk_size", "floor", "runs", "run_levels", "highest_id",
-        "retained_whats", "retained_from_us", "rules_from_us", "rules_fingerprints", "generations", "topics",
-        "partitions", "starts", "nexts", "epochs",
-        "applied", "duplicates", "manifests", "dead_letters", "skipped", "lost", "max_times_us",
+    private static let replayColumns = [
+        "replay_generations", "replay_states", "replay_numbers", "replay_from_us", "replay_to_us", "replay_rules",
+        "replay_are_dry_runs", "replay_epochs", "replay_cursor_times_us", "replay_cursor_ids", "replay_are_scanned",
+        "replay_scanned", "replay_totals", "replay_changed", "replay_created_us", "replay_swapped_us", "replay_ranks",
+        "replay_turns",
     ]
+
+    private static let columns =
+        [
+            "slot", "entry", "schema_version", "excluded", "chunk_size", "floor", "runs", "run_levels", "highest_id",
+            "retained_whats", "retained_from_us", "rules_from_us", "rules_fingerprints",
+        ] + replayColumns + [
+            "generations", "topics", "partitions", "starts", "nexts", "epochs", "applied", "duplicates", "manifests",
+            "dead_letters", "skipped", "lost", "max_times_us",
+        ]
 
     struct Row {
         var entry: EntryID
@@ -73,6 +82,7 @@ enum CommitLog {
         block.array("retained_from_us", retained.map(\.value))
         block.array("rules_from_us", state.rules.map(\.from))
         block.array("rules_fingerprints", state.rules.map(\.fingerprint))
+        put(state.replays, &block)
         block.array("generations", state.positions.map(\.generation))
         block.array("topics", state.positions.map(\.ledger.partition.topic))
         block.array("partitions", state.positions.map(\.ledger.partition.partition))
@@ -89,16 +99,92 @@ enum CommitLog {
         try connection.insert(block, into: "commits", token: "slot-\(state.slot)")
     }
 
+    /// As `replay_states`.
+    private static let replayStates: [StoredReplay.State] = [.building, .live, .retired, .cancelled]
+
+    private static func put(_ replays: [StoreState.Replay], _ block: inout NativeBlock) {
+        block.array("replay_generations", replays.map(\.generation))
+        block.array("replay_states", replays.map { UInt8(replayStates.firstIndex(of: $0.state) ?? 0) })
+        block.array("replay_numbers", replays.map(\.number))
+        block.array("replay_from_us", replays.map(\.from.microseconds))
+        block.array("replay_to_us", replays.map(\.to.microseconds))
+        block.array("replay_rules", replays.map(\.rules))
+        block.array("replay_are_dry_runs", replays.map { $0.isDryRun ? 1 as UInt8 : 0 })
+        block.array("replay_epochs", replays.map(\.epoch))
+        block.array("replay_cursor_times_us", optional: replays.map { $0.cursor?.time.microseconds })
+        block.array("replay_cursor_ids", replays.map { $0.cursor?.id ?? EventID(high: 0, low: 0) })
+        block.array("replay_are_scanned", replays.map { $0.isScanned ? 1 as UInt8 : 0 })
+        block.array("replay_scanned", replays.map(\.scanned))
+        block.array("replay_totals", replays.map(\.total))
+        block.array("replay_changed", replays.map(\.changed))
+        block.array("replay_created_us", replays.map(\.created.microseconds))
+        block.array("replay_swapped_us", optional: replays.map { $0.swapped?.microseconds })
+        block.array("replay_ranks", replays.map(\.rank))
+        block.array("replay_turns", replays.map(\.turns))
+    }
+
+    private static func replays(_ answer: inout Answer, _ slot: Int64) throws(RollupStoreError) -> [StoreState.Replay] {
+        let generations: [Int64] = try integers(&answer)
+        let states: [UInt8] = try integers(&answer)
+        var early: [[Int64]] = []
+        for _ in 0..<3 { early.append(try integers(&answer)) }
+        let rules = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
+        let dryRuns: [UInt8] = try integers(&answer)
+        let epochs: [Int64] = try integers(&answer)
+        let cursorTimes = try optionals(&answer)
+        let cursorIDs = try answer.array { (answer) throws(RollupStoreError) in
+            EventID(high: try answer.integer(UInt64.self).byteSwapped, low: try answer.integer(UInt64.self).byteSwapped)
+        }
+        let scannedFlags: [UInt8] = try integers(&answer)
+        var counts: [[Int64]] = []
+        for _ in 0..<4 { counts.append(try integers(&answer)) }
+        let swapped = try optionals(&answer)
+        var turns: [[Int64]] = []
+        for _ in 0..<2 { turns.append(try integers(&answer)) }
+        let lengths = [states, dryRuns, scannedFlags].map(\.count) + (early + counts + turns + [epochs]).map(\.count)
+        let sizes = Set(lengths + [rules.count, cursorTimes.count, cursorIDs.count, swapped.count, generations.count])
+        guard sizes.count == 1, states.allSatisfy({ Int($0) < replayStates.count }) else {
+            throw uneven(slot, "read the replays")
+        }
+        return generations.indices.map { index in
+            StoreState.Replay(
+                generation: generations[index], state: replayStates[Int(states[index])], number: early[0][index],
+                from: EventTime(microseconds: early[1][index]), to: EventTime(microseconds: early[2][index]),
+                rules: rules[index], isDryRun: dryRuns[index] != 0, epoch: epochs[index],
+                cursor: cursorTimes[index].map {
+                    EventPlace(time: EventTime(microseconds: $0), id: cursorIDs[index])
+                },
+                isScanned: scannedFlags[index] != 0, scanned: counts[0][index], total: counts[1][index],
+                changed: counts[2][index], created: EventTime(microseconds: counts[3][index]),
+                swapped: swapped[index].map { EventTime(microseconds: $0) }, rank: turns[0][index],
+                turns: turns[1][index])
+        }
+    }
+
+    private static func uneven(_ slot: Int64, _ tried: String) -> RollupStoreError {
+        RollupStoreError(
+            code: .corrupt, tried: tried, reason: "the arrays of slot \(slot) do not fit together",
+            next: "Restore the table commits, or rebuild the store from the log.")
+    }
+
+    private static func integers<Value: FixedWidthInteger>(
+        _ answer: inout Answer, _: Value.Type = Value.self
+    ) throws(RollupStoreError) -> [Value] {
+        try answer.array { (answer) throws(RollupStoreError) in try answer.integer(Value.self) }
+    }
+
+    private static func optionals(_ answer: inout Answer) throws(RollupStoreError) -> [Int64?] {
+        try answer.array { (answer) throws(RollupStoreError) in
+            let value: Int64? = try answer.optionalInteger()
+            return value
+        }
+    }
+
     private static func first(
         _ rest: String, _ tried: String, _ connection: Connection
     ) throws(RollupStoreError) -> Row? {
         var answer = try connection.select(columns, rest, tried)
         guard try answer.next() else { return nil }
-        func integers<Value: FixedWidthInteger>(
-            _ answer: inout Answer, _: Value.Type = Value.self
-        ) throws(RollupStoreError) -> [Value] {
-            try answer.array { (answer) throws(RollupStoreError) in try answer.integer(Value.self) }
-        }
         let slot: Int64 = try answer.integer()
         let entry = EntryID(
             high: try answer.integer(UInt64.self).byteSwapped, low: try answer.integer(UInt64.self).byteSwapped)
@@ -120,20 +206,16 @@ enum CommitLog {
         let eras: [Int64] = try integers(&answer)
         let rules = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
         state.rules = zip(eras, rules).map { StoreState.RulesEntry(from: $0, fingerprint: $1) }
+        state.replays = try replays(&answer, slot)
         let generations: [Int64] = try integers(&answer)
         let topics = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
         let partitions: [Int32] = try integers(&answer)
         var counts: [[Int64]] = []
         for _ in 0..<9 { counts.append(try integers(&answer)) }
-        let latest = try answer.array { (answer) throws(RollupStoreError) in
-            let value: Int64? = try answer.optionalInteger()
-            return value
-        }
+        let latest = try optionals(&answer)
         let sizes = Set([topics.count, partitions.count, latest.count, generations.count] + counts.map(\.count))
         guard sizes.count == 1, runs.count == levels.count, eras.count == rules.count else {
-            throw RollupStoreError(
-                code: .corrupt, tried: tried, reason: "the arrays of slot \(state.slot) differ in length",
-                next: "Restore the table commits, or rebuild the store from the log.")
+            throw uneven(slot, tried)
         }
         for index in topics.indices {
             state.positions.append(

@@ -4,6 +4,7 @@
 // Numbers are little-endian; a string is its length as a varint and its bytes; an array column is the running ends of its
 // arrays, then all elements; a nullable column is one byte a row (1: null), then a value for each row.
 
+import Events
 import Rollups
 
 struct NativeBlock {
@@ -105,6 +106,15 @@ struct NativeBlock {
         begin(name, "Array(String)")
         ends { _ in values.count }
         for value in values { Self.string(Array(value.utf8), &columns) }
+    }
+
+    mutating func array(_ name: String, _ values: [EventID]) {
+        begin(name, "Array(FixedString(16))")
+        ends { _ in values.count }
+        append(values.count * 2) { index in
+            let id = values[index / 2]
+            return (index % 2 == 0 ? id.high : id.low).bigEndian
+        }
     }
 
     private mutating func ends(_ count: (Int) -> Int) {

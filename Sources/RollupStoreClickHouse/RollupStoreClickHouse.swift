@@ -84,6 +84,11 @@ package struct ClickHouseRollupStore: Sendable {
     package func makeWriter() throws(RollupStoreError) -> sending ClickHouseRollupWriter {
         try ClickHouseRollupWriter(location, tables, limits, faults: faults, upkeepFailed: upkeepFailed)
     }
+
+    /// For one thread. Any number of processes may have one.
+    package func makeReplayStore() throws(RollupStoreError) -> ClickHouseReplayStore {
+        ClickHouseReplayStore(try makeWriter(), limits)
+    }
 }
 
 /// The tables of a store: made or migrated by whoever first reaches the server, and known to be there from then on.
@@ -140,7 +145,8 @@ final class Tables: Sendable {
         var answer = try connection.select(
             ["name"],
             "FROM system.tables WHERE database = currentDatabase() AND name IN ('commits', 'series', 'rollups', 'events', "
-                + "'manifests', 'proxy_minutes', 'dead_letters', 'redrives', 'key_changes') ORDER BY name",
+                + "'manifests', 'proxy_minutes', 'dead_letters', 'redrives', 'key_changes', 'rules', 'replay_plans', "
+                + "'replay_pending', 'replay_settled', 'revisions') ORDER BY name",
             "list the tables")
         var names: [String] = []
         while try answer.next() { names.append(try answer.text()) }

@@ -37,8 +37,10 @@ struct StoreState: Sendable, Equatable {
     var highestID = EventID(high: 0, low: 0)
     /// By grain, as in the tables, and `events` and `minutes`: what is older does not count, deleted or not.
     var retained: [UInt8: Int64] = [:]
-    /// The rules timeline, ascending: entries are only added, so their number is its version.
+    /// The rules timeline without replays, ascending: entries are only added.
     var rules: [RulesEntry] = []
+    /// All that there ever were, ascending by generation.
+    var replays: [Replay] = []
     var positions: [Position] = []
 
     init(chunkSize: Int64) { self.chunkSize = chunkSize }

@@ -106,9 +106,7 @@ final class ClickHouseUnderTest: StoreUnderTest, Sendable {
     var reader: any RollupReader { store.reader }
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
-    func replays() throws -> any ReplayStore {
-        throw RollupStoreError(code: .configuration, tried: "replay", reason: "not on this store", next: "")
-    }
+    func replays() throws -> any ReplayStore { try store.makeReplayStore() }
 
     var failedUpkeep: [String] { upkeepFailures.all }
 

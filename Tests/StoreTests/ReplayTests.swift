@@ -9,7 +9,9 @@ import Normalizer
 import RecordLog
 import Replay
 import RollupStore
+import RollupStoreClickHouse
 import Rollups
+import Synchronization
 import Testing
 
 private let partition = TopicPartition(topic: "events", partition: 0)
@@ -24,6 +26,11 @@ private let texts = [
 ]
 
 private func rules(_ number: Int) throws -> Rules { try Rules.decode(try JSONValue.parse(texts[number])) }
+
+extension StoreKind {
+    /// As many events, in as many batches and steps; fewer on a store where each look for one is a request.
+    fileprivate func few(_ count: Int) -> Int { self == .clickhouse ? count / 4 : count }
+}
 
 /// Events over three days, some in odd metadata, and some that come twice.
 private func sampleEvents(_ count: Int, _ random: inout Random) -> [RequestEvent] {
@@ -140,9 +147,27 @@ private func fromTheStart(
     }
     writer.close()
     let again = try Ingesting(store, log, rules: 0)
-    while again.next < log.count { try again.apply(100) }
+    while again.next < log.count { try again.apply(kind.few(100)) }
     again.close()
     return try Contents(store)
+}
+
+/// What is done between the rows of a batch and its slot.
+private final class Between: Sendable {
+    struct State {
+        var body: (@Sendable () throws -> Void)?
+        var failures: [String] = []
+    }
+    private let state = Mutex(State())
+
+    @Sendable func befall(_ tried: String) -> RequestFault {
+        guard tried == "insert commits", let body = state.withLock({ $0.body }) else { return .none }
+        do { try body() } catch { state.withLock { $0.failures.append("\(error)") } }
+        return .none
+    }
+
+    func set(_ body: (@Sendable () throws -> Void)?) { state.withLock { $0.body = body } }
+    var failures: [String] { state.withLock { $0.failures } }
 }
 
 @Suite struct ReplayTests {
@@ -155,12 +180,18 @@ private func fromTheStart(
     }
 
     private func replayer(
-        _ store: any StoreUnderTest, stepEvents: Int = 50, wait: @escaping () -> Bool = { false }
+        _ store: any StoreUnderTest, stepEvents: Int, wait: @escaping () -> Bool = { false }
+    ) throws -> Replayer {
+        try replayer(over: try store.replays(), stepEvents: stepEvents, wait: wait)
+    }
+
+    private func replayer(
+        over replays: any ReplayStore, stepEvents: Int, wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
         var options = ReplayOptions()
         options.stepEvents = stepEvents
         return Replayer(
-            try store.replays(), normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
+            replays, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
             now: { at(begin + 80 * hour) }, wait: { _ in wait() })
     }
 
@@ -168,14 +199,14 @@ private func fromTheStart(
     func underTheSameRulesNothingChanges(_ kind: StoreKind) throws {
         var random = Random(seed: 71)
         let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(700, &random))
-        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        let ingest = try Ingesting(store, sampleEvents(kind.few(700), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
         let before = try Contents(store)
         var replays = try store.replays()
         let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
-        #expect(begun.state == .building && begun.total > 600)
+        #expect(begun.state == .building && begun.total > Int64(kind.few(600)))
         #expect(try Contents(store) == before)
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
             Issue.record("it was not swapped in")
             return
@@ -192,15 +223,17 @@ private func fromTheStart(
     func isAnIngestFromTheStartUnderItsRules(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let store = try kind.make()
-        let log = sampleEvents(1_500, &random)
+        let log = sampleEvents(kind.few(1_500), &random)
         let (from, to) = (begin + 7 * hour, begin + 40 * hour + 77)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 700 { try ingest.apply(Int(20 + random.next() % 100)) }
+        while ingest.next < kind.few(700) { try ingest.apply(kind.few(Int(20 + random.next() % 100))) }
         var replays = try store.replays()
         let begun = try replays.begin(try plan(1, from: from, to: to), now: at(begin))
         var failure: (any Error)?
-        var replayer = try self.replayer(store) {
-            do { if ingest.next < 1_100 { try ingest.apply(Int(random.next() % 40)) } } catch { failure = error }
+        var replayer = try self.replayer(store, stepEvents: kind.few(50)) {
+            do { if ingest.next < kind.few(1_100) { try ingest.apply(kind.few(Int(random.next() % 40))) } } catch {
+                failure = error
+            }
             return failure != nil
         }
         guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
@@ -208,7 +241,7 @@ private func fromTheStart(
             return
         }
         #expect(done.changed > 0)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
         let timeline = try store.reader.read { try $0.rulesTimeline() }
         #expect(timeline.entries(from: at(from), to: at(to)).map(\.rules) == [try RulesText(rules(1))])
@@ -231,10 +264,10 @@ private func fromTheStart(
     func goesOnAfterBeingKilled(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let store = try kind.make()
-        let log = sampleEvents(900, &random)
+        let log = sampleEvents(kind.few(900), &random)
         let (from, to) = (begin + 3 * hour, begin + 60 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 600 { try ingest.apply(90) }
+        while ingest.next < kind.few(600) { try ingest.apply(kind.few(90)) }
         let plan = try plan(1, from: from, to: to)
         var zombie: (replay: StoredReplay, store: any ReplayStore)?
         var rounds = 0
@@ -252,17 +285,17 @@ private func fromTheStart(
                 zombie.store.close()
             }
             var steps = Int(random.next() % 4)
-            var replayer = try self.replayer(store) {
+            var replayer = try self.replayer(store, stepEvents: kind.few(50)) {
                 steps -= 1
                 return steps < 0
             }
             let ending = try replayer.run(replay, reprice: nil)
             if case .swapped = ending { break }
             zombie = (replay, replays)
-            try ingest.apply(20)
+            try ingest.apply(kind.few(20))
         }
         #expect(rounds > 3)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
         ingest.close()
     }
@@ -271,25 +304,25 @@ private func fromTheStart(
     func replaysStandOnOneAnother(_ kind: StoreKind) throws {
         var random = Random(seed: 101)
         let store = try kind.make()
-        let log = sampleEvents(800, &random)
+        let log = sampleEvents(kind.few(800), &random)
         let ingest = try Ingesting(store, log)
-        while ingest.next < 500 { try ingest.apply(90) }
+        while ingest.next < kind.few(500) { try ingest.apply(kind.few(90)) }
         func run(_ number: Int?, _ from: Int64, _ to: Int64) throws -> StoredReplay? {
             var replays = try store.replays()
             let begun = try replays.begin(try plan(number, from: from, to: to), now: at(begin))
             replays.close()
-            var replayer = try self.replayer(store)
+            var replayer = try self.replayer(store, stepEvents: kind.few(50))
             guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
             return done
         }
         let first = try #require(try run(1, begin, begin + 30 * hour))
-        try ingest.apply(90)
+        try ingest.apply(kind.few(90))
         // Earlier rules again: the earlier answers.
         let second = try #require(try run(0, begin, begin + 30 * hour))
-        try ingest.apply(90)
-        while ingest.next < log.count { try ingest.apply(90) }
+        try ingest.apply(kind.few(90))
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: nil, from: begin, to: begin))
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         #expect(try replayer.revert(second).state == .retired)
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: begin, to: begin + 30 * hour))
         #expect(try replayer.revert(first).state == .retired)
@@ -301,10 +334,10 @@ private func fromTheStart(
     func pricesChangeCostsInTheirRangeAndADryRunSaysSoBefore(_ kind: StoreKind) throws {
         var random = Random(seed: 111)
         let store = try kind.make()
-        let log = sampleEvents(500, &random)
+        let log = sampleEvents(kind.few(500), &random)
         let (from, to) = (begin + 5 * hour, begin + 30 * hour)
         let ingest = try Ingesting(store, log)
-        while ingest.next < log.count { try ingest.apply(90) }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         ingest.close()
         let before = try Contents(store)
         let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
@@ -318,7 +351,7 @@ private func fromTheStart(
         }
         var replays = try store.replays()
         let dry = try replays.begin(try plan(nil, from: from, to: to, prices: "{}", isDryRun: true), now: at(begin))
-        var replayer = try self.replayer(store)
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
         guard case .built(let built) = try replayer.run(dry, reprice: reprice) else {
             Issue.record("it was not built")
             return
@@ -353,8 +386,8 @@ private func fromTheStart(
     func whatCannotBeDoneIsRefusedBeforeAnythingIsWritten(_ kind: StoreKind) throws {
         var random = Random(seed: 121)
         let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(200, &random))
-        while ingest.next < ingest.log.count { try ingest.apply(90) }
+        let ingest = try Ingesting(store, sampleEvents(kind.few(200), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
         var replays = try store.replays()
         let first = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin))
         func refusal(_ body: () throws -> Void) -> String {
@@ -385,6 +418,120 @@ private func fromTheStart(
         let late = refusal { _ = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin)) }
         #expect(late.contains("past their retention") && late.contains("2025-10-12"), "\(late)")
         #expect(try replays.list().count == 2)
+        replays.close()
+        ingest.close()
+    }
+
+    // MARK: Without transactions
+
+    /// Any request of a replay fails, or is done and its answer lost: each step is taken once.
+    @Test(arguments: isClickHouseWanted ? [RequestFault.unsent, .unanswered] : [])
+    func goesOnAfterRequestsThatFail(_ fault: RequestFault) throws {
+        var random = Random(seed: 131)
+        let store = try ClickHouseUnderTest()
+        let log = sampleEvents(160, &random)
+        let (from, to) = (begin + 3 * hour, begin + 60 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 100 { try ingest.apply(30) }
+        let dice = Mutex((random: Random(seed: 132), faults: 0))
+        let failing = try ClickHouseRollupStore.open(
+            url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") },
+            faults: { _ in
+                dice.withLock { dice in
+                    guard dice.random.next() % 12 == 0 else { return .none }
+                    dice.faults += 1
+                    return fault
+                }
+            })
+        let replays = try failing.makeReplayStore()
+        var replayer = try self.replayer(over: replays, stepEvents: 15)
+        var failures = 0
+        func persist<Answer>(_ body: () throws -> Answer?) throws -> Answer {
+            while true {
+                do {
+                    if let answer = try body() { return answer }
+                } catch let error as RollupStoreError where error.isTransient && failures < 1_000 {
+                    failures += 1
+                    if ingest.next < 130 { try ingest.apply(2) }
+                }
+            }
+        }
+        let plan = try plan(1, from: from, to: to)
+        let done: StoredReplay = try persist {
+            if let done = try replays.list().first(where: { $0.state == .live }) { return done }
+            _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
+            return nil
+        }
+        #expect(dice.withLock { $0.faults } > 10 && done.changed > 0)
+        while ingest.next < log.count { try ingest.apply(30) }
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
+        #expect(try replays.list().count == 1)
+        let back: StoredReplay = try persist {
+            if let back = try replays.list().first, back.state == .retired { return back }
+            return try replayer.revert(done)
+        }
+        #expect(back.id == done.id && back.state == .retired)
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: nil, from: from, to: to))
+        replays.close()
+        ingest.close()
+    }
+
+    /// Between the rows of a batch and the slot that makes them count, a replay does its next step, its swap included.
+    @Test(arguments: isClickHouseWanted ? [141, 142] as [UInt64] : [])
+    func aBatchOfBeforeAStepOfAReplayIsMadeAgain(_ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let between = Between()
+        let store = try ClickHouseUnderTest(faults: between.befall)
+        let log = sampleEvents(200, &random)
+        let (from, to) = (begin + 3 * hour, begin + 60 * hour)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < 100 { try ingest.apply(30) }
+        let plan = try plan(1, from: from, to: to)
+        let sound = try ClickHouseRollupStore.open(
+            url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
+        between.set {
+            let replays = try sound.makeReplayStore()
+            defer { replays.close() }
+            if try replays.list().contains(where: { $0.state == .live }) { return }
+            var replayer = try self.replayer(over: replays, stepEvents: 20) { true }
+            _ = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: nil)
+        }
+        while ingest.next < log.count { try ingest.apply(8) }
+        between.set(nil)
+        let replays = try sound.makeReplayStore()
+        let done = try #require(try replays.list().first)
+        #expect(done.state == .live && done.changed > 0)
+        #expect(between.failures == [])
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: 1, from: from, to: to))
+        var replayer = try self.replayer(store, stepEvents: 15)
+        _ = try replayer.revert(done)
+        #expect(try Contents(store) == fromTheStart(.clickhouse, log, other: nil, from: from, to: to))
+        replays.close()
+        ingest.close()
+    }
+
+    @Test(arguments: isClickHouseWanted ? [0, 600] : [])
+    func rowsOfAnEndedReplayAreDeletedInTheEnd(_ graceTime: Int) throws {
+        var random = Random(seed: 151)
+        var limits = ClickHouseRollupStore.Limits()
+        limits.graceTime = graceTime
+        let store = try ClickHouseUnderTest(limits: limits)
+        let ingest = try Ingesting(store, sampleEvents(100, &random))
+        while ingest.next < 70 { try ingest.apply(30) }
+        var replays = try store.replays()
+        var replayer = try self.replayer(store, stepEvents: 15)
+        let begun = try replays.begin(try plan(1, from: begin, to: begin + 72 * hour), now: at(begin))
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        while ingest.next < ingest.log.count { try ingest.apply(30) }
+        _ = try replayer.revert(done)
+        try replayer.sweep()
+        for table in ["rollups", "revisions"] {
+            let left = try store.ask("SELECT count() FROM \(table) WHERE generation = \(done.id)")
+            #expect((left == "0") == (graceTime == 0), "\(table): \(left)")
+        }
         replays.close()
         ingest.close()
     }

@@ -14,7 +14,7 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
     }
 
     /// Those whose past can be rebuilt.
-    static var replaying: [StoreKind] { allCases.filter { $0 != .clickhouse } }
+    static var replaying: [StoreKind] { allCases }
 
     var testDescription: String { rawValue }
 
