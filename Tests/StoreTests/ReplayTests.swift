@@ -29,7 +29,7 @@ private func rules(_ number: Int) throws -> Rules { try Rules.decode(try JSONVal
 
 extension StoreKind {
     /// As many events, in as many batches and steps; fewer on a store where each look for one is a request.
-    fileprivate func few(_ count: Int) -> Int { self == .clickhouse ? count / 4 : count }
+    fileprivate func few(_ count: Int) -> Int { self == .clickhouse ? count / 8 : count }
 }
 
 /// Events over three days, some in odd metadata, and some that come twice.
