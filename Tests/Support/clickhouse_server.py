@@ -11,9 +11,11 @@ as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the e
 X-ClickHouse-Exception-Code, and a connection cut short where the answer had begun. The engine comes from the
 repository's .venv/clickhouse (Tests/Support/make-venvs).
 """
-import argparse, base64, hmac, json, os, pathlib, re, select, signal, socket, socketserver, subprocess, sys, threading
-import time, urllib.parse
+import argparse, base64, hmac, os, pathlib, re, select, signal, socket, socketserver, sys, threading
+import urllib.parse
 from http.server import BaseHTTPRequestHandler
+
+from background import Background
 
 PYTHON = pathlib.Path(__file__).resolve().parents[2] / ".venv" / "clickhouse" / "bin" / "python"
 NAMES = {"user", "password", "query", "database", "default_format", "query_id", "session_id"}
@@ -183,12 +185,6 @@ def serve(args, directory):
         first.close()
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def answers(port):
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
@@ -198,53 +194,24 @@ def answers(port):
         return False
 
 
-def alive(pid, directory):
-    """The process runs and is ours, not another that got the same number later."""
-    try:
-        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z" and (not command or str(directory).encode() in command)
+def background(directory):
+    return Background("clickhouse_server", directory, "server", directory)
 
 
 def start(args, directory):
     if not PYTHON.exists():
         sys.exit(f"clickhouse_server: {PYTHON} is missing; run Tests/Support/make-venvs")
-    directory.mkdir(parents=True, exist_ok=True)
-    state = directory / "server.json"
-    server = json.loads(state.read_text()) if state.exists() else {"port": args.port or free_port(), "pid": None}
-    if not server["pid"] or not alive(server["pid"], directory):
-        command = [PYTHON, __file__, "serve", "--dir", directory, "--port", str(server["port"]),
-                   "--user", args.user, "--password", args.password]
-        if args.while_pid:
-            command += ["--while", str(args.while_pid)]
-        with open(directory / "server.log", "ab") as log:
-            server["pid"] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, start_new_session=True).pid
-        state.write_text(json.dumps(server))
-    deadline = time.monotonic() + args.wait
-    while not answers(server["port"]):
-        if not alive(server["pid"], directory) or time.monotonic() > deadline:
-            tail = (directory / "server.log").read_text(errors="replace")[-2000:]
-            sys.exit(f"clickhouse_server: it did not start; the end of its log:\n{tail}")
-        time.sleep(0.02)
-    print(server["port"])
+
+    def command(port):
+        watch = ["--while", str(args.while_pid)] if args.while_pid else []
+        return [PYTHON, __file__, "serve", "--dir", directory, "--port", str(port), "--user", args.user,
+                "--password", args.password, *watch]
+
+    print(background(directory).start(command, answers, args.wait, args.port))
 
 
 def stop(args, directory):
-    try:
-        server = json.loads((directory / "server.json").read_text())
-    except FileNotFoundError:
-        sys.exit(f"clickhouse_server: no server in {directory}")
-    deadline = time.monotonic() + args.wait
-    sent = None
-    while alive(server["pid"], directory):
-        wanted = signal.SIGKILL if args.kill or time.monotonic() > deadline else signal.SIGTERM
-        if sent != wanted:
-            os.kill(server["pid"], wanted)
-            sent = wanted
-        time.sleep(0.02)
+    background(directory).stop(args.wait, args.kill)
 
 
 def main():

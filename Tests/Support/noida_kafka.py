@@ -8,7 +8,9 @@ The command line of the script that starts a real Apache Kafka, so that MILLRACE
 only; `--heap`, `--version`, `--port` and `--property` are taken and mean nothing here. The package is installed into
 the repository's .venv on first use. Clients must raise receive.message.max.bytes: it ignores fetch sizes.
 """
-import argparse, json, os, pathlib, signal, socket, struct, subprocess, sys, time, venv
+import argparse, os, pathlib, socket, struct, subprocess, sys, venv
+
+from background import Background
 
 PACKAGE = "noida-db==0.2.3"
 HOME = pathlib.Path(__file__).resolve().parents[2] / ".venv" / "noida"
@@ -29,12 +31,6 @@ def program():
     return found[0]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def answers(port):
     """An ApiVersions request gets an answer."""
     try:
@@ -46,51 +42,22 @@ def answers(port):
         return False
 
 
-def alive(pid, directory):
-    """The process runs and is ours, not another that got the same number later."""
-    try:
-        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z" and (not command or str(directory / "data").encode() in command)
+def background(directory):
+    return Background("noida_kafka", directory, "broker", directory / "data")
 
 
 def start(args, directory):
     if args.nodes != 1:
         sys.exit("noida_kafka: one node is all there is; set MILLRACE_TEST_KAFKA to a script that starts Apache Kafka")
-    directory.mkdir(parents=True, exist_ok=True)
-    state = directory / "broker.json"
-    broker = json.loads(state.read_text()) if state.exists() else {"port": free_port(), "pid": None}
-    if not broker["pid"] or not alive(broker["pid"], directory):
-        with open(directory / "broker.log", "ab") as log:
-            broker["pid"] = subprocess.Popen(
-                [program(), "start", "--data-dir", directory / "data", "--only", "kafka",
-                 "--kafka-port", str(broker["port"])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, start_new_session=True).pid
-        state.write_text(json.dumps(broker))
-    deadline = time.monotonic() + args.wait
-    while not answers(broker["port"]):
-        if not alive(broker["pid"], directory) or time.monotonic() > deadline:
-            tail = (directory / "broker.log").read_text(errors="replace")[-2000:]
-            sys.exit(f"noida_kafka: the broker did not start; the end of its log:\n{tail}")
-        time.sleep(0.05)
-    print(f"127.0.0.1:{broker['port']}")
+
+    def command(port):
+        return [program(), "start", "--data-dir", directory / "data", "--only", "kafka", "--kafka-port", str(port)]
+
+    print(f"127.0.0.1:{background(directory).start(command, answers, args.wait)}")
 
 
 def stop(args, directory):
-    try:
-        broker = json.loads((directory / "broker.json").read_text())
-    except FileNotFoundError:
-        sys.exit(f"noida_kafka: no broker in {directory}")
-    deadline = time.monotonic() + args.wait
-    sent = None
-    while alive(broker["pid"], directory):
-        wanted = signal.SIGKILL if args.kill or time.monotonic() > deadline else signal.SIGTERM
-        if sent != wanted:
-            os.kill(broker["pid"], wanted)
-            sent = wanted
-        time.sleep(0.05)
+    background(directory).stop(args.wait, args.kill)
 
 
 def main():
