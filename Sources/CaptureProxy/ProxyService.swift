@@ -12,6 +12,7 @@ import Normalizer
 import RecordLog
 import Synchronization
 package import Telemetry
+import Threading
 
 /// @unchecked: workers and listeners are made in `init` and touched on their loops' threads; the rest is immutable.
 package final class ProxyService: @unchecked Sendable {
@@ -203,11 +204,7 @@ final class ProxyWorker {
 
     private static let tellMilliseconds = 1_000
 
-    private static func now() -> EventTime {
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        return EventTime(microseconds: Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1000)
-    }
+    private static func now() -> EventTime { EventTime(microseconds: WallClock.microseconds()) }
     /// For a compressed answer; nil where there is no memory for one.
     func takeInflater() -> Inflater? { inflaters.popLast() ?? Inflater() }
 

@@ -31,6 +31,11 @@ package struct EventID: Hashable, Comparable, Sendable {
         self.init(high: halves.0, low: halves.1)
     }
 
+    /// The time that a record's key begins with, milliseconds since 1970; nil where the key has not the size of one.
+    package static func milliseconds(ofKey key: some Collection<UInt8>) -> Int64? {
+        key.count == 16 ? key.prefix(6).reduce(Int64(0)) { $0 << 8 | Int64($1) } : nil
+    }
+
     /// The text form of RFC 9562 §4, either case; nil for anything else.
     package init?(text: some StringProtocol) {
         var halves: [UInt64] = [0, 0]

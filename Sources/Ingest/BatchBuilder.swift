@@ -273,8 +273,8 @@ package struct BatchBuilder: Sendable {
             }
         }
         var time = cursors[place].time
-        if key.count == 16, key[6] >> 4 == 7 {
-            time = EventTime(microseconds: key[..<6].reduce(Int64(0)) { $0 << 8 | Int64($1) } * 1_000)
+        if let milliseconds = EventID.milliseconds(ofKey: key), key[6] >> 4 == 7 {
+            time = EventTime(microseconds: milliseconds * 1_000)
         } else if !slot.isCorrupt {
             return -1
         }

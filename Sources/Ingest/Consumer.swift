@@ -182,11 +182,7 @@ package final class Consumer: Sendable {
         }
     }
 
-    package static func systemTime() -> EventTime {
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
-    }
+    package static func systemTime() -> EventTime { EventTime(microseconds: WallClock.microseconds()) }
 
     private func fail(_ reason: String) {
         let isFirst = status.withLock { status in

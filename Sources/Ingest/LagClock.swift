@@ -21,10 +21,10 @@ package struct LagClock: Sendable {
 
     package mutating func handed(_ chunk: RecordChunk) {
         var seen = [Bool](repeating: false, count: chunk.partitions.count)
-        for slot in chunk.records where slot.keyCount == 16 && !seen[Int(slot.partition)] {
+        for slot in chunk.records where !seen[Int(slot.partition)] {
+            let key = chunk.bytes[Int(slot.keyStart)..<Int(slot.keyStart + slot.keyCount)]
+            guard let milliseconds = EventID.milliseconds(ofKey: key) else { continue }
             seen[Int(slot.partition)] = true
-            let key = chunk.bytes[Int(slot.keyStart)..<Int(slot.keyStart) + 6]
-            let milliseconds = key.reduce(Int64(0)) { $0 << 8 | Int64($1) }
             partitions[chunk.partitions[Int(slot.partition)]]?.marks.append((slot.offset, milliseconds))
         }
     }

@@ -139,8 +139,7 @@ package final class JournalLane: @unchecked Sendable {
 
     private static func minute(of time: EventTime?, _ key: UnsafeRawBufferPointer) -> Int64? {
         if let time { return Int64(floorDivide(Int(time.microseconds), 60_000_000)) }
-        guard key.count == 16 else { return nil }
-        return Int64(UInt64(bigEndian: key.loadUnaligned(as: UInt64.self)) >> 16) / 60_000
+        return EventID.milliseconds(ofKey: key).map { $0 / 60_000 }
     }
 
     // MARK: Manifests
@@ -239,7 +238,7 @@ package final class JournalLane: @unchecked Sendable {
         for _ in 0..<waiting.count { metrics.dropped.add() }
         metrics.waitingBytes.add(-Int64(waiting.bytes))
         waiting = WaitingRecords(limit: 0)
-        tell(now: EventTime(microseconds: nowMicroseconds()))
+        tell(now: EventTime(microseconds: WallClock.microseconds()))
         isClosed = true
         seal()
         active.trim()

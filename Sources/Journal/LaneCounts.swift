@@ -20,6 +20,7 @@
 import Events
 import Glibc
 import Synchronization
+import Threading
 
 package struct LanePart: Sendable, Equatable {
     /// Minutes since 1970.
@@ -80,7 +81,7 @@ package final class LaneCounts: @unchecked Sendable {
         let fresh = try MappedFile.make(path, size: fileSize) { page in
             page.storeBytes(of: magic.littleEndian, as: UInt64.self)
             // Serials of a lane that lost its file must not meet those of the file it lost.
-            SharedWord(page, at: 8).store(UInt64(clamping: nowMicroseconds()))
+            SharedWord(page, at: 8).store(UInt64(clamping: WallClock.microseconds()))
             SharedWord(page, at: 16).store(UInt64(bitPattern: sequence))
         }
         return LaneCounts(file: fresh)
@@ -183,7 +184,7 @@ package final class LaneCounts: @unchecked Sendable {
                 oldest = place
             }
         }
-        // `makeRoom` failed before this: the oldest minute's part takes these counts too.
+        // `JournalLane.letGoOfOldestMinute` made no room: the oldest minute's part takes these counts too.
         guard let free else { return oldest }
         let serial = nextSerial.load()
         nextSerial.store(serial &+ 1)
@@ -222,7 +223,7 @@ package final class LaneCounts: @unchecked Sendable {
 
     func wasTold(_ place: Int, _ counts: UInt64) { told[place] = counts }
 
-    /// Lets go of the parts of minutes before `minute` that are told as they stand; `all`: of the oldest in any case.
+    /// Lets go of the parts of minutes before `minute` that are told as they stand.
     func retire(before minute: Int64) {
         for place in 0..<Self.parts {
             let found = minuteWord(place).load()

@@ -66,6 +66,9 @@ package struct LaneDirectory: Sendable, Hashable {
         return nil
     }
 
+    /// Bytes of all segment files together.
+    package var size: Int { files().reduce(0) { $0 + $1.size } }
+
     /// Bytes of all segment files, and when each was last written.
     func files() -> [(ordinal: UInt64, size: Int, writtenSeconds: Int)] {
         ordinals().compactMap { ordinal in

@@ -125,12 +125,6 @@ func syncDirectory(_ path: String) {
     close(directory)
 }
 
-func nowMicroseconds() -> Int64 {
-    var instant = timespec()
-    clock_gettime(CLOCK_REALTIME, &instant)
-    return Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000
-}
-
 /// Renames what cannot be understood to `PATH.bad` (or `.bad.2`, …): kept for analysis, out of the way.
 func quarantine(_ path: String) -> Bool {
     for attempt in 1..<100 {

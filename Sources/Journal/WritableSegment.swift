@@ -40,7 +40,7 @@ final class WritableSegment: @unchecked Sendable {
         file = mapped
         self.ordinal = ordinal
         header = SegmentHeader(page: mapped.page)
-        header.write(lane: lane.number, ordinal: ordinal, createdMicroseconds: nowMicroseconds())
+        header.write(lane: lane.number, ordinal: ordinal, createdMicroseconds: WallClock.microseconds())
         if options.fsync != .never { syncDirectory(lane.path) }
         moveWindow()
     }

@@ -1,9 +1,11 @@
 // What the shipper's thread holds: each lane's cursor, its progress, and the records not yet settled.
 
+import Events
 import Glibc
 import Journal
 import RecordLog
 import Telemetry
+import Threading
 
 /// One thread owns it.
 final class Shipment {
@@ -250,20 +252,17 @@ final class Shipment {
         }
         metrics.backlogRecords.set(Int64(records))
         metrics.backlogBytes.set(Int64(bytes))
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        let clock = Int64(instant.tv_sec) * 1_000 + Int64(instant.tv_nsec) / 1_000_000
+        let clock = WallClock.microseconds() / 1_000
         metrics.oldestUnshippedMilliseconds.set(oldest.map { max(0, clock - $0) } ?? 0)
     }
 
-    /// An event's key is a UUIDv7: its first 48 bits are the time in milliseconds.
     private func firstEventMilliseconds(_ index: Int) -> Int64? {
         let progress = lanes[index].progress
         guard progress.unsettled > 0, let (chunk, slot) = find(progress.checkpoint, in: index) else { return nil }
         let record = lanes[index].chunks[chunk].records[slot]
-        guard record.kind == .event, record.keyCount == 16 else { return nil }
-        return lanes[index].chunks[chunk].bytes[Int(record.keyStart)..<Int(record.keyStart) + 6]
-            .reduce(Int64(0)) { $0 << 8 | Int64($1) }
+        guard record.kind == .event else { return nil }
+        let start = Int(record.keyStart)
+        return EventID.milliseconds(ofKey: lanes[index].chunks[chunk].bytes[start..<start + Int(record.keyCount)])
     }
 }
 

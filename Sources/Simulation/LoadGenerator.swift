@@ -3,7 +3,6 @@
 
 import EventCodec
 package import Events
-import Glibc
 package import Threading
 
 /// What to send.
@@ -193,9 +192,5 @@ private struct EventSource {
 
 extension EventTime {
     /// The wall clock.
-    static var now: EventTime {
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
-    }
+    static var now: EventTime { EventTime(microseconds: WallClock.microseconds()) }
 }
