@@ -17,8 +17,11 @@ struct ServerFailure: Error {
     static let lockNotAvailable = "55P03"
     static let duplicateTable = "42P07"
 
-    /// Another transaction was in the way: the same again is likely to pass.
-    var isConflict: Bool { state == "40001" || state == "40P01" || state == Self.uniqueViolation }
+    /// Another transaction was in the way: the same again is likely to pass. A row on its way into `events_other` while
+    /// its day gets a partition breaks the constraint of the former, and goes into the latter next time.
+    var isConflict: Bool {
+        state == "40001" || state == "40P01" || state == Self.uniqueViolation || state == Self.checkViolation
+    }
 
     init(state: String = "", _ error: RollupStoreError) {
         self.state = state

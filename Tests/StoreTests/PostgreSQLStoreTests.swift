@@ -714,6 +714,62 @@ import Threading
         #expect(try partitions(store).keys.contains("events_other") == false)
     }
 
+    /// A row is on its way to `events_other` when its day gets a partition, and goes there.
+    @Test func aDayThatGetsItsPartitionUnderABatchTakesIt() throws {
+        let store = try PostgreSQLUnderTest()
+        let day: Int64 = 20_454
+        var random = Random(seed: 31)
+        let given = [day - 30, day].map { sample(at: EventTime(microseconds: $0 * Self.day + 5), &random) }
+        let failure = Mutex<String?>(nil)
+        let isReady = Atomic(false)
+        let isAttached = Atomic(false)
+        let deadline = ContinuousClock.now.advanced(by: .seconds(30))
+        @Sendable func wait(for isDone: () throws -> Bool) rethrows {
+            while try !isDone(), ContinuousClock.now < deadline { usleep(1_000) }
+        }
+        let thread = ServiceThread("writer") {
+            do {
+                // Thirty days ago: the second event's day is too far ahead for a partition.
+                let writer = store.store.makeWriter(now: { EventTime(microseconds: (day - 30) * Self.day) })
+                _ = try writer.acquire([Self.first])
+                var maker = BatchMaker()
+                for (offset, sample) in given.enumerated() {
+                    if offset == 1 {
+                        isReady.store(true, ordering: .releasing)
+                        wait { isAttached.load(ordering: .acquiring) }
+                    }
+                    let range = BatchMaker.Part(
+                        partition: Self.first, first: Int64(offset), epoch: 1, samples: [sample])
+                    _ = try writer.apply(try maker.batch([range]))
+                }
+                writer.close()
+            } catch {
+                failure.withLock { $0 = "\(error)" }
+            }
+        }
+        wait { isReady.load(ordering: .acquiring) }
+        func first(of day: Int64) -> EventID { EventID(high: UInt64(day * 86_400_000) << 16, low: 0) }
+        let other = try store.session()
+        try other.run("BEGIN")
+        try other.run("CREATE TABLE events_20260101 (LIKE events INCLUDING DEFAULTS INCLUDING STORAGE)")
+        try other.run(
+            """
+            ALTER TABLE events ATTACH PARTITION events_20260101
+                FOR VALUES FROM ('\(first(of: day))') TO ('\(first(of: day + 1))')
+            """)
+        isAttached.store(true, ordering: .releasing)
+        let waiting = """
+            SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '\(store.schema).events_other'::regclass
+            """
+        try wait { try other.number(waiting) == 1 }
+        #expect(try other.number(waiting) == 1)
+        try other.run("COMMIT")
+        thread.join()
+        #expect(failure.withLock { $0 } == nil)
+        #expect(try partitions(store) == ["events_20251202": 1, "events_20260101": 1])
+        try check(store, holds: given)
+    }
+
     /// Days that are past go with their partitions, but not from under a read that has begun.
     @Test func wholeDaysAreDroppedWhenNoReadNeedsThem() throws {
         let store = try PostgreSQLUnderTest()
