@@ -12,7 +12,7 @@ enum StoreTag {
         do {
             var state = parts
             state.append(try snapshot.generationName)
-            state.append("\(try snapshot.rulesTimeline().version)")
+            state.append("\(try snapshot.rulesVersion)")
             for row in try snapshot.ledger() {
                 state += [row.partition.topic, "\(row.partition.partition)", "\(row.next.value)"]
             }

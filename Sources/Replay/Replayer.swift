@@ -89,7 +89,7 @@ package struct Replayer {
 
     /// What answered before a live replay answers again.
     package mutating func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay {
-        let timeline = try store.timeline(of: replay, without: true)
+        let timeline = try store.timeline(without: replay.id)
         var plan = replay.plan
         plan.rules = nil
         plan.prices = nil
@@ -117,9 +117,10 @@ package struct Replayer {
     }
 
     private mutating func refold(_ replay: StoredReplay, _ reprice: Reprice?) throws(RollupStoreError) -> EventRefold {
-        try EventRefold(
-            replay.plan, normalizer: normalizer, before: try store.timeline(of: replay, without: true),
-            after: try store.timeline(of: replay, without: false), reprice: reprice)
+        let before = try store.timeline(without: replay.id)
+        var after = before
+        if let rules = replay.plan.rules { after.overlay(rules, from: replay.plan.from, to: replay.plan.to) }
+        return try EventRefold(replay.plan, normalizer: normalizer, before: before, after: after, reprice: reprice)
     }
 
     private func settle(_ pending: [ReplayEvent], _ refold: inout EventRefold) throws(RollupStoreError) -> ReplayStep {

@@ -103,6 +103,11 @@ package struct ReplayPlan: Sendable, Equatable {
         return Grain.day.start(of: last + 1)
     }
 
+    /// These days, as those of a generation.
+    package func days(of generation: Int64) -> GenerationMap.Segment {
+        GenerationMap.Segment(begin: begin, end: end, generation: generation)
+    }
+
     package func overlaps(_ other: ReplayPlan) -> Bool { begin < other.end && other.begin < end }
 }
 
@@ -125,7 +130,8 @@ package struct GenerationMap: Sendable, Equatable {
     /// Ascending, without gaps from the earliest time there is to the latest.
     package private(set) var segments: [Segment]
 
-    package init(live: [(generation: Int64, begin: EventTime, end: EventTime)] = []) {
+    /// - `live`: the days of each replay that is live, in the order of their swaps.
+    package init(live: [Segment] = []) {
         segments = [
             Segment(
                 begin: EventTime(microseconds: .min), end: EventTime(microseconds: .max), generation: Self.first)
@@ -144,12 +150,22 @@ package struct GenerationMap: Sendable, Equatable {
                     cut.append(Segment(begin: replay.end, end: segment.end, generation: segment.generation))
                 }
             }
-            cut.append(Segment(begin: replay.begin, end: replay.end, generation: replay.generation))
+            cut.append(replay)
             segments = cut.sorted { $0.begin < $1.begin }
         }
     }
 
-    package var isPlain: Bool { segments.count == 1 }
+    private var isPlain: Bool { segments.count == 1 }
+
+    /// Another text where other generations answer.
+    package var name: String { segments.map { "\($0.generation)" }.joined(separator: ".") }
+
+    /// What answers again where a live replay answers now, once that is taken back.
+    package static func below(_ generation: Int64, among live: [Segment]) -> [Segment] {
+        let without = GenerationMap(live: live.filter { $0.generation != generation })
+        return GenerationMap(live: live).segments.filter { $0.generation == generation }
+            .flatMap { without.cutEvents(from: $0.begin, to: $0.end) }
+    }
 
     package func generation(at time: EventTime) -> Int64 {
         segments.last { $0.begin <= time }?.generation ?? Self.first
@@ -166,32 +182,75 @@ package struct GenerationMap: Sendable, Equatable {
     }
 
     /// Instants `from ..< to`, cut likewise; the latest first, as events are read.
-    package func cutEvents(
-        from: EventTime, to: EventTime
-    ) -> [(generation: Int64, from: EventTime, to: EventTime)] {
+    package func cutEvents(from: EventTime, to: EventTime) -> [Segment] {
         segments.reversed().compactMap { segment in
-            let begin = max(from, segment.begin)
-            let end = min(to, segment.end)
-            return begin < end ? (segment.generation, begin, end) : nil
+            let part = Segment(
+                begin: max(from, segment.begin), end: min(to, segment.end), generation: segment.generation)
+            return part.begin < part.end ? part : nil
         }
     }
 }
 
 /// What ingest must know of replays while it applies a batch.
-package struct ReplayScope: Sendable {
-    package var map = GenerationMap()
-    /// Every generation that counts events of a range, whether it answers or not; the first one is not among them.
-    package var tracked: [(generation: Int64, begin: EventTime, end: EventTime)] = []
+package struct ReplayScope: Sendable, Equatable {
+    package let map: GenerationMap
+    /// Every generation that counts events of some days, whether it answers or not; the first one is not among them.
+    package let tracked: [GenerationMap.Segment]
 
-    package init() {}
+    /// - `live`: those of `tracked` that are live, in the order of their swaps.
+    package init(tracked: [GenerationMap.Segment], live: [GenerationMap.Segment]) {
+        self.tracked = tracked
+        map = GenerationMap(live: live)
+    }
 
     /// The generations that an event is pending for.
     package func pending(at time: EventTime) -> [Int64] {
         let answering = map.generation(at: time)
-        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }.map(
-            \.generation)
+        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }
+            .map(\.generation)
         if answering != GenerationMap.first { others.append(GenerationMap.first) }
         return others
+    }
+}
+
+/// A snapshot of a store that keeps generations: what it reads of one is read of those that answer.
+package protocol GenerationalSnapshot: RollupSnapshot {
+    var map: GenerationMap { get }
+
+    func scanRollups(
+        of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
+        _ body: (StoredRollup) -> Void
+    ) throws
+
+    /// False where `body` wants no more.
+    func scanEvents(
+        of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
+        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+    ) throws -> Bool
+}
+
+extension GenerationalSnapshot {
+    package var generationName: String { map.name }
+
+    package func scanRollups(
+        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
+    ) throws {
+        for part in map.cut(grain, from: from, to: to) {
+            try scanRollups(
+                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
+                body)
+        }
+    }
+
+    package func scanEvents(
+        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws {
+        for part in map.cutEvents(from: from, to: to) {
+            let goesOn = try scanEvents(
+                of: part.generation, from: part.begin, to: part.end, before: before, series: series, body)
+            if !goesOn { return }
+        }
     }
 }
 
@@ -247,6 +306,23 @@ package struct ReplayEvent: Sendable {
     package init(stored: StoredEvent, series: SeriesKey) {
         self.stored = stored
         self.series = series
+    }
+
+    /// - `next`: what to do where a series is missing.
+    package static func all(
+        _ events: [StoredEvent], next: String, key: (Int64) -> SeriesKey?
+    ) throws(RollupStoreError) -> [ReplayEvent] {
+        var all: [ReplayEvent] = []
+        all.reserveCapacity(events.count)
+        for event in events {
+            guard let series = key(event.series) else {
+                throw RollupStoreError(
+                    code: .corrupt, tried: "replay the event \(event.event.id)", reason: "its series is missing",
+                    next: next)
+            }
+            all.append(ReplayEvent(stored: event, series: series))
+        }
+        return all
     }
 }
 
@@ -305,8 +381,8 @@ package protocol ReplayStore {
     /// Deletes up to about `maxRows` rows of cancelled replays; true where more are left.
     mutating func sweep(maxRows: Int) throws(RollupStoreError) -> Bool
 
-    /// Rules as they hold for the events of a replay, or without it where it is live.
-    mutating func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline
+    /// Rules as they hold, but for this replay's where it is live.
+    mutating func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline
 
     /// Rows of one grain of one generation over the days of the replay; and of what answers there now (nil).
     mutating func rows(
@@ -317,6 +393,27 @@ package protocol ReplayStore {
 }
 
 extension StoredReplay {
+    /// The compare-and-set of every step: as it stands now it is still the caller's, and in this state.
+    package func check(
+        state: State, epoch: Int64, is wanted: State
+    ) throws(RollupStoreError) {
+        guard state == wanted else { throw Self.refused(id, "it is \(state.rawValue)") }
+        guard epoch == self.epoch else { throw Self.refused(id, "another command goes on with it") }
+    }
+
+    /// Whether a step of the scan stands already: it was taken, and its answer lost. Throws where the scan is elsewhere.
+    ///
+    /// - `seen`: what the step follows from.
+    package func hasTaken(_ step: ReplayStep, after seen: StoredReplay) throws(RollupStoreError) -> Bool {
+        if step.cursor == nil && !step.isScanned { return false }
+        if cursor == seen.cursor && isScanned == seen.isScanned && scanned == seen.scanned { return false }
+        let isTaken =
+            cursor == (step.cursor ?? seen.cursor) && isScanned == (seen.isScanned || step.isScanned)
+            && scanned == seen.scanned + step.events
+        guard isTaken else { throw Self.refused(id, "its scan stands elsewhere") }
+        return true
+    }
+
     package static func refused(_ id: Int64, _ reason: String) -> RollupStoreError {
         RollupStoreError(
             code: .staleEpoch, tried: "go on with replay \(id)", reason: reason,

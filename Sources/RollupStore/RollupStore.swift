@@ -201,6 +201,9 @@ package protocol RollupSnapshot {
 
     func rulesTimeline() throws -> RulesTimeline
 
+    /// That of the timeline, without reading its texts.
+    var rulesVersion: Int64 { get throws }
+
     /// The parts that proxies have told of minutes with `from <= minute < to`, each once with its greatest counts, in
     /// order of minute, proxy, lane, serial.
     func manifests(from: EventTime, to: EventTime) throws -> [Manifest]

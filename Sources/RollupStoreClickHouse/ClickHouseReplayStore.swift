@@ -115,7 +115,7 @@ package final class ClickHouseReplayStore: ReplayStore {
     ) throws(RollupStoreError) -> Int64 {
         var total: Int64 = 0
         let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
-        for part in state.generations().cut(.day, from: days.0, to: days.1) {
+        for part in state.generations.cut(.day, from: days.0, to: days.1) {
             total += try count(
                 "sum(requests)",
                 "FROM rollups WHERE generation = \(part.generation) AND bucket >= \(part.from) "
@@ -161,7 +161,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         _ state: StoreState, _ connection: Connection, map: GenerationMap? = nil
     ) -> ClickHouseSnapshot {
         ClickHouseSnapshot(
-            connection: connection, state: state, map: map ?? state.generations(), memory: memory,
+            connection: connection, state: state, map: map ?? state.generations, memory: memory,
             deadline: .now.advanced(by: .seconds(limits.readTime)))
     }
 
@@ -214,17 +214,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         _ events: [StoredEvent], _ state: StoreState, _ connection: Connection
     ) throws(RollupStoreError) -> [ReplayEvent] {
         try memory.update(state, connection)
-        var all: [ReplayEvent] = []
-        all.reserveCapacity(events.count)
-        for event in events {
-            guard let key = memory.key(of: event.series) else {
-                throw RollupStoreError(
-                    code: .corrupt, tried: "replay the event \(event.event.id)", reason: "its series is missing",
-                    next: "Restore the table series.")
-            }
-            all.append(ReplayEvent(stored: event, series: key))
-        }
-        return all
+        return try ReplayEvent.all(events, next: "Restore the table series.", key: memory.key)
     }
 
     /// Of a replay that has ended nothing counts, whether its rows are deleted yet or not.
@@ -236,7 +226,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         var map: GenerationMap?
         if let generation {
             if state.replay(generation)?.hasEnded == true { return }
-            map = GenerationMap(live: [(generation, replay.plan.begin, replay.plan.end)])
+            map = GenerationMap(live: [replay.plan.days(of: generation)])
         }
         try memory.update(state, connection)
         do {
@@ -251,13 +241,9 @@ package final class ClickHouseReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline {
+    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
         let connection = try opened()
-        var timeline = try RulesTimeline.read(try writer.latest(connection), connection, without: replay.id)
-        if !without, let rules = replay.plan.rules {
-            timeline.overlay(rules, from: replay.plan.from, to: replay.plan.to)
-        }
-        return timeline
+        return try RulesTimeline.read(try writer.latest(connection), connection, without: id)
     }
 
     package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
@@ -273,11 +259,10 @@ package final class ClickHouseReplayStore: ReplayStore {
         let added = try take(
             step, generation, replay, isSwap: false,
             check: { (seen, _) throws(RollupStoreError) in
-                _ = try seen.hold(replay, state)
-                return true
+                try !StoredReplay(seen.hold(replay, state), replay.plan).hasTaken(step, after: replay)
             }, change: { $0.add(step, under: replay.id) })
-        guard let added else { throw StoredReplay.refused(replay.id, "its step was not taken") }
-        return added
+        guard let stands = added ?? writer.state?.seen(replay) else { throw StoredReplay.unknown(replay.id) }
+        return stands
     }
 
     package func swap(
@@ -312,9 +297,8 @@ package final class ClickHouseReplayStore: ReplayStore {
         let deed = ReplayDeed(
             replay: replay.id, epoch: replay.epoch, generation: generation, cursor: step.cursor,
             isScanned: step.isScanned, events: step.events, settled: step.settled, isSwap: isSwap)
-        if case .replay(deed) = try writer.settleDoubt(connection) {
-            return try stored(replay.id, try writer.latest(connection), connection)
-        }
+        // The deed is told once: nothing that can fail comes after.
+        if case .replay(deed) = try writer.settleDoubt(connection) { return writer.state?.seen(replay) }
         let hasRows = !(step.delta.rows.isEmpty && step.revisions.isEmpty && step.settled.isEmpty)
         while true {
             var seen = try writer.latest(connection)
@@ -338,7 +322,7 @@ package final class ClickHouseReplayStore: ReplayStore {
                 change(&next)
                 if try writer.win(next, .replay(deed), connection) {
                     writer.keepUp(connection)
-                    return next.replay(replay.id).map { StoredReplay($0, replay.plan) }
+                    return next.seen(replay)
                 }
                 seen = try writer.latest(connection)
                 if let number, !seen.isUsable(number) { break }
@@ -384,6 +368,13 @@ package final class ClickHouseReplayStore: ReplayStore {
         _ = try writer.latest(connection)
         try writer.deleteEnded(connection)
         return false
+    }
+}
+
+extension StoreState {
+    /// How a replay stands in it.
+    fileprivate func seen(_ replay: StoredReplay) -> StoredReplay? {
+        self.replay(replay.id).map { StoredReplay($0, replay.plan) }
     }
 }
 

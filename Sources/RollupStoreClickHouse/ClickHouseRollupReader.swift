@@ -47,7 +47,7 @@ package final class ClickHouseRollupReader: RollupReader, @unchecked Sendable {
         guard let state = try CommitLog.latest(connection)?.state else { throw CommitLog.missing }
         return try body(
             ClickHouseSnapshot(
-                connection: connection, state: state, map: state.generations(), memory: series, deadline: deadline))
+                connection: connection, state: state, map: state.generations, memory: series, deadline: deadline))
     }
 
     private func take() throws(RollupStoreError) -> Connection {
@@ -83,20 +83,17 @@ final class SeriesMemory: Sendable {
     struct State {
         /// As of this state all series were loaded; nil: none yet.
         var loaded: StoreState?
+        var shelf = SeriesShelf()
         var ids: Set<Int64> = []
-        var byWorkspace: [String: [StoredSeries]] = [:]
-        /// One copy of each text and set, however many series share it.
-        var texts: Set<String> = []
+        /// One copy of each set, however many series share it.
         var sets: Set<[UInt8]> = []
-
-        mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
     }
     private let state = Mutex(State())
 
     func series(workspace: String, _ snapshot: StoreState, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try load(snapshot, connection, &state)
-            return state.byWorkspace[workspace] ?? []
+            return state.shelf.series(of: workspace)
         }
     }
 
@@ -105,19 +102,7 @@ final class SeriesMemory: Sendable {
     }
 
     /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
-    func key(of id: Int64) -> SeriesKey? {
-        state.withLock { state in
-            for known in state.byWorkspace.values {
-                var (low, high) = (0, known.count)
-                while low < high {
-                    let middle = (low + high) / 2
-                    if known[middle].id < id { low = middle + 1 } else { high = middle }
-                }
-                if low < known.count, known[low].id == id { return known[low].key }
-            }
-            return nil
-        }
-    }
+    func key(of id: Int64) -> SeriesKey? { state.withLock { $0.shelf.key(of: id) } }
 
     /// What was not there yet when it was last loaded: rows under later numbers, and under those still open then.
     private func load(
@@ -131,28 +116,18 @@ final class SeriesMemory: Sendable {
         }
         var answer = try connection.select(
             SeriesRow.columns, "FROM series \(condition) ORDER BY id", "read series")
-        var unordered: Set<String> = []
         while try answer.next() {
             var series = try SeriesRow(&answer).series
             guard state.ids.insert(series.id).inserted else { continue }
-            let key = series.key
-            series.key = SeriesKey(
-                workspace: state.shared(key.workspace), apiKey: state.shared(key.apiKey),
-                provider: state.shared(key.provider), operation: state.shared(key.operation),
-                model: state.shared(key.model), outcome: key.outcome, statusClass: key.statusClass,
-                set: state.sets.insert(key.set).memberAfterInsert)
-            if let last = state.byWorkspace[key.workspace]?.last, last.id > series.id {
-                unordered.insert(key.workspace)
-            }
-            state.byWorkspace[key.workspace, default: []].append(series)
+            series.key.set = state.sets.insert(series.key.set).memberAfterInsert
+            // With several writers one may have been slower with a lower number.
+            state.shelf.add(series)
         }
-        // With several writers one may have been slower with a lower number.
-        for workspace in unordered { state.byWorkspace[workspace]?.sort { $0.id < $1.id } }
         state.loaded = snapshot
     }
 }
 
-struct ClickHouseSnapshot: RollupSnapshot {
+struct ClickHouseSnapshot: GenerationalSnapshot {
     let connection: Connection
     let state: StoreState
     let map: GenerationMap
@@ -164,8 +139,6 @@ struct ClickHouseSnapshot: RollupSnapshot {
     private var positions: [StoreState.Position] {
         state.positions.filter { $0.generation == GenerationMap.first }
     }
-
-    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws { positions.compactMap(\.latest).max().map { EventTime(microseconds: $0) } }
@@ -184,6 +157,8 @@ struct ClickHouseSnapshot: RollupSnapshot {
             ($0.partition.topic, $0.partition.partition) < ($1.partition.topic, $1.partition.partition)
         }
     }
+
+    var rulesVersion: Int64 { state.rulesVersion }
 
     func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(state, connection) }
 
@@ -282,16 +257,6 @@ struct ClickHouseSnapshot: RollupSnapshot {
     // MARK: Rollups
 
     func scanRollups(
-        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
-    ) throws {
-        for part in map.cut(grain, from: from, to: to) {
-            try scanRollups(
-                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
-                body)
-        }
-    }
-
-    private func scanRollups(
         of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
@@ -348,17 +313,6 @@ struct ClickHouseSnapshot: RollupSnapshot {
     private static let longestRevisedPage = 8_192
 
     func scanEvents(
-        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
-    ) throws {
-        for part in map.cutEvents(from: from, to: to) {
-            let goesOn = try scanEvents(
-                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
-            if !goesOn { return }
-        }
-    }
-
-    private func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
         series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {

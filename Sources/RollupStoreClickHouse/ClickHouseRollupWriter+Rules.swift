@@ -33,7 +33,7 @@ extension ClickHouseRollupWriter {
                 + "INNER JOIN (SELECT * FROM series WHERE id IN (SELECT series \(counted)) LIMIT 1 BY id) AS s "
                 + "ON s.id = r.series", "read an hour",
             parameters: [
-                ("generation", "\(seen.generations().generation(at: Grain.hour.start(of: bucket)))"),
+                ("generation", "\(seen.generations.generation(at: Grain.hour.start(of: bucket)))"),
                 ("bucket", "\(bucket)"), ("limit", "\(maxRows + 1)"),
             ])
         var found: [HourRow] = []

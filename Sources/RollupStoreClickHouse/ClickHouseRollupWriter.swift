@@ -39,11 +39,11 @@
 // when there are `fanOut`. What was summed is deleted when no reader can still want it.
 
 import EventCodec
-package import Events
-import Glibc
+import Events
 package import RecordLog
 package import RollupStore
 import Rollups
+import Threading
 
 package final class ClickHouseRollupWriter: RollupWriter {
     /// A row for `commits` that may be there or not.
@@ -91,7 +91,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     init(
         _ location: ClickHouseLocation, _ tables: Tables, _ limits: ClickHouseRollupStore.Limits,
         faults: Connection.Faults?, upkeepFailed: @escaping @Sendable (RollupStoreError) -> Void,
-        now: @escaping @Sendable () -> EventTime = ClickHouseRollupWriter.systemTime
+        now: @escaping @Sendable () -> EventTime = { EventTime(microseconds: WallClock.microseconds()) }
     ) throws(RollupStoreError) {
         transfers = try Transfers()
         connection = try Connection(location, transfers: transfers, faults: faults)
@@ -629,12 +629,6 @@ package final class ClickHouseRollupWriter: RollupWriter {
         block.constant("number", number)
         try connection.insert(block, into: "redrives", token: "redrives-\(number)")
         while try !win(latest(connection).next(by: number, settles: true, isLast: true), nil, connection) {}
-    }
-
-    package static func systemTime() -> EventTime {
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
     }
 }
 

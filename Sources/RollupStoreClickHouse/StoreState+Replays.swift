@@ -30,9 +30,8 @@ extension StoreState {
         var turns: Int64
 
         /// The whole days that it builds.
-        var days: (begin: EventTime, end: EventTime) {
-            let plan = ReplayPlan(asked: "", from: from, to: to, rules: nil, prices: nil, isDryRun: isDryRun)
-            return (plan.begin, plan.end)
+        var days: GenerationMap.Segment {
+            ReplayPlan(asked: "", from: from, to: to, rules: nil, prices: nil, isDryRun: isDryRun).days(of: generation)
         }
 
         var hasEnded: Bool { state == .retired || state == .cancelled }
@@ -48,44 +47,20 @@ extension StoreState {
         replays.filter { $0.state == .live && $0.generation != without }.sorted { $0.rank < $1.rank }
     }
 
-    /// - `without`: as if this one were not there.
-    func generations(without: Int64? = nil) -> GenerationMap {
-        GenerationMap(
-            live: live(without: without).map { replay in
-                let days = replay.days
-                return (replay.generation, days.begin, days.end)
-            })
-    }
+    var generations: GenerationMap { GenerationMap(live: live().map(\.days)) }
 
     /// What answers again where this live replay answers now.
-    func below(_ id: Int64) -> [GenerationMap.Segment] {
-        let without = generations(without: id)
-        return generations().segments.filter { $0.generation == id }.flatMap { own in
-            without.cutEvents(from: own.begin, to: own.end).map {
-                GenerationMap.Segment(begin: $0.from, end: $0.to, generation: $0.generation)
-            }
-        }
-    }
+    func below(_ id: Int64) -> [GenerationMap.Segment] { GenerationMap.below(id, among: live().map(\.days)) }
 
     var scope: ReplayScope {
-        if replays.isEmpty { return ReplayScope() }
-        return ReplayScope(
-            map: generations(),
-            tracked: replays.filter { !$0.hasEnded }.map { replay in
-                let days = replay.days
-                return GenerationMap.Segment(begin: days.begin, end: days.end, generation: replay.generation)
-            })
+        ReplayScope(tracked: replays.filter { !$0.hasEnded }.map(\.days), live: live().map(\.days))
     }
 
     // MARK: Steps
 
-    /// The compare-and-set of every step: the replay is still the caller's, and in this state.
     func hold(_ replay: StoredReplay, _ state: StoredReplay.State) throws(RollupStoreError) -> Replay {
         guard let found = self.replay(replay.id) else { throw StoredReplay.unknown(replay.id) }
-        guard found.state == state else { throw StoredReplay.refused(replay.id, "it is \(found.state.rawValue)") }
-        guard found.epoch == replay.epoch else {
-            throw StoredReplay.refused(replay.id, "another command goes on with it")
-        }
+        try replay.check(state: found.state, epoch: found.epoch, is: state)
         return found
     }
 
@@ -154,21 +129,5 @@ extension StoreState {
     func pending(for generation: Int64, from: EventTime, to: EventTime) -> String {
         let rows = "WHERE generation = \(generation) AND \(eventCondition(from: from, to: to))"
         return "FROM replay_pending \(rows) AND id NOT IN (SELECT id FROM replay_settled \(rows))"
-    }
-}
-
-/// What ingest must know of replays while it applies a batch.
-struct ReplayScope: Equatable {
-    var map = GenerationMap()
-    /// Every generation that counts events of a range, whether it answers or not; the first one is not among them.
-    var tracked: [GenerationMap.Segment] = []
-
-    /// The generations that an event is pending for.
-    func pending(at time: EventTime) -> [Int64] {
-        let answering = map.generation(at: time)
-        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }.map(
-            \.generation)
-        if answering != GenerationMap.first { others.append(GenerationMap.first) }
-        return others
     }
 }

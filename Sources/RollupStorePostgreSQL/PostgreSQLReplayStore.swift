@@ -253,18 +253,11 @@ package final class PostgreSQLReplayStore: ReplayStore {
         _ events: [StoredEvent], _ connection: Connection
     ) throws(ServerFailure) -> [ReplayEvent] {
         try memory.update(connection)
-        var all: [ReplayEvent] = []
-        all.reserveCapacity(events.count)
-        for event in events {
-            guard let key = memory.key(of: event.series) else {
-                throw ServerFailure(
-                    RollupStoreError(
-                        code: .corrupt, tried: "replay the event \(event.event.id)", reason: "its series is missing",
-                        next: "Restore the database from a backup."))
-            }
-            all.append(ReplayEvent(stored: event, series: key))
+        do throws(RollupStoreError) {
+            return try ReplayEvent.all(events, next: "Restore the database from a backup.", key: memory.key)
+        } catch {
+            throw ServerFailure(error)
         }
-        return all
     }
 
     package func rows(
@@ -275,9 +268,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
             let from = grain.bucket(of: replay.plan.begin)
             let to = grain.bucket(of: replay.plan.end)
             let live =
-                if let generation { [(generation, replay.plan.begin, replay.plan.end)] } else {
-                    try GenerationMap.live(connection)
-                }
+                if let generation { [replay.plan.days(of: generation)] } else { try GenerationMap.live(connection) }
             let snapshot = PostgreSQLSnapshot(
                 connection: connection, map: GenerationMap(live: live), memory: memory)
             do {
@@ -290,19 +281,13 @@ package final class PostgreSQLReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline {
-        try look { connection throws(ServerFailure) in
-            var timeline = try RulesTimeline.read(connection, without: replay.id)
-            if !without, let rules = replay.plan.rules {
-                timeline.overlay(rules, from: replay.plan.from, to: replay.plan.to)
-            }
-            return timeline
-        }
+    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
+        try look { connection throws(ServerFailure) in try RulesTimeline.read(connection, without: id) }
     }
 
     package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
         try look { connection throws(ServerFailure) in
-            try GenerationMap.below(replay, connection).map(\.generation)
+            GenerationMap.below(replay.id, among: try GenerationMap.live(connection)).map(\.generation)
         }
     }
 
@@ -313,10 +298,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
     ) throws(RollupStoreError) -> StoredReplay {
         try withNumbers(step) { connection, series throws(ServerFailure) in
             let found = try Self.hold(replay, generation == replay.id ? .building : .live, connection)
-            if let cursor = step.cursor, Self.stands(found, at: cursor, after: step, replay) { return found }
-            guard step.cursor == nil && !step.isScanned || Self.isSame(found, replay) else {
-                throw ServerFailure(StoredReplay.refused(replay.id, "its scan stands elsewhere"))
-            }
+            if try Self.hasTaken(step, replay, found) { return found }
             try put(step, generation, series, connection)
             var parameters = Parameters()
             parameters.add(replay.id)
@@ -352,30 +334,24 @@ package final class PostgreSQLReplayStore: ReplayStore {
         }
     }
 
-    /// The compare-and-set of every step: the replay is still ours, and in this state.
     private static func hold(
         _ replay: StoredReplay, _ state: StoredReplay.State, _ connection: Connection
     ) throws(ServerFailure) -> StoredReplay {
         let found = try lock(replay.id, connection)
-        guard found.state == state else {
-            throw ServerFailure(StoredReplay.refused(replay.id, "it is \(found.state.rawValue)"))
-        }
-        guard found.epoch == replay.epoch else {
-            throw ServerFailure(StoredReplay.refused(replay.id, "another command goes on with it"))
+        do throws(RollupStoreError) {
+            try replay.check(state: found.state, epoch: found.epoch, is: state)
+        } catch {
+            throw ServerFailure(error)
         }
         return found
     }
 
-    private static func isSame(_ found: StoredReplay, _ replay: StoredReplay) -> Bool {
-        found.cursor == replay.cursor && found.isScanned == replay.isScanned && found.scanned == replay.scanned
-    }
-
-    /// Under our epoch that is our own step, whose answer was lost.
-    private static func stands(
-        _ found: StoredReplay, at cursor: EventPlace, after step: ReplayStep, _ replay: StoredReplay
-    ) -> Bool {
-        !isSame(found, replay) && found.cursor == cursor && found.isScanned == (replay.isScanned || step.isScanned)
-            && found.scanned == replay.scanned + step.events
+    private static func hasTaken(
+        _ step: ReplayStep, _ replay: StoredReplay, _ found: StoredReplay
+    ) throws(ServerFailure) -> Bool {
+        do throws(RollupStoreError) { return try found.hasTaken(step, after: replay) } catch {
+            throw ServerFailure(error)
+        }
     }
 
     private func put(
@@ -478,7 +454,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
         try change { connection throws(ServerFailure) -> StoredReplay? in
             _ = try Self.hold(replay, .live, connection)
             try Self.exclude(connection)
-            for part in try GenerationMap.below(replay, connection) {
+            for part in GenerationMap.below(replay.id, among: try GenerationMap.live(connection)) {
                 if try Self.isPending(part.generation, from: part.begin, to: part.end, connection) { return nil }
             }
             _ = try Self.update(
@@ -525,26 +501,20 @@ extension StoredReplay {
 }
 
 extension GenerationMap {
-    typealias Live = (generation: Int64, begin: EventTime, end: EventTime)
-
     /// In the order of their swaps.
-    static func live(_ connection: Connection) throws(ServerFailure) -> [Live] {
+    static func live(_ connection: Connection) throws(ServerFailure) -> [Segment] {
         let rows = try connection.query(
             "SELECT generation, begin_us, end_us FROM replays WHERE state = 'live' ORDER BY rank")
-        return (0..<rows.count).map { ReplayScope.days(rows, $0) }
+        return (0..<rows.count).map { Segment(rows, $0) }
     }
+}
 
-    /// What answers again where this live replay answers now.
-    fileprivate static func below(
-        _ replay: StoredReplay, _ connection: Connection
-    ) throws(ServerFailure) -> [Segment] {
-        let live = try live(connection)
-        let without = GenerationMap(live: live.filter { $0.generation != replay.id })
-        return GenerationMap(live: live).segments.filter { $0.generation == replay.id }.flatMap { own in
-            without.cutEvents(from: own.begin, to: own.end).map {
-                Segment(begin: $0.from, end: $0.to, generation: $0.generation)
-            }
-        }
+extension GenerationMap.Segment {
+    /// Of a row: generation, begin, end.
+    fileprivate init(_ rows: Rows, _ row: Int) {
+        self.init(
+            begin: EventTime(microseconds: rows.integer(row, 1)), end: EventTime(microseconds: rows.integer(row, 2)),
+            generation: rows.integer(row, 0))
     }
 }
 
@@ -555,18 +525,10 @@ extension ReplayScope {
             SELECT generation, begin_us, end_us, state = 'live' FROM replays WHERE state IN ('building', 'live')
             ORDER BY rank
             """)
-        var scope = ReplayScope()
-        scope.tracked = (0..<rows.count).map { days(rows, $0) }
-        scope.map = GenerationMap(
-            live: (0..<rows.count).filter { rows.integer($0, 3) != 0 }.map { days(rows, $0) })
-        return scope
-    }
-
-    fileprivate static func days(_ rows: Rows, _ row: Int) -> GenerationMap.Live {
-        (
-            rows.integer(row, 0), EventTime(microseconds: rows.integer(row, 1)),
-            EventTime(microseconds: rows.integer(row, 2))
-        )
+        let all = 0..<rows.count
+        return ReplayScope(
+            tracked: all.map { GenerationMap.Segment(rows, $0) },
+            live: all.filter { rows.integer($0, 3) != 0 }.map { GenerationMap.Segment(rows, $0) })
     }
 }
 

@@ -106,14 +106,10 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
 /// never wrong: a read of an older state finds no rows for those it is too old for.
 final class SeriesMemory: Sendable {
     struct State {
+        var shelf = SeriesShelf()
         var last: Int64 = 0
-        var count = 0
-        var byWorkspace: [String: [StoredSeries]] = [:]
-        /// One copy of each text and set, however many series share it.
-        var texts: Set<String> = []
+        /// One copy of each set, however many series share it.
         var sets: [Int64: [UInt8]] = [:]
-
-        mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
 
         mutating func update(_ connection: Connection) throws(ServerFailure) {
             while true {
@@ -135,13 +131,11 @@ final class SeriesMemory: Sendable {
                         throw ServerFailure(PostgreSQLSnapshot.unreadable("a code in a row"))
                     }
                     let key = SeriesKey(
-                        workspace: shared(rows.text(row, 2)), apiKey: shared(rows.text(row, 3)),
-                        provider: shared(rows.text(row, 4)), operation: shared(rows.text(row, 5)),
-                        model: shared(rows.text(row, 6)), outcome: outcome,
+                        workspace: rows.text(row, 2), apiKey: rows.text(row, 3), provider: rows.text(row, 4),
+                        operation: rows.text(row, 5), model: rows.text(row, 6), outcome: outcome,
                         statusClass: UInt8(truncatingIfNeeded: rows.integer(row, 8)), set: set)
-                    byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                    shelf.add(StoredSeries(id: number, key: key))
                     last = number
-                    count += 1
                 }
                 if rows.count < SeriesMemory.page { return }
             }
@@ -153,7 +147,7 @@ final class SeriesMemory: Sendable {
     func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try state.update(connection)
-            return state.byWorkspace[workspace] ?? []
+            return state.shelf.series(of: workspace)
         }
     }
 
@@ -162,30 +156,16 @@ final class SeriesMemory: Sendable {
     }
 
     /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
-    func key(of id: Int64) -> SeriesKey? {
-        state.withLock { state in
-            for known in state.byWorkspace.values {
-                var (low, high) = (0, known.count)
-                while low < high {
-                    let middle = (low + high) / 2
-                    if known[middle].id < id { low = middle + 1 } else { high = middle }
-                }
-                if low < known.count, known[low].id == id { return known[low].key }
-            }
-            return nil
-        }
-    }
+    func key(of id: Int64) -> SeriesKey? { state.withLock { $0.shelf.key(of: id) } }
 
     /// How many series are known, of all workspaces.
-    var count: Int { state.withLock { $0.count } }
+    var count: Int { state.withLock { $0.shelf.count } }
 }
 
-struct PostgreSQLSnapshot: RollupSnapshot {
+struct PostgreSQLSnapshot: GenerationalSnapshot {
     let connection: Connection
     let map: GenerationMap
     let memory: SeriesMemory
-
-    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws {
@@ -226,6 +206,8 @@ struct PostgreSQLSnapshot: RollupSnapshot {
                 deadLetters: rows.integer(row, 7), skipped: rows.integer(row, 8), lost: rows.integer(row, 9))
         }
     }
+
+    var rulesVersion: Int64 { get throws { try RulesTimeline.version(connection) } }
 
     func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
 
@@ -285,16 +267,6 @@ struct PostgreSQLSnapshot: RollupSnapshot {
     private static let measureColumns = PostgreSQLRollupWriter.measureColumns.map { "r.\($0)" }.joined(separator: ", ")
 
     func scanRollups(
-        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
-    ) throws {
-        for part in map.cut(grain, from: from, to: to) {
-            try scanRollups(
-                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
-                body)
-        }
-    }
-
-    private func scanRollups(
         of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
@@ -483,17 +455,6 @@ struct PostgreSQLSnapshot: RollupSnapshot {
     private static let eventPages = (first: 128, then: 512)
 
     func scanEvents(
-        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
-    ) throws {
-        for part in map.cutEvents(from: from, to: to) {
-            let goesOn = try scanEvents(
-                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
-            if !goesOn { return }
-        }
-    }
-
-    private func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
         series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {

@@ -21,8 +21,7 @@
 // wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order.
 
 import EventCodec
-package import Events
-import Glibc
+import Events
 package import RecordLog
 package import RollupStore
 import Rollups
@@ -128,6 +127,8 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                 } else if !error.isConflict {
                     throw error.error
                 } else if attempt == Self.attempts {
+                    // A constraint that is broken each time is no other writer's doing.
+                    if error.state == ServerFailure.checkViolation { throw error.error }
                     throw RollupStoreError(
                         code: .unavailable, tried: error.error.tried, reason: error.error.reason,
                         next: "Other writers are in the way; it is tried again.")
@@ -546,12 +547,6 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                 AS w (topic, partition, source_offset, code, reason, key, value, proxy, minute_us)
             ON CONFLICT DO NOTHING
             """, parameters)
-    }
-
-    package static func systemTime() -> EventTime {
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
     }
 }
 

@@ -6,6 +6,7 @@
 package import Events
 package import RollupStore
 import Schemas
+import Threading
 
 package struct PostgreSQLRollupStore: Sendable {
     static let schemaVersion = Int64(Schemas.postgresql.count)
@@ -44,7 +45,7 @@ package struct PostgreSQLRollupStore: Sendable {
 
     /// A writer; it connects when it is first used. Any number may write at once, of other partitions.
     package func makeWriter(
-        now: @escaping @Sendable () -> EventTime = PostgreSQLRollupWriter.systemTime
+        now: @escaping @Sendable () -> EventTime = { EventTime(microseconds: WallClock.microseconds()) }
     ) -> PostgreSQLRollupWriter {
         PostgreSQLRollupWriter(address, now: now)
     }

@@ -100,7 +100,7 @@ package final class SQLiteReplayStore: ReplayStore {
             "SELECT sum(requests) FROM rollups WHERE generation = ?1 AND grain = 2 AND bucket >= ?2 AND bucket < ?3")
         var total: Int64 = 0
         let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
-        for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
+        for part in GenerationMap(live: try GenerationMap.live(connection)).cut(.day, from: days.0, to: days.1) {
             sum.bind(1, part.generation)
             sum.bind(2, Int64(part.from))
             sum.bind(3, Int64(part.to))
@@ -142,7 +142,8 @@ package final class SQLiteReplayStore: ReplayStore {
     // MARK: Reading
 
     private func snapshot(_ connection: Connection) throws(RollupStoreError) -> SQLiteSnapshot {
-        SQLiteSnapshot(connection: connection, map: try GenerationMap.read(connection), memory: memory)
+        SQLiteSnapshot(
+            connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: memory)
     }
 
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
@@ -200,17 +201,7 @@ package final class SQLiteReplayStore: ReplayStore {
         _ events: [StoredEvent], _ connection: Connection
     ) throws(RollupStoreError) -> [ReplayEvent] {
         try memory.update(connection)
-        var all: [ReplayEvent] = []
-        all.reserveCapacity(events.count)
-        for event in events {
-            guard let key = memory.key(of: event.series) else {
-                throw RollupStoreError(
-                    code: .corrupt, tried: "replay the event \(event.event.id)", reason: "its series is missing",
-                    next: "Restore the store from a backup.")
-            }
-            all.append(ReplayEvent(stored: event, series: key))
-        }
-        return all
+        return try ReplayEvent.all(events, next: "Restore the store from a backup.", key: memory.key)
     }
 
     package func rows(
@@ -220,11 +211,9 @@ package final class SQLiteReplayStore: ReplayStore {
             try memory.update(connection)
             let from = grain.bucket(of: replay.plan.begin)
             let to = grain.bucket(of: replay.plan.end)
-            var map = try GenerationMap.read(connection)
-            if let generation {
-                map = GenerationMap(live: [(generation, replay.plan.begin, replay.plan.end)])
-            }
-            let snapshot = SQLiteSnapshot(connection: connection, map: map, memory: memory)
+            let live =
+                if let generation { [replay.plan.days(of: generation)] } else { try GenerationMap.live(connection) }
+            let snapshot = SQLiteSnapshot(connection: connection, map: GenerationMap(live: live), memory: memory)
             do {
                 try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
                     if let key = memory.key(of: row.series) { body(row, key) }
@@ -235,19 +224,15 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(of replay: StoredReplay, without: Bool) throws(RollupStoreError) -> RulesTimeline {
+    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            var timeline = try RulesTimeline.read(connection, without: replay.id)
-            if !without, let rules = replay.plan.rules {
-                timeline.overlay(rules, from: replay.plan.from, to: replay.plan.to)
-            }
-            return timeline
+            try RulesTimeline.read(connection, without: id)
         }
     }
 
     package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            try GenerationMap.below(replay, connection).map(\.generation)
+            GenerationMap.below(replay.id, among: try GenerationMap.live(connection)).map(\.generation)
         }
     }
 
@@ -257,7 +242,8 @@ package final class SQLiteReplayStore: ReplayStore {
         _ step: ReplayStep, to generation: Int64, under replay: StoredReplay
     ) throws(RollupStoreError) -> StoredReplay {
         try transaction { connection throws(RollupStoreError) in
-            try hold(replay, generation == replay.id ? .building : .live, connection)
+            let found = try hold(replay, generation == replay.id ? .building : .live, connection)
+            if try found.hasTaken(step, after: replay) { return found }
             try put(step, generation, connection)
             let move = try connection.statement(
                 """
@@ -277,15 +263,12 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    /// The compare-and-set of every step: the replay is still ours, and in this state.
     private func hold(
         _ replay: StoredReplay, _ state: StoredReplay.State, _ connection: Connection
-    ) throws(RollupStoreError) {
+    ) throws(RollupStoreError) -> StoredReplay {
         let found = try find(replay.id, connection)
-        guard found.state == state else { throw StoredReplay.refused(replay.id, "it is \(found.state.rawValue)") }
-        guard found.epoch == replay.epoch else {
-            throw StoredReplay.refused(replay.id, "another command goes on with it")
-        }
+        try replay.check(state: found.state, epoch: found.epoch, is: state)
+        return found
     }
 
     private func put(_ step: ReplayStep, _ generation: Int64, _ connection: Connection) throws(RollupStoreError) {
@@ -323,56 +306,55 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    private func isPending(
-        _ generation: Int64, from: EventTime, to: EventTime, _ connection: Connection
-    ) throws(RollupStoreError) -> Bool {
+    /// How many events are pending, counted up to `limit`.
+    private func pending(
+        _ generation: Int64, from: EventTime, to: EventTime, limit: Int, _ connection: Connection
+    ) throws(RollupStoreError) -> Int64 {
         let rows = try connection.statement(
-            "SELECT 1 FROM replay_pending WHERE generation = ?1 AND time_us >= ?2 AND time_us < ?3 LIMIT 1")
+            "SELECT count(*) FROM (SELECT 1 FROM replay_pending "
+                + "WHERE generation = ?1 AND time_us >= ?2 AND time_us < ?3 LIMIT ?4)")
         rows.bind(1, generation)
         rows.bind(2, from.microseconds)
         rows.bind(3, to.microseconds)
+        rows.bind(4, Int64(limit))
         defer { rows.reset() }
-        return try rows.step()
+        return try rows.step() ? rows.integer(0) : 0
     }
 
     package func swap(
         _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
     ) throws(RollupStoreError) -> StoredReplay? {
-        do throws(RollupStoreError) {
-            return try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
-                try hold(replay, .building, connection)
-                try put(step, replay.id, connection)
-                if try isPending(replay.id, from: replay.plan.begin, to: replay.plan.end, connection) {
-                    throw StoredReplay.morePending
-                }
-                let turn = try connection.statement(
-                    """
-                    UPDATE replays SET state = 'live', turns = turns + 1, swapped_us = ?2, scanned = scanned + ?3,
-                        changed = changed + ?4, rank = (SELECT coalesce(max(rank), 0) + 1 FROM replays)
-                    WHERE generation = ?1 AND is_scanned = 1 AND is_dry_run = 0
-                    """)
-                turn.bind(1, replay.id)
-                turn.bind(2, now.microseconds)
-                turn.bind(3, step.events)
-                turn.bind(4, Int64(step.revisions.count))
-                try turn.run()
-                guard connection.changes == 1 else {
-                    throw StoredReplay.refused(replay.id, "it is not ready to answer")
-                }
-                failPoint("replay_swapped")
-                return try find(replay.id, connection)
-            }
-        } catch {
-            if error.reason == StoredReplay.morePending.reason { return nil }
-            throw error
+        try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
+            _ = try hold(replay, .building, connection)
+            // What the step settles is pending, so that nothing else is where there is no more.
+            let settled = step.settled.count
+            let pending = try pending(
+                replay.id, from: replay.plan.begin, to: replay.plan.end, limit: settled + 1, connection)
+            if pending > Int64(settled) { return nil }
+            try put(step, replay.id, connection)
+            let turn = try connection.statement(
+                """
+                UPDATE replays SET state = 'live', turns = turns + 1, swapped_us = ?2, scanned = scanned + ?3,
+                    changed = changed + ?4, rank = (SELECT coalesce(max(rank), 0) + 1 FROM replays)
+                WHERE generation = ?1 AND is_scanned = 1 AND is_dry_run = 0
+                """)
+            turn.bind(1, replay.id)
+            turn.bind(2, now.microseconds)
+            turn.bind(3, step.events)
+            turn.bind(4, Int64(step.revisions.count))
+            try turn.run()
+            guard connection.changes == 1 else { throw StoredReplay.refused(replay.id, "it is not ready to answer") }
+            failPoint("replay_swapped")
+            return try find(replay.id, connection)
         }
     }
 
     package func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay? {
         try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
-            try hold(replay, .live, connection)
-            for part in try GenerationMap.below(replay, connection) {
-                if try isPending(part.generation, from: part.begin, to: part.end, connection) { return nil }
+            _ = try hold(replay, .live, connection)
+            for part in GenerationMap.below(replay.id, among: try GenerationMap.live(connection)) {
+                let pending = try pending(part.generation, from: part.begin, to: part.end, limit: 1, connection)
+                if pending > 0 { return nil }
             }
             let turn = try connection.statement(
                 "UPDATE replays SET state = 'retired', turns = turns + 1, rank = NULL WHERE generation = ?1")
@@ -408,9 +390,6 @@ package final class SQLiteReplayStore: ReplayStore {
 }
 
 extension StoredReplay {
-    static let morePending = RollupStoreError(
-        code: .unavailable, tried: "swap a replay", reason: "more events are pending", next: "It is tried again.")
-
     static func all(_ connection: Connection) throws(RollupStoreError) -> [StoredReplay] {
         let rows = try connection.statement(
             """
@@ -442,51 +421,41 @@ extension StoredReplay {
 }
 
 extension GenerationMap {
-    /// - `without`: as if this one were not there.
-    static func read(_ connection: Connection, without: Int64? = nil) throws(RollupStoreError) -> GenerationMap {
+    /// In the order of their swaps.
+    static func live(_ connection: Connection) throws(RollupStoreError) -> [Segment] {
         let rows = try connection.statement(
             "SELECT generation, begin_us, end_us FROM replays WHERE state = 'live' ORDER BY rank")
         defer { rows.reset() }
-        var live: [(generation: Int64, begin: EventTime, end: EventTime)] = []
-        while try rows.step() {
-            if rows.integer(0) == without { continue }
-            live.append(
-                (
-                    rows.integer(0), EventTime(microseconds: rows.integer(1)),
-                    EventTime(microseconds: rows.integer(2))
-                ))
-        }
-        return GenerationMap(live: live)
+        var live: [Segment] = []
+        while try rows.step() { live.append(Segment(rows)) }
+        return live
     }
+}
 
-    /// What answers again where this live replay answers now.
-    static func below(_ replay: StoredReplay, _ connection: Connection) throws(RollupStoreError) -> [Segment] {
-        let without = try read(connection, without: replay.id)
-        var parts: [Segment] = []
-        for own in try read(connection).segments where own.generation == replay.id {
-            for part in without.cutEvents(from: own.begin, to: own.end) {
-                parts.append(Segment(begin: part.from, end: part.to, generation: part.generation))
-            }
-        }
-        return parts
+extension GenerationMap.Segment {
+    /// Of a row: generation, begin, end.
+    fileprivate init(_ row: Statement) {
+        self.init(
+            begin: EventTime(microseconds: row.integer(1)), end: EventTime(microseconds: row.integer(2)),
+            generation: row.integer(0))
     }
 }
 
 extension ReplayScope {
     static func read(_ connection: Connection) throws(RollupStoreError) -> ReplayScope {
         let rows = try connection.statement(
-            "SELECT generation, begin_us, end_us FROM replays WHERE state IN ('building', 'live')")
+            """
+            SELECT generation, begin_us, end_us, state = 'live' FROM replays WHERE state IN ('building', 'live')
+            ORDER BY rank
+            """)
         defer { rows.reset() }
-        var scope = ReplayScope()
+        var tracked: [GenerationMap.Segment] = []
+        var live: [GenerationMap.Segment] = []
         while try rows.step() {
-            scope.tracked.append(
-                (
-                    rows.integer(0), EventTime(microseconds: rows.integer(1)),
-                    EventTime(microseconds: rows.integer(2))
-                ))
+            tracked.append(GenerationMap.Segment(rows))
+            if rows.integer(3) != 0 { live.append(GenerationMap.Segment(rows)) }
         }
-        if !scope.tracked.isEmpty { scope.map = try GenerationMap.read(connection) }
-        return scope
+        return ReplayScope(tracked: tracked, live: live)
     }
 }
 

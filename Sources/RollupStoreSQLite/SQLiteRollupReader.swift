@@ -41,7 +41,7 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         do {
             // The first look fixes what the whole read sees.
             let snapshot = SQLiteSnapshot(
-                connection: connection, map: try GenerationMap.read(connection), memory: series)
+                connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: series)
             let answer = try body(snapshot)
             try connection.statement("COMMIT").run()
             isSound = true
@@ -90,13 +90,10 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
 /// older state finds no rows for those it is too old for.
 final class SeriesMemory: Sendable {
     struct State {
+        var shelf = SeriesShelf()
         var last: Int64 = 0
-        var byWorkspace: [String: [StoredSeries]] = [:]
-        /// One copy of each text and set, however many series share it.
-        var texts: Set<String> = []
+        /// One copy of each set, however many series share it.
         var sets: [Int64: [UInt8]] = [:]
-
-        mutating func shared(_ text: String) -> String { texts.insert(text).memberAfterInsert }
 
         mutating func update(_ connection: Connection) throws(RollupStoreError) {
             let statement = try connection.statement(
@@ -113,13 +110,12 @@ final class SeriesMemory: Sendable {
                 let set = sets[setNumber] ?? Array(statement.bytes(9))
                 sets[setNumber] = set
                 let key = SeriesKey(
-                    workspace: shared(statement.text(2)), apiKey: shared(statement.text(3)),
-                    provider: shared(statement.text(4)), operation: shared(statement.text(5)),
-                    model: shared(statement.text(6)),
+                    workspace: statement.text(2), apiKey: statement.text(3), provider: statement.text(4),
+                    operation: statement.text(5), model: statement.text(6),
                     outcome: try SQLiteSnapshot.known(
                         Outcome(rawValue: UInt8(truncatingIfNeeded: statement.integer(7)))),
                     statusClass: UInt8(truncatingIfNeeded: statement.integer(8)), set: set)
-                byWorkspace[key.workspace, default: []].append(StoredSeries(id: number, key: key))
+                shelf.add(StoredSeries(id: number, key: key))
                 last = number
             }
         }
@@ -129,36 +125,22 @@ final class SeriesMemory: Sendable {
     func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try state.update(connection)
-            return state.byWorkspace[workspace] ?? []
+            return state.shelf.series(of: workspace)
         }
     }
 
     /// Whatever its workspace; nil where the last look of `series` or `update` did not find it.
-    func key(of id: Int64) -> SeriesKey? {
-        state.withLock { state in
-            for known in state.byWorkspace.values {
-                var (low, high) = (0, known.count)
-                while low < high {
-                    let middle = (low + high) / 2
-                    if known[middle].id < id { low = middle + 1 } else { high = middle }
-                }
-                if low < known.count, known[low].id == id { return known[low].key }
-            }
-            return nil
-        }
-    }
+    func key(of id: Int64) -> SeriesKey? { state.withLock { $0.shelf.key(of: id) } }
 
     func update(_ connection: Connection) throws(RollupStoreError) {
         try state.withLock { state throws(RollupStoreError) in try state.update(connection) }
     }
 }
 
-struct SQLiteSnapshot: RollupSnapshot {
+struct SQLiteSnapshot: GenerationalSnapshot {
     let connection: Connection
     let map: GenerationMap
     let memory: SeriesMemory
-
-    var generationName: String { map.segments.map { "\($0.generation)" }.joined(separator: ".") }
 
     var watermark: EventTime? {
         get throws {
@@ -203,6 +185,8 @@ struct SQLiteSnapshot: RollupSnapshot {
         }
         return rows
     }
+
+    var rulesVersion: Int64 { get throws { try RulesTimeline.version(connection) } }
 
     func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(connection) }
 
@@ -260,16 +244,6 @@ struct SQLiteSnapshot: RollupSnapshot {
     private static let patience = 12
 
     func scanRollups(
-        grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
-    ) throws {
-        for part in map.cut(grain, from: from, to: to) {
-            try scanRollups(
-                of: part.generation, grain: grain, from: part.from, to: part.to, series: series, withBins: withBins,
-                body)
-        }
-    }
-
-    private func scanRollups(
         of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
@@ -384,17 +358,6 @@ struct SQLiteSnapshot: RollupSnapshot {
     }
 
     func scanEvents(
-        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
-    ) throws {
-        for part in map.cutEvents(from: from, to: to) {
-            let goesOn = try scanEvents(
-                of: part.generation, from: part.from, to: part.to, before: before, series: series, body)
-            if !goesOn { return }
-        }
-    }
-
-    private func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
         series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {
@@ -448,10 +411,7 @@ struct SQLiteSnapshot: RollupSnapshot {
     static func event(_ row: Statement) throws(RollupStoreError) -> StoredEvent {
         let idBytes = row.bytes(1)
         guard idBytes.count == 16 else { throw unreadable("the id of an event") }
-        let id = EventID(
-            high: UInt64(bigEndian: idBytes.loadUnaligned(fromByteOffset: 0, as: UInt64.self)),
-            low: UInt64(bigEndian: idBytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)))
-        var event = RequestEvent(id: id, time: EventTime(microseconds: row.integer(0)))
+        var event = RequestEvent(id: EventID(stored: idBytes), time: EventTime(microseconds: row.integer(0)))
         event.status = UInt16(truncatingIfNeeded: row.integer(3))
         event.proxy = row.text(4)
         event.requestModel = row.text(5)

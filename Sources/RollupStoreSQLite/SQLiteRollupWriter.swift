@@ -5,8 +5,7 @@
 // letters, the counts by proxy and minute, and the ledger's. Whatever fails, all of it is rolled back.
 
 import EventCodec
-package import Events
-import Glibc
+import Events
 package import RecordLog
 package import RollupStore
 import Rollups
@@ -26,7 +25,7 @@ package final class SQLiteRollupWriter: RollupWriter {
 
     init(
         _ connection: Connection, _ lock: FileLock, _ checkpointer: Checkpointer, _ schedule: CheckpointSchedule,
-        now: @escaping () -> EventTime = SQLiteRollupWriter.systemTime
+        now: @escaping () -> EventTime = { EventTime(microseconds: WallClock.microseconds()) }
     ) {
         self.connection = connection
         self.lock = lock
@@ -125,12 +124,8 @@ package final class SQLiteRollupWriter: RollupWriter {
         for index in duplicates {
             delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
         }
-        if scope.tracked.isEmpty {
-            try RollupRows.add(delta, series, connection) { _ in generation }
-        } else {
-            try notePending(batch, duplicates, scope, connection)
-            try RollupRows.add(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
-        }
+        try notePending(batch, duplicates, scope, connection)
+        try RollupRows.add(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
         try putDeadLetters(batch, connection)
@@ -284,6 +279,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     private func notePending(
         _ batch: SealedBatch, _ duplicates: [Int], _ scope: ReplayScope, _ connection: Connection
     ) throws(RollupStoreError) {
+        if scope.tracked.isEmpty { return }
         let insert = try connection.statement(
             "INSERT INTO replay_pending (generation, time_us, id) VALUES (?1, ?2, ?3)")
         let left = Set(duplicates)
@@ -365,11 +361,5 @@ package final class SQLiteRollupWriter: RollupWriter {
             statement.bind(10, minute?.minute.microseconds)
             try statement.run()
         }
-    }
-
-    package static func systemTime() -> EventTime {
-        var instant = timespec()
-        clock_gettime(CLOCK_REALTIME, &instant)
-        return EventTime(microseconds: Int64(instant.tv_sec) * 1_000_000 + Int64(instant.tv_nsec) / 1_000)
     }
 }

@@ -162,6 +162,8 @@ struct FakeStore: RollupReader, RollupSnapshot {
 
     func rulesTimeline() -> RulesTimeline { timeline }
 
+    var rulesVersion: Int64 { timeline.version }
+
     func manifests(from: EventTime, to: EventTime) -> [Manifest] { [] }
 
     func proxyMinutes(from: EventTime, to: EventTime) -> [ProxyMinute] { [] }

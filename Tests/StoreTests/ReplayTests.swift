@@ -422,6 +422,40 @@ private final class Between: Sendable {
         ingest.close()
     }
 
+    /// Whether an answer was lost or a caller is confused: a step of the scan follows from one place.
+    @Test(arguments: StoreKind.replaying)
+    func aStepOfTheScanIsTakenOnce(_ kind: StoreKind) throws {
+        var random = Random(seed: 125)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(kind.few(300), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        ingest.close()
+        let before = try Contents(store)
+        var replays = try store.replays()
+        let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
+        let page = try replays.scan(begun, limit: 20)
+        let timeline = try replays.timeline(without: begun.id)
+        var refold = try EventRefold(
+            begun.plan, normalizer: Normalizer(rules: try rules(0), hash: nil), before: timeline, after: timeline,
+            reprice: nil)
+        for event in page.events { try refold.add(event) }
+        var step = refold.finish()
+        step.cursor = page.cursor
+        let first = try replays.add(step, to: begun.id, under: begun)
+        #expect(first.scanned == 20)
+        #expect(try replays.add(step, to: begun.id, under: begun) == first)
+        step.events += 1
+        #expect(throws: RollupStoreError.self) { try replays.add(step, to: begun.id, under: begun) }
+        var replayer = try self.replayer(store, stepEvents: 20)
+        guard case .swapped(let done) = try replayer.run(first, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        #expect(done.scanned == begun.total)
+        #expect(try Contents(store) == before)
+        replays.close()
+    }
+
     // MARK: Without transactions
 
     /// Any request of a replay fails, or is done and its answer lost: each step is taken once.
@@ -433,12 +467,12 @@ private final class Between: Sendable {
         let (from, to) = (begin + 3 * hour, begin + 60 * hour)
         let ingest = try Ingesting(store, log)
         while ingest.next < 100 { try ingest.apply(30) }
-        let dice = Mutex((random: Random(seed: 132), faults: 0))
+        let dice = Mutex((random: Random(seed: 134), faults: 0, areThrown: false))
         let failing = try ClickHouseRollupStore.open(
             url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") },
             faults: { _ in
                 dice.withLock { dice in
-                    guard dice.random.next() % 12 == 0 else { return .none }
+                    guard dice.areThrown, dice.random.next() % 12 == 0 else { return .none }
                     dice.faults += 1
                     return fault
                 }
@@ -447,6 +481,8 @@ private final class Between: Sendable {
         var replayer = try self.replayer(over: replays, stepEvents: 15)
         var failures = 0
         func persist<Answer>(_ body: () throws -> Answer?) throws -> Answer {
+            dice.withLock { $0.areThrown = true }
+            defer { dice.withLock { $0.areThrown = false } }
             while true {
                 do {
                     if let answer = try body() { return answer }
@@ -538,7 +574,9 @@ private final class Between: Sendable {
 
     @Test func theMapAnswersForEachInstantOnce() {
         func d(_ day: Int64) -> EventTime { at(day * 24 * hour) }
-        let map = GenerationMap(live: [(2, d(1), d(5)), (3, d(3), d(8)), (4, d(4), d(5))])
+        let live = [(2, 1, 5), (3, 3, 8), (4, 4, 5)] as [(Int64, Int64, Int64)]
+        let map = GenerationMap(
+            live: live.map { GenerationMap.Segment(begin: d($1), end: d($2), generation: $0) })
         #expect(map.segments.map(\.generation) == [1, 2, 3, 4, 3, 1])
         #expect([0, 1, 3, 4, 5, 7, 8].map { map.generation(at: d($0)) } == [1, 2, 3, 4, 3, 3, 1])
         let hours = map.cut(.hour, from: 0, to: 24 * 9)
