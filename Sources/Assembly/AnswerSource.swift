@@ -3,7 +3,6 @@
 import CommandLine
 import Configuration
 import Events
-import Glibc
 import JSONText
 import Normalizer
 import Queries
@@ -28,14 +27,8 @@ enum AnswerSource {
             self = .api(api, url)
             return
         }
-        let configuration = try invocation.configuration()
-        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
-            throw Failure(
-                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
-                    + "or a running API with --api.")
-        }
         self = .store(
-            try Preparation.openStore(configuration, readers: 1).reader, QueryEngine(),
+            try Preparation.openExistingStore(try invocation.configuration(), orAPI: true).reader, QueryEngine(),
             workspace: invocation.text("workspace") ?? Preparation.openWorkspace)
     }
 

@@ -4,7 +4,6 @@ import CommandLine
 import Configuration
 import EventCodec
 import Events
-import Glibc
 import JSONText
 import QueryAPI
 import RecordLog
@@ -123,12 +122,7 @@ enum DeadLetterCommands {
     // MARK: What is asked for
 
     private static func archive(_ configuration: MillraceConfiguration) throws -> any DeadLetterArchive {
-        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
-            throw Failure(
-                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url."
-            )
-        }
-        return try Preparation.openStore(configuration, readers: 1).deadLetters
+        try Preparation.openExistingStore(configuration).deadLetters
     }
 
     private static func source(_ text: String) throws(UsageError) -> RecordSource {
@@ -147,8 +141,8 @@ enum DeadLetterCommands {
             }
             filter.code = code
         }
-        filter.from = try time("from", invocation)
-        filter.to = try time("to", invocation)
+        filter.from = try invocation.time("from")
+        filter.to = try invocation.time("to")
         guard let place = invocation.text("source") else { return filter }
         let parts = place.split(separator: "/", omittingEmptySubsequences: false)
         let numbers = parts.dropFirst().map { Int64($0) ?? -1 }
@@ -161,14 +155,6 @@ enum DeadLetterCommands {
         if let partition = numbers.first { filter.partition = Int32(clamping: partition) }
         if numbers.count > 1 { filter.offset = Offset(numbers[1]) }
         return filter
-    }
-
-    private static func time(_ name: String, _ invocation: Invocation) throws(UsageError) -> EventTime? {
-        guard let text = invocation.text(name) else { return nil }
-        guard let time = RFC3339.parse(text) else {
-            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-        }
-        return time
     }
 
     // MARK: What is shown

@@ -5,6 +5,7 @@ import Configuration
 import Events
 import Glibc
 import JSONText
+import Journal
 import RecordLog
 import RecordLogKafka
 import RollupStore
@@ -69,7 +70,7 @@ enum DoctorCommand {
         let free = Int(disk.f_bavail) * Int(disk.f_frsize)
         let wanted = configuration.journal.maxSizeBytes
         let found = "\(directory): \(size(free)) free, it may grow to \(size(wanted))"
-        if free < wanted, used(directory) + free < wanted {
+        if free + LaneDirectory.all(in: directory).reduce(0, { $0 + $1.size }) < wanted {
             return Finding(
                 check: "journal", isFine: false, found: found,
                 next:
@@ -88,29 +89,6 @@ enum DoctorCommand {
             if path == "/" { break }
         }
         return access(path, F_OK) == 0 ? path : nil
-    }
-
-    /// What the lanes take already.
-    private static func used(_ directory: String) -> Int {
-        var sum = 0
-        for lane in entries(directory) {
-            for file in entries("\(directory)/\(lane)") {
-                var found = stat()
-                if stat("\(directory)/\(lane)/\(file)", &found) == 0 { sum += Int(found.st_blocks) * 512 }
-            }
-        }
-        return sum
-    }
-
-    private static func entries(_ directory: String) -> [String] {
-        guard let opened = opendir(directory) else { return [] }
-        defer { closedir(opened) }
-        var names: [String] = []
-        while let entry = readdir(opened) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name.0) { String(cString: $0) }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names
     }
 
     private static func size(_ bytes: Int) -> String {

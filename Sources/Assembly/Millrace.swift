@@ -2,6 +2,7 @@
 
 import CommandLine
 import Configuration
+import Events
 import Glibc
 
 package enum Millrace {
@@ -145,5 +146,14 @@ extension Invocation {
         try MillraceConfiguration(
             ConfigurationSources(
                 file: text("config"), environment: processEnvironment(), flags: settings, standards: standards))
+    }
+
+    /// An option's instant; nil where it is not given.
+    func time(_ name: String) throws(UsageError) -> EventTime? {
+        guard let text = text(name) else { return nil }
+        guard let time = RFC3339.parse(text) else {
+            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
+        }
+        return time
     }
 }

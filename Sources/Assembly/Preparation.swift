@@ -89,6 +89,19 @@ enum Preparation {
         try Stores.open(configuration.store, mustConnect: true, readers: readers, log: Log(role: "store"))
     }
 
+    /// For a command that only makes sense on a store with something in it: a SQLite file that is not there is not made.
+    ///
+    /// - `orAPI`: the command can ask an API instead.
+    static func openExistingStore(_ configuration: MillraceConfiguration, orAPI: Bool = false) throws -> OpenStore {
+        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
+            let other = orAPI ? " or a running API with --api" : ""
+            throw Failure(
+                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with "
+                    + "--store.url\(other).")
+        }
+        return try openStore(configuration, readers: 1)
+    }
+
     /// Where the journal is the log, what is in flight is counted in it. `close` once nobody asks any more.
     static func reconciler(
         _ configuration: MillraceConfiguration, _ log: Log, _ metrics: KafkaMetrics

@@ -3,12 +3,10 @@
 import CommandLine
 import Configuration
 import Events
-import Glibc
 import JSONText
 import QueryAPI
 import Reconciling
 import RollupStore
-import RollupStoreSQLite
 import Telemetry
 
 enum ReconcileCommand {
@@ -25,27 +23,14 @@ enum ReconcileCommand {
         return isClosed || !invocation.flag("fail-on-difference") ? 0 : 1
     }
 
-    private static func time(_ invocation: Invocation, _ name: String) throws(UsageError) -> EventTime? {
-        guard let text = invocation.text(name) else { return nil }
-        guard let time = RFC3339.parse(text) else {
-            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-        }
-        return time
-    }
-
     private static func askStore(_ invocation: Invocation, _ configuration: MillraceConfiguration) throws -> JSONValue {
         let day: Int64 = 86_400_000_000
         let now = SystemFacts.now()
-        let to = try time(invocation, "to") ?? EventTime(microseconds: now.microseconds + day)
+        let to = try invocation.time("to") ?? EventTime(microseconds: now.microseconds + day)
         let from =
-            try time(invocation, "from") ?? EventTime(microseconds: min(now.microseconds, to.microseconds) - day)
+            try invocation.time("from") ?? EventTime(microseconds: min(now.microseconds, to.microseconds) - day)
         guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
-        if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
-            throw Failure(
-                "There is no store at \(path). Start 'millrace up' in this directory, or name the store with --store.url "
-                    + "or a running API with --api.")
-        }
-        let store = try Preparation.openStore(configuration, readers: 1)
+        let store = try Preparation.openExistingStore(configuration, orAPI: true)
         let (reconciler, close) = Preparation.reconciler(configuration, Log(role: "reconcile"), KafkaMetrics())
         defer { close() }
         return try reconciler.balance(reader: store.reader, from: from.startOfMinute, to: to).json
@@ -57,7 +42,7 @@ enum ReconcileCommand {
         }
         var query: [String] = []
         for name in ["from", "to"] {
-            guard let time = try time(invocation, name) else { continue }
+            guard let time = try invocation.time(name) else { continue }
             query.append("\(name)=\(AnswerSource.escaped(RFC3339.precise(time)))")
         }
         let path = "/v1/reconciliation" + (query.isEmpty ? "" : "?" + query.joined(separator: "&"))

@@ -24,10 +24,10 @@ enum ReplayCommands {
     static func run(_ invocation: Invocation) throws -> Int32 {
         let configuration = try invocation.configuration()
         let now = SystemFacts.now()
-        guard let from = try time(invocation, "from") else {
+        guard let from = try invocation.time("from") else {
             throw UsageError("--from is missing", hint: "such as --from 2026-11-01T00:00:00Z")
         }
-        let asked = try time(invocation, "to")
+        let asked = try invocation.time("to")
         // An end in the future means now.
         let to = min(asked ?? now, now)
         guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
@@ -66,12 +66,8 @@ enum ReplayCommands {
 
         /// - `rules`: may need a key where the configured ones do not.
         init(_ configuration: MillraceConfiguration, _ rules: Rules? = nil) throws {
-            if case .sqlite(let path) = configuration.store, access(path, F_OK) != 0 {
-                throw Failure("There is no store at \(path). Name it with --store.url, or start 'millrace up' here.")
-            }
-            open = try Preparation.openStore(configuration, readers: 1)
-            let configured = try Preparation.read(configuration).rules
-            let needing = rules.map { $0.needsHashKey } == true ? rules ?? configured : configured
+            open = try Preparation.openExistingStore(configuration)
+            let needing = if let rules, rules.needsHashKey { rules } else { try Preparation.read(configuration).rules }
             normalizer = try Preparation.normalizer(configuration, needing)
         }
 
@@ -96,7 +92,7 @@ enum ReplayCommands {
         let meter = Meter(replay)
         var replayer = Replayer(
             store, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0.milliseconds)) }, progress: meter.show)
+            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) }, progress: meter.show)
         switch try replayer.run(replay, reprice: reprice) {
         case .swapped(let done):
             if invocation.flag("json") {
@@ -224,7 +220,7 @@ enum ReplayCommands {
     private static func sweeper(_ inputs: Inputs, _ store: any ReplayStore) -> Replayer {
         Replayer(
             store, normalizer: inputs.normalizer, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0.milliseconds)) })
+            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) })
     }
 
     private static func find(_ invocation: Invocation, _ store: inout any ReplayStore) throws -> StoredReplay {
@@ -238,14 +234,6 @@ enum ReplayCommands {
             throw UsageError("\(invocation.arguments[0]): not the number of a replay", hint: "see millrace replay list")
         }
         return id
-    }
-
-    private static func time(_ invocation: Invocation, _ name: String) throws(UsageError) -> EventTime? {
-        guard let text = invocation.text(name) else { return nil }
-        guard let time = RFC3339.parse(text) else {
-            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-        }
-        return time
     }
 
     // MARK: Text
@@ -265,7 +253,7 @@ enum ReplayCommands {
         func show(_ replay: StoredReplay) {
             if shown.duration(to: .now) < .seconds(progressSeconds) { return }
             shown = .now
-            let seconds = Double(began.duration(to: .now).milliseconds) / 1_000
+            let seconds = began.duration(to: .now) / .seconds(1)
             let rate = Double(replay.scanned - first) / max(seconds, 0.001)
             let left = rate > 0 ? "\(Int(Double(max(0, replay.total - replay.scanned)) / rate)) s left" : "waiting"
             Terminal.complain("\(progress(of: replay)), \(Int(rate)) events/s, \(left)")
@@ -319,11 +307,5 @@ enum ReplayCommands {
             ).text
         if changes.count > changesShown { out += "\(changes.count - changesShown) more; --json has all.\n" }
         return out
-    }
-}
-
-extension Duration {
-    fileprivate var milliseconds: Int64 {
-        components.seconds * 1_000 + components.attoseconds / 1_000_000_000_000_000
     }
 }

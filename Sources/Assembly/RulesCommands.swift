@@ -233,14 +233,3 @@ enum RulesCommands {
         }
     }
 }
-
-extension Invocation {
-    /// An option's instant; nil where it is not given.
-    func time(_ name: String) throws -> EventTime? {
-        guard let text = text(name) else { return nil }
-        guard let time = RFC3339.parse(text) else {
-            throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-        }
-        return time
-    }
-}

@@ -60,13 +60,6 @@ enum SimulationCommands {
     }
 
     private static func loadOptions(_ invocation: Invocation) throws -> LoadOptions {
-        func time(_ name: String) throws(UsageError) -> EventTime? {
-            guard let text = invocation.text(name) else { return nil }
-            guard let time = RFC3339.parse(text) else {
-                throw UsageError("--\(name) \(text): not a time", hint: "such as --\(name) 2026-11-01T00:00:00Z")
-            }
-            return time
-        }
         let source: LoadOptions.Source
         if let file = invocation.text("from-file") {
             for name in ["events", "from", "to", "profile"] where invocation.text(name) != nil {
@@ -85,7 +78,7 @@ enum SimulationCommands {
             source = .profile(profile, events: events)
         }
         var span: Range<EventTime>?
-        let (from, to) = (try time("from"), try time("to"))
+        let (from, to) = (try invocation.time("from"), try invocation.time("to"))
         if from != nil || to != nil {
             let end = to ?? SystemFacts.now()
             guard let from, from < end else {

@@ -2,7 +2,6 @@
 
 import CommandLine
 import Configuration
-import Glibc
 import JSONText
 import RecordLogKafka
 import RollupStoreSQLite
@@ -25,10 +24,7 @@ enum StoreAndTopicCommands {
                 "Only a SQLite store is backed up by this command. A server has its own: pg_dump for PostgreSQL, BACKUP "
                     + "for ClickHouse; both see one state of the store.")
         }
-        guard access(path, F_OK) == 0 else {
-            throw Failure("There is no store at \(path). Name it with --store.url.")
-        }
-        guard case .sqlite(let store) = try Preparation.openStore(configuration, readers: 1) else { return 1 }
+        guard case .sqlite(let store) = try Preparation.openExistingStore(configuration) else { return 1 }
         let target = invocation.arguments[0]
         let size = try store.backUp(to: target)
         let answer: JSONValue = ["file": .string(target), "bytes": JSONValue(size)]
