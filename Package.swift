@@ -70,6 +70,7 @@ let package = Package(
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
                 .embedInCode("sqlite-6-replay.sql"),
+                .embedInCode("sqlite-7-days.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
                 .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
                 .embedInCode("postgresql-5-replay.sql"),

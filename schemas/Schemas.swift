@@ -10,6 +10,7 @@ package enum Schemas {
             text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql),
             text(PackageResources.sqlite_3_redriven_sql), text(PackageResources.sqlite_4_reconciliation_sql),
             text(PackageResources.sqlite_5_rules_sql), text(PackageResources.sqlite_6_replay_sql),
+            text(PackageResources.sqlite_7_days_sql),
         ]
     }
     /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.

@@ -35,6 +35,7 @@ enum RollupRows {
 
         let bins = UnsafeMutableRawBufferPointer.allocate(byteCount: BinBlob.capacity(longest) + 1, alignment: 1)
         defer { bins.deallocate() }
+        var days: Set<Day> = []
         for (_, series, index) in order {
             let row = delta.rows[index]
             let generation = generation(row)
@@ -48,6 +49,27 @@ enum RollupRows {
             if try !add.runUnlessConstrained() {
                 try addWrapping(row.measures, to: (generation, row.grain, row.bucket, series), add, connection)
             }
+            if row.grain == .day { days.insert(Day(generation: generation, day: row.bucket)) }
+        }
+        try raiseVersions(of: days, connection)
+    }
+
+    private struct Day: Hashable {
+        var generation: Int64
+        var day: Int32
+    }
+
+    /// What readers remember of these days no longer holds (BucketMemory.swift).
+    private static func raiseVersions(of days: Set<Day>, _ connection: Connection) throws(RollupStoreError) {
+        let raise = try connection.statement(
+            """
+            INSERT INTO rollup_days (generation, day, version) VALUES (?1, ?2, 1)
+            ON CONFLICT DO UPDATE SET version = version + 1
+            """)
+        for day in days {
+            raise.bind(1, day.generation)
+            raise.bind(2, Int64(day.day))
+            try raise.run()
         }
     }
 

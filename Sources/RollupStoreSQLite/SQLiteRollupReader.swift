@@ -18,6 +18,7 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
     private var idle: [Connection] = []
     private var opened = 0
     private let series = SeriesMemory()
+    private let buckets = BucketMemory()
 
     init(path: String, connections: Int) {
         self.path = path
@@ -41,7 +42,8 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         do {
             // The first look fixes what the whole read sees.
             let snapshot = SQLiteSnapshot(
-                connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: series)
+                connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: series,
+                buckets: buckets)
             let answer = try body(snapshot)
             try connection.statement("COMMIT").run()
             isSound = true
@@ -137,10 +139,25 @@ final class SeriesMemory: Sendable {
     }
 }
 
+/// How many rows one read has taken into the memory of buckets.
+private final class TakenIn {
+    var rows = 0
+}
+
 struct SQLiteSnapshot: GenerationalSnapshot {
     let connection: Connection
     let map: GenerationMap
     let memory: SeriesMemory
+    /// nil: rows are read from the table only.
+    var buckets: BucketMemory?
+    private let takenIn = TakenIn()
+
+    init(connection: Connection, map: GenerationMap, memory: SeriesMemory, buckets: BucketMemory? = nil) {
+        self.connection = connection
+        self.map = map
+        self.memory = memory
+        self.buckets = buckets
+    }
 
     var watermark: EventTime? {
         get throws {
@@ -247,21 +264,96 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         of generation: Int64, grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
+        // Rows from before the grain's retention go without a word to the version.
+        guard let buckets, grain != .minute, from < to, Int(to) - Int(from) <= BucketMemory.Limits.buckets,
+            try retained(grain).map({ $0 <= grain.start(of: from) }) ?? true
+        else {
+            return try scanTable(generation, grain, from, to, series, withBins: withBins, body)
+        }
+        let keys = (from..<to).map { BucketMemory.Key(generation: generation, grain: grain, bucket: $0) }
+        let versions = try versions(generation, grain, from, to)
+        var missing = from
+        for (index, found) in buckets.find(keys, versions: versions, withBins: withBins).enumerated() {
+            let remembered: RememberedBucket
+            switch found {
+            case .remembered(let bucket): remembered = bucket
+            case .again where takenIn.rows < BucketMemory.Limits.rowsARead:
+                remembered = try takeIn(keys[index], versions[index], withBins: withBins)
+                buckets.remember(remembered, as: keys[index])
+            case .again, .new: continue
+            }
+            let bucket = keys[index].bucket
+            if missing < bucket { try scanTable(generation, grain, missing, bucket, series, withBins: withBins, body) }
+            missing = bucket + 1
+            try remembered.eachIndex(of: series) { place in
+                guard let row = remembered.row(place, bucket: bucket, withBins: withBins) else {
+                    throw Self.unreadable("the bins of a rollup")
+                }
+                body(row)
+            }
+        }
+        if missing < to { try scanTable(generation, grain, missing, to, series, withBins: withBins, body) }
+    }
+
+    /// For each bucket that of its day.
+    private func versions(_ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32) throws -> [Int64] {
+        let inADay = Int32(Grain.day.microseconds / grain.microseconds)
+        func day(_ bucket: Int32) -> Int32 { bucket >= 0 ? bucket / inADay : (bucket + 1) / inADay - 1 }
+        let rows = try connection.statement(
+            "SELECT day, version FROM rollup_days WHERE generation = ?1 AND day >= ?2 AND day <= ?3")
+        rows.bind(1, generation)
+        rows.bind(2, Int64(day(from)))
+        rows.bind(3, Int64(day(to - 1)))
+        defer { rows.reset() }
+        var byDay: [Int32: Int64] = [:]
+        while try rows.step() { byDay[Int32(truncatingIfNeeded: rows.integer(0))] = rows.integer(1) }
+        return (from..<to).map { byDay[day($0)] ?? 0 }
+    }
+
+    private func takeIn(
+        _ key: BucketMemory.Key, _ version: Int64, withBins: Bool
+    ) throws -> RememberedBucket {
+        var bucket = RememberedBucket(version: version, hasBins: withBins)
+        let rows = try connection.statement(Self.rollupRows(withBins: withBins))
+        defer { rows.reset() }
+        bind(rows, key.generation, key.grain, from: Int64(key.bucket), .min, to: key.bucket + 1)
+        while try rows.step() {
+            bucket.append(
+                series: rows.integer(1), Measures(rows, from: 2),
+                bins: withBins ? rows.bytes(16) : UnsafeRawBufferPointer(start: nil, count: 0))
+        }
+        takenIn.rows += bucket.series.count
+        return bucket
+    }
+
+    private static func rollupRows(withBins: Bool) -> String {
         let columns =
             "bucket, series, requests, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_nano_usd, "
             + "request_bytes, response_bytes, latency_count, latency_sum_us, first_token_count, first_token_sum_us, "
             + "overhead_count, overhead_sum_us" + (withBins ? ", bins" : "")
-        let rows = try connection.statement(
-            "SELECT \(columns) FROM rollups WHERE generation = ?1 AND grain = ?2 AND (bucket, series) >= (?3, ?4) "
-                + "AND bucket < ?5 ORDER BY bucket, series")
+        return "SELECT \(columns) FROM rollups WHERE generation = ?1 AND grain = ?2 AND (bucket, series) >= (?3, ?4) "
+            + "AND bucket < ?5 ORDER BY bucket, series"
+    }
+
+    private func bind(
+        _ rows: Statement, _ generation: Int64, _ grain: Grain, from bucket: Int64, _ series: Int64, to: Int32
+    ) {
+        rows.bind(1, generation)
+        rows.bind(2, Int64(grain.rawValue))
+        rows.bind(3, bucket)
+        rows.bind(4, series)
+        rows.bind(5, Int64(to))
+    }
+
+    private func scanTable(
+        _ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32, _ series: SeriesSelection, withBins: Bool,
+        _ body: (StoredRollup) -> Void
+    ) throws {
+        let rows = try connection.statement(Self.rollupRows(withBins: withBins))
         defer { rows.reset() }
         func look(at bucket: Int64, _ series: Int64) {
             rows.reset()
-            rows.bind(1, generation)
-            rows.bind(2, Int64(grain.rawValue))
-            rows.bind(3, bucket)
-            rows.bind(4, series)
-            rows.bind(5, Int64(to))
+            bind(rows, generation, grain, from: bucket, series, to: to)
         }
         func answer() throws {
             var bins: [SketchBin] = []
@@ -295,7 +387,7 @@ struct SQLiteSnapshot: GenerationalSnapshot {
                     position = 0
                 }
                 let found = rows.integer(1)
-                position = Self.firstIndex(in: wanted, from: position, notBelow: found)
+                position = wanted.firstIndex(from: position, notBelow: found)
                 if position < wanted.count && wanted[position] == found {
                     try answer()
                     position += 1
@@ -312,22 +404,6 @@ struct SQLiteSnapshot: GenerationalSnapshot {
                 }
             }
         }
-    }
-
-    /// By doubling steps, then by halves: near ones are found at once.
-    private static func firstIndex(in sorted: [Int64], from start: Int, notBelow value: Int64) -> Int {
-        var low = start
-        var step = 1
-        while low + step <= sorted.count && sorted[low + step - 1] < value {
-            low += step
-            step *= 2
-        }
-        var high = min(low + step, sorted.count)
-        while low < high {
-            let middle = (low + high) / 2
-            if sorted[middle] < value { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 
     // MARK: Events
