@@ -3,22 +3,24 @@
 //
 // What is remembered of a bucket holds for one version of its day (`rollup_days`), which the writer raises in the
 // transaction that adds to the day. A read compares it with the version in its own state of the store: neither an older
-// nor a newer state is ever mixed in. A bucket is taken in when it is read for the second time in the same version, so
-// that the running day is not taken in at every batch, and only so many rows a read, so that none pays for all.
+// nor a newer state is ever mixed in. A bucket is wanted once it is read for the second time in one version, so that
+// the running day is not taken in at every batch; a thread beside the reads takes in what is wanted (BucketFiller), so
+// that none waits for it.
 
 import RollupStore
 import Rollups
 import Synchronization
+import Threading
 
 /// The rows of one bucket, ascending by series.
 struct RememberedBucket: Sendable {
     let version: Int64
-    private(set) var series: [Int64] = []
-    private(set) var measures: [Measures] = []
     let hasBins: Bool
-    /// The bins of row n: `bins[binEnds[n] ..< binEnds[n + 1]]`.
-    private var bins: [UInt8] = []
-    private var binEnds: [Int] = [0]
+    private var series: [Int64] = []
+    /// Row n: `bytes[ends[n] ..< ends[n + 1]]`, its measures as varints, then its bins as they are stored. A third of
+    /// what they take as integers, and so fewer lines of memory for a row.
+    private var bytes: [UInt8] = []
+    private var ends: [UInt32] = [0]
 
     init(version: Int64, hasBins: Bool) {
         self.version = version
@@ -27,63 +29,108 @@ struct RememberedBucket: Sendable {
 
     mutating func append(series id: Int64, _ row: Measures, bins blob: UnsafeRawBufferPointer) {
         series.append(id)
-        measures.append(row)
-        if hasBins {
-            bins.append(contentsOf: blob)
-            binEnds.append(bins.count)
-        }
+        row.encode(into: &bytes)
+        if hasBins { bytes.append(contentsOf: blob) }
+        ends.append(UInt32(truncatingIfNeeded: bytes.count))
     }
 
     /// In bytes, about.
-    var size: Int {
-        256 + series.count * (MemoryLayout<Int64>.stride + MemoryLayout<Measures>.stride)
-            + bins.count + binEnds.count * MemoryLayout<Int>.stride
+    var size: Int { 256 + series.count * 12 + bytes.count }
+
+    /// Selected rows, ascending; false where one does not parse.
+    func scan(_ selection: SeriesSelection, bucket: Int32, withBins: Bool, _ body: (StoredRollup) -> Void) -> Bool {
+        bytes.withUnsafeBytes { bytes in
+            func answer(_ row: Int) -> Bool {
+                var rest = UnsafeRawBufferPointer(rebasing: bytes[Int(ends[row])..<Int(ends[row + 1])])
+                guard let measures = Measures(decoding: &rest), let bins = withBins ? BinBlob.decode(rest) : [] else {
+                    return false
+                }
+                body(StoredRollup(bucket: bucket, series: series[row], measures: measures, bins: bins))
+                return true
+            }
+            guard case .only(let wanted) = selection else { return series.indices.allSatisfy(answer) }
+            var (row, want) = (0, 0)
+            while row < series.count && want < wanted.count {
+                if series[row] == wanted[want] {
+                    if !answer(row) { return false }
+                    row += 1
+                    want += 1
+                } else if series[row] < wanted[want] {
+                    row = series.firstIndex(from: row + 1, notBelow: wanted[want])
+                } else {
+                    want = wanted.firstIndex(from: want + 1, notBelow: series[row])
+                }
+            }
+            return true
+        }
+    }
+}
+
+extension Measures {
+    /// Each as a varint: 7 bits a byte, low first, high bit: more follows.
+    fileprivate func encode(into bytes: inout [UInt8]) {
+        for value in [
+            requests, inputTokens, outputTokens, cachedTokens, reasoningTokens, costNanoUSD, requestBytes,
+            responseBytes,
+            latencyCount, latencySum, firstTokenCount, firstTokenSum, overheadCount, overheadSum,
+        ] {
+            var rest = UInt64(bitPattern: value)
+            while rest >= 0x80 {
+                bytes.append(UInt8(truncatingIfNeeded: rest) | 0x80)
+                rest >>= 7
+            }
+            bytes.append(UInt8(truncatingIfNeeded: rest))
+        }
     }
 
-    /// nil where its bins do not parse.
-    func row(_ index: Int, bucket: Int32, withBins: Bool) -> StoredRollup? {
-        var decoded: [SketchBin] = []
-        if withBins {
-            let found = bins.withUnsafeBytes { all in
-                BinBlob.decode(UnsafeRawBufferPointer(rebasing: all[binEnds[index]..<binEnds[index + 1]]))
+    /// Leaves what follows; nil where the bytes end too soon.
+    fileprivate init?(decoding rest: inout UnsafeRawBufferPointer) {
+        var place = 0
+        var isBroken = false
+        let bytes = rest
+        @inline(__always) func next() -> Int64 {
+            var value: UInt64 = 0
+            var shift: UInt64 = 0
+            while place < bytes.count && shift < 64 {
+                let byte = bytes[place]
+                place += 1
+                value |= UInt64(byte & 0x7F) << shift
+                if byte < 0x80 { return Int64(bitPattern: value) }
+                shift += 7
             }
-            guard let found else { return nil }
-            decoded = found
+            isBroken = true
+            return 0
         }
-        return StoredRollup(bucket: bucket, series: series[index], measures: measures[index], bins: decoded)
-    }
-
-    /// The places of the selected rows, ascending.
-    func eachIndex(of selection: SeriesSelection, _ body: (Int) throws -> Void) rethrows {
-        guard case .only(let wanted) = selection else {
-            for index in series.indices { try body(index) }
-            return
-        }
-        var (row, want) = (0, 0)
-        while row < series.count && want < wanted.count {
-            if series[row] == wanted[want] {
-                try body(row)
-                row += 1
-                want += 1
-            } else if series[row] < wanted[want] {
-                row = series.firstIndex(from: row + 1, notBelow: wanted[want])
-            } else {
-                want = wanted.firstIndex(from: want + 1, notBelow: series[row])
-            }
-        }
+        self.init()
+        requests = next()
+        inputTokens = next()
+        outputTokens = next()
+        cachedTokens = next()
+        reasoningTokens = next()
+        costNanoUSD = next()
+        requestBytes = next()
+        responseBytes = next()
+        latencyCount = next()
+        latencySum = next()
+        firstTokenCount = next()
+        firstTokenSum = next()
+        overheadCount = next()
+        overheadSum = next()
+        if isBroken { return nil }
+        rest = UnsafeRawBufferPointer(rebasing: bytes[place...])
     }
 }
 
 final class BucketMemory: Sendable {
     /// | limit | unit | value | why | at the limit |
     /// | --- | --- | --- | --- | --- |
-    /// | `size` | bytes | 256 MiB | days and hours of a month, of ten thousand series a day | what was read longest ago goes |
-    /// | `rowsARead` | rows | 16,384 | about as many as are stepped over in 10 ms | the rest is taken in by later reads |
+    /// | `size` | bytes | 256 MiB | hours of a month, of five thousand series an hour | what no read of late has used goes; else nothing more is taken in |
+    /// | `reads` | reads | 64 | so long a bucket is of use after it was read | |
     /// | `buckets` | buckets | 2,048 | hours of a quarter, days of five years | a longer scan goes past the memory |
-    /// | `seen` | buckets | 16,384 | what was read once | forgotten all at once |
+    /// | `seen`, `wanted` | buckets | 16,384 | what was read once, what is to be taken in | forgotten all at once |
     enum Limits {
         static let size = 256 << 20
-        static let rowsARead = 16_384
+        static let reads: Int64 = 64
         static let buckets = 2_048
         static let seen = 16_384
     }
@@ -92,57 +139,171 @@ final class BucketMemory: Sendable {
         var generation: Int64
         var grain: Grain
         var bucket: Int32
-    }
 
-    enum Found {
-        case remembered(RememberedBucket)
-        /// Read before, in the same version.
-        case again
-        case new
+        /// Days since 1970.
+        var day: Int32 {
+            let inADay = Int32(Grain.day.microseconds / grain.microseconds)
+            return bucket >= 0 ? bucket / inADay : (bucket + 1) / inADay - 1
+        }
     }
 
     private struct State {
         var buckets: [Key: (bucket: RememberedBucket, used: Int64)] = [:]
         var size = 0
+        /// Counts reads.
         var clock: Int64 = 0
+        /// Read once, in this version.
         var seen: [Key: Int64] = [:]
+        /// To be taken in, with bins or without.
+        var wanted: [Key: Bool] = [:]
+        /// Of these, what is being taken in.
+        var underWay = 0
+        /// Everything that is remembered is of use: until then nothing more is wanted.
+        var fullUntil: Int64 = 0
     }
     private let state = Mutex(State())
     private let limit: Int
 
     init(limit: Int = Limits.size) { self.limit = limit }
 
-    func find(_ keys: [Key], versions: [Int64], withBins: Bool) -> [Found] {
+    /// What is remembered of each, nil for the others; those that come up again are wanted from now on.
+    func find(_ keys: [Key], versions: [Int64], withBins: Bool) -> [RememberedBucket?] {
         state.withLock { state in
             state.clock += 1
             if state.seen.count > Limits.seen { state.seen = [:] }
+            if state.wanted.count > Limits.seen { state.wanted = [:] }
             return zip(keys, versions).map { key, version in
                 if let known = state.buckets[key], known.bucket.version == version,
                     known.bucket.hasBins || !withBins
                 {
                     state.buckets[key]?.used = state.clock
-                    return .remembered(known.bucket)
+                    return known.bucket
                 }
-                return state.seen.updateValue(version, forKey: key) == version ? .again : .new
+                if state.seen.updateValue(version, forKey: key) == version && state.clock >= state.fullUntil {
+                    state.wanted[key] = withBins || state.wanted[key] == true
+                }
+                return nil
             }
         }
     }
 
+    var counts: (remembered: Int, wanted: Int) { state.withLock { ($0.buckets.count, $0.wanted.count + $0.underWay) } }
+
+    /// What is wanted could not be taken in: the next reads read the table as before, and want it again.
+    func giveUp() {
+        state.withLock { state in
+            state.wanted = [:]
+            state.underWay = 0
+        }
+    }
+
+    /// Nothing is wanted any more.
+    func close() {
+        state.withLock { $0.fullUntil = .max }
+        giveUp()
+    }
+
+    /// Some of what is wanted, which is not wanted any more; what was taken before is done.
+    func takeWanted(_ count: Int) -> [(key: Key, withBins: Bool)] {
+        state.withLock { state in
+            let some = state.wanted.prefix(count).map { (key: $0.key, withBins: $0.value) }
+            for one in some { state.wanted[one.key] = nil }
+            state.underWay = some.count
+            return some
+        }
+    }
+
     func remember(_ bucket: RememberedBucket, as key: Key) {
-        guard bucket.size <= limit else { return }
         state.withLock { state in
             if let old = state.buckets.removeValue(forKey: key) { state.size -= old.bucket.size }
             if state.size + bucket.size > limit {
-                // A quarter at once, so that this is seldom.
-                for (old, kept) in state.buckets.sorted(by: { $0.value.used < $1.value.used }) {
-                    if state.size + bucket.size <= limit / 4 * 3 { break }
+                for (old, kept) in state.buckets where kept.used < state.clock - Limits.reads {
                     state.buckets[old] = nil
                     state.size -= kept.bucket.size
                 }
             }
+            if state.size + bucket.size > limit {
+                state.fullUntil = max(state.fullUntil, state.clock + Limits.reads)
+                state.wanted = [:]
+                return
+            }
             state.buckets[key] = (bucket, state.clock)
             state.size += bucket.size
         }
+    }
+}
+
+/// The thread that takes in what reads want. Started at the first wish; the end of its owner ends it.
+final class BucketFiller: Sendable {
+    /// Buckets a transaction.
+    private static let together = 32
+    /// The questions go first.
+    private static let niceness: Int32 = 15
+
+    private let path: String
+    private let memory: BucketMemory
+    private let requests = BoundedQueue<Void>(capacity: 1)
+    private let thread = Mutex<ServiceThread?>(nil)
+
+    init(path: String, memory: BucketMemory) {
+        self.path = path
+        self.memory = memory
+    }
+
+    deinit {
+        memory.close()
+        requests.close()
+        thread.withLock { $0 }?.join()
+    }
+
+    /// Never waits for what is taken in.
+    func request() {
+        guard memory.counts.wanted > 0 else { return }
+        thread.withLock { thread in
+            if thread != nil { return }
+            thread = ServiceThread("mr-remember", niceness: Self.niceness) { [path, memory, requests] in
+                // Where the file cannot be opened, the questions say so, and nothing is remembered.
+                guard let connection = try? Connection(path: path, access: .read) else { return }
+                while requests.pop() != nil {
+                    while true {
+                        let wanted = memory.takeWanted(Self.together)
+                        if wanted.isEmpty { break }
+                        do { try Self.takeIn(wanted, memory, connection) } catch { memory.giveUp() }
+                    }
+                }
+            }
+        }
+        _ = requests.tryPush(())
+    }
+
+    /// In one transaction: rows and their version are of one state.
+    private static func takeIn(
+        _ wanted: [(key: BucketMemory.Key, withBins: Bool)], _ memory: BucketMemory, _ connection: Connection
+    ) throws(RollupStoreError) {
+        try connection.statement("BEGIN").run()
+        do throws(RollupStoreError) {
+            for (key, withBins) in wanted { memory.remember(try read(key, withBins, connection), as: key) }
+            try connection.statement("COMMIT").run()
+        } catch {
+            if connection.isInTransaction { try connection.statement("ROLLBACK").run() }
+            throw error
+        }
+    }
+
+    private static func read(
+        _ key: BucketMemory.Key, _ withBins: Bool, _ connection: Connection
+    ) throws(RollupStoreError) -> RememberedBucket {
+        let version = try SQLiteSnapshot.versions(key.generation, days: key.day...key.day, connection)[key.day]
+        var bucket = RememberedBucket(version: version ?? 0, hasBins: withBins)
+        let rows = try SQLiteSnapshot.rollupRows(withBins: withBins, connection)
+        defer { rows.reset() }
+        SQLiteSnapshot.bind(rows, key.generation, key.grain, from: Int64(key.bucket), .min, to: key.bucket + 1)
+        while try rows.step() {
+            bucket.append(
+                series: rows.integer(1), Measures(rows, from: 2),
+                bins: withBins ? rows.bytes(16) : UnsafeRawBufferPointer(start: nil, count: 0))
+        }
+        return bucket
     }
 }
 

@@ -18,11 +18,13 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
     private var idle: [Connection] = []
     private var opened = 0
     private let series = SeriesMemory()
-    private let buckets = BucketMemory()
+    private let bucketMemory = BucketMemory()
+    private let filler: BucketFiller
 
     init(path: String, connections: Int) {
         self.path = path
         limit = max(1, connections)
+        filler = BucketFiller(path: path, memory: bucketMemory)
     }
 
     package func read<Answer>(_ body: (any RollupSnapshot) throws -> Answer) throws -> Answer {
@@ -35,7 +37,10 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
     ) throws -> Answer {
         let connection = try take()
         var isSound = false
-        defer { giveBack(connection, isSound) }
+        defer {
+            giveBack(connection, isSound)
+            filler.request()
+        }
         connection.stop(when: isUnwanted)
         defer { connection.stop(when: nil) }
         try connection.statement("BEGIN").run()
@@ -43,7 +48,7 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
             // The first look fixes what the whole read sees.
             let snapshot = SQLiteSnapshot(
                 connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: series,
-                buckets: buckets)
+                buckets: bucketMemory)
             let answer = try body(snapshot)
             try connection.statement("COMMIT").run()
             isSound = true
@@ -54,6 +59,9 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
             throw error
         }
     }
+
+    /// Hours and days in memory, and those that are to be taken in.
+    package var buckets: (remembered: Int, wanted: Int) { bucketMemory.counts }
 
     private func take() throws(RollupStoreError) -> Connection {
         let waiting: Connection? = lock.withLock {
@@ -139,25 +147,12 @@ final class SeriesMemory: Sendable {
     }
 }
 
-/// How many rows one read has taken into the memory of buckets.
-private final class TakenIn {
-    var rows = 0
-}
-
 struct SQLiteSnapshot: GenerationalSnapshot {
     let connection: Connection
     let map: GenerationMap
     let memory: SeriesMemory
     /// nil: rows are read from the table only.
     var buckets: BucketMemory?
-    private let takenIn = TakenIn()
-
-    init(connection: Connection, map: GenerationMap, memory: SeriesMemory, buckets: BucketMemory? = nil) {
-        self.connection = connection
-        self.map = map
-        self.memory = memory
-        self.buckets = buckets
-    }
 
     var watermark: EventTime? {
         get throws {
@@ -271,71 +266,49 @@ struct SQLiteSnapshot: GenerationalSnapshot {
             return try scanTable(generation, grain, from, to, series, withBins: withBins, body)
         }
         let keys = (from..<to).map { BucketMemory.Key(generation: generation, grain: grain, bucket: $0) }
-        let versions = try versions(generation, grain, from, to)
+        guard let first = keys.first, let last = keys.last else { return }
+        let versions = try Self.versions(generation, days: first.day...last.day, connection)
+        let found = buckets.find(keys, versions: keys.map { versions[$0.day] ?? 0 }, withBins: withBins)
         var missing = from
-        for (index, found) in buckets.find(keys, versions: versions, withBins: withBins).enumerated() {
-            let remembered: RememberedBucket
-            switch found {
-            case .remembered(let bucket): remembered = bucket
-            case .again where takenIn.rows < BucketMemory.Limits.rowsARead:
-                remembered = try takeIn(keys[index], versions[index], withBins: withBins)
-                buckets.remember(remembered, as: keys[index])
-            case .again, .new: continue
+        for (key, remembered) in zip(keys, found) {
+            guard let remembered else { continue }
+            if missing < key.bucket {
+                try scanTable(generation, grain, missing, key.bucket, series, withBins: withBins, body)
             }
-            let bucket = keys[index].bucket
-            if missing < bucket { try scanTable(generation, grain, missing, bucket, series, withBins: withBins, body) }
-            missing = bucket + 1
-            try remembered.eachIndex(of: series) { place in
-                guard let row = remembered.row(place, bucket: bucket, withBins: withBins) else {
-                    throw Self.unreadable("the bins of a rollup")
-                }
-                body(row)
+            missing = key.bucket + 1
+            guard remembered.scan(series, bucket: key.bucket, withBins: withBins, body) else {
+                throw Self.unreadable("the bins of a rollup")
             }
         }
         if missing < to { try scanTable(generation, grain, missing, to, series, withBins: withBins, body) }
     }
 
-    /// For each bucket that of its day.
-    private func versions(_ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32) throws -> [Int64] {
-        let inADay = Int32(Grain.day.microseconds / grain.microseconds)
-        func day(_ bucket: Int32) -> Int32 { bucket >= 0 ? bucket / inADay : (bucket + 1) / inADay - 1 }
+    /// By day, of those that were added to.
+    static func versions(
+        _ generation: Int64, days: ClosedRange<Int32>, _ connection: Connection
+    ) throws(RollupStoreError) -> [Int32: Int64] {
         let rows = try connection.statement(
             "SELECT day, version FROM rollup_days WHERE generation = ?1 AND day >= ?2 AND day <= ?3")
         rows.bind(1, generation)
-        rows.bind(2, Int64(day(from)))
-        rows.bind(3, Int64(day(to - 1)))
+        rows.bind(2, Int64(days.lowerBound))
+        rows.bind(3, Int64(days.upperBound))
         defer { rows.reset() }
-        var byDay: [Int32: Int64] = [:]
-        while try rows.step() { byDay[Int32(truncatingIfNeeded: rows.integer(0))] = rows.integer(1) }
-        return (from..<to).map { byDay[day($0)] ?? 0 }
+        var versions: [Int32: Int64] = [:]
+        while try rows.step() { versions[Int32(truncatingIfNeeded: rows.integer(0))] = rows.integer(1) }
+        return versions
     }
 
-    private func takeIn(
-        _ key: BucketMemory.Key, _ version: Int64, withBins: Bool
-    ) throws -> RememberedBucket {
-        var bucket = RememberedBucket(version: version, hasBins: withBins)
-        let rows = try connection.statement(Self.rollupRows(withBins: withBins))
-        defer { rows.reset() }
-        bind(rows, key.generation, key.grain, from: Int64(key.bucket), .min, to: key.bucket + 1)
-        while try rows.step() {
-            bucket.append(
-                series: rows.integer(1), Measures(rows, from: 2),
-                bins: withBins ? rows.bytes(16) : UnsafeRawBufferPointer(start: nil, count: 0))
-        }
-        takenIn.rows += bucket.series.count
-        return bucket
-    }
-
-    private static func rollupRows(withBins: Bool) -> String {
+    static func rollupRows(withBins: Bool, _ connection: Connection) throws(RollupStoreError) -> Statement {
         let columns =
             "bucket, series, requests, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_nano_usd, "
             + "request_bytes, response_bytes, latency_count, latency_sum_us, first_token_count, first_token_sum_us, "
             + "overhead_count, overhead_sum_us" + (withBins ? ", bins" : "")
-        return "SELECT \(columns) FROM rollups WHERE generation = ?1 AND grain = ?2 AND (bucket, series) >= (?3, ?4) "
-            + "AND bucket < ?5 ORDER BY bucket, series"
+        return try connection.statement(
+            "SELECT \(columns) FROM rollups WHERE generation = ?1 AND grain = ?2 AND (bucket, series) >= (?3, ?4) "
+                + "AND bucket < ?5 ORDER BY bucket, series")
     }
 
-    private func bind(
+    static func bind(
         _ rows: Statement, _ generation: Int64, _ grain: Grain, from bucket: Int64, _ series: Int64, to: Int32
     ) {
         rows.bind(1, generation)
@@ -349,11 +322,11 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         _ generation: Int64, _ grain: Grain, _ from: Int32, _ to: Int32, _ series: SeriesSelection, withBins: Bool,
         _ body: (StoredRollup) -> Void
     ) throws {
-        let rows = try connection.statement(Self.rollupRows(withBins: withBins))
+        let rows = try Self.rollupRows(withBins: withBins, connection)
         defer { rows.reset() }
         func look(at bucket: Int64, _ series: Int64) {
             rows.reset()
-            bind(rows, generation, grain, from: bucket, series, to: to)
+            Self.bind(rows, generation, grain, from: bucket, series, to: to)
         }
         func answer() throws {
             var bins: [SketchBin] = []

@@ -8,9 +8,11 @@ import Glibc
 package final class ServiceThread: @unchecked Sendable {
     private final class Body {
         let name: String
+        let niceness: Int32
         let run: @Sendable () -> Void
-        init(name: String, run: @escaping @Sendable () -> Void) {
+        init(name: String, niceness: Int32, run: @escaping @Sendable () -> Void) {
             self.name = name
+            self.niceness = niceness
             self.run = run
         }
     }
@@ -18,18 +20,24 @@ package final class ServiceThread: @unchecked Sendable {
     private var handle = pthread_t()
 
     /// Starts at once. Traps where the system has no thread left to give: nothing could go on.
-    package init(_ name: String, stackSize: Int = 1 << 20, _ run: @escaping @Sendable () -> Void) {
+    ///
+    /// - `niceness`: 0 ... 19; how much the others of the process go first where cores are short.
+    package init(
+        _ name: String, stackSize: Int = 1 << 20, niceness: Int32 = 0, _ run: @escaping @Sendable () -> Void
+    ) {
         var attributes = pthread_attr_t()
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, stackSize)
         defer { pthread_attr_destroy(&attributes) }
-        let body = Unmanaged.passRetained(Body(name: name, run: run))
+        let body = Unmanaged.passRetained(Body(name: name, niceness: niceness, run: run))
         let status = pthread_create(
             &handle, &attributes,
             { context in
                 guard let context else { return nil }
                 let body = Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
                 nameThisThread(body.name)
+                // Linux gives each thread its own; refused or not, the thread works.
+                if body.niceness > 0 { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, body.niceness) }
                 body.run()
                 return nil
             }, body.toOpaque())

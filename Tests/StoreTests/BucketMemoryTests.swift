@@ -1,6 +1,7 @@
 // What a SQLite reader remembers of hours and days never shows: the same rows as from a reader that has seen nothing.
 
 import Events
+import Glibc
 import RecordLog
 import RollupStore
 import RollupStoreSQLite
@@ -47,6 +48,11 @@ import Testing
         }
     }
 
+    private func waitUntilTakenIn(_ reader: SQLiteRollupReader) {
+        let deadline = ContinuousClock.now.advanced(by: .seconds(30))
+        while reader.buckets.wanted > 0, ContinuousClock.now < deadline { usleep(500) }
+    }
+
     @Test func aReaderThatRemembersSaysWhatAFreshOneSays() throws {
         let seed = UInt64.random(in: 0..<1_000_000)
         print("bucket memory: seed \(seed)")
@@ -68,12 +74,14 @@ import Testing
             for _ in 0..<40 {
                 let scan = Scan.random(&random)
                 let expected = try fresh.reader.read { try scan.rows($0) }
-                // Read, taken in, remembered.
+                // Read, wanted, remembered.
                 for time in 0..<3 {
                     let rows = try store.reader.read { try scan.rows($0) }
                     #expect(rows == expected, "seed \(seed), round \(round), time \(time), \(scan)")
+                    if time == 1 { waitUntilTakenIn(store.reader) }
                 }
             }
+            #expect(store.reader.buckets.remembered > 3)
         }
         writer.close()
     }
@@ -100,6 +108,7 @@ import Testing
             for _ in 0..<3 {
                 // In between others read the newer state, and remember it.
                 let after = try store.reader.read { try scan.rows($0) }
+                waitUntilTakenIn(store.reader)
                 #expect(after.reduce(0) { $0 + $1.measures.requests } == 100)
                 #expect(try scan.rows(old) == before)
             }
@@ -124,7 +133,11 @@ import Testing
         func counted() throws -> Int64 {
             try opened.reader.read { try scan.rows($0) }.reduce(0) { $0 + $1.measures.requests }
         }
-        for _ in 0..<3 { #expect(try counted() == 50) }
+        for _ in 0..<3 {
+            #expect(try counted() == 50)
+            waitUntilTakenIn(opened.reader)
+        }
+        #expect(opened.reader.buckets.remembered > 0)
         let again = try opened.makeWriter()
         let taken = try again.acquire([Self.partition])[0]
         let more = (0..<30).map { _ in Sample.random(&random) }
