@@ -53,8 +53,16 @@ struct Evaluation {
     /// Bucket and group of each cell.
     private(set) var cellKeys: [(bucket: Int32, group: Int32)] = []
     private var cellNumbers: [UInt64: Int32] = [:]
-    /// All events once each, whatever the groups.
-    private(set) var total: Cell
+    /// The same by bucket * `denseGroups` + group, -1 for none, where there are few of them: groups beyond are met by
+    /// events only.
+    private var denseCells: [Int32] = []
+    private var denseGroups = 0
+    private static let denseLimit = 1 << 18
+    /// Every event is in one cell: the cells add up to the total, which is not kept beside them.
+    private let areCellsDisjoint: Bool
+    private var overlappingTotal: Cell
+    /// The last row's grain and bucket, and where that is in `grid`.
+    private var lastBucket: (grain: Grain, bucket: Int32, index: Int)?
     private(set) var rowsRead = 0
     private(set) var isTooLarge = false
     private let budget: QueryBudget
@@ -86,8 +94,13 @@ struct Evaluation {
         components = question.groupBy.map { _ in ValueNumbers() }
         distinctNumbers = shape.distinct.map { _ in ValueNumbers() }
         positions = PositionIndex(catalog.ids)
-        total = shape.empty
+        areCellsDisjoint = !question.groupBy.contains { $0.each }
+        overlappingTotal = shape.empty
         groupSeries()
+        if grid.starts.count * groupKeys.count <= Self.denseLimit {
+            denseGroups = groupKeys.count
+            denseCells = [Int32](repeating: -1, count: grid.starts.count * denseGroups)
+        }
         distinctSeries()
     }
 
@@ -193,20 +206,32 @@ struct Evaluation {
 
     // MARK: Rows and events -> cells
 
-    private mutating func withCell(bucket: Int, group: Int32, _ body: (inout Cell) -> Void) {
+    /// All events once each, whatever the groups.
+    var total: Cell { areCellsDisjoint ? cells.reduce(into: shape.empty) { $0.add($1) } : overlappingTotal }
+
+    /// Its place in `cells`; nil where there are too many.
+    private mutating func cell(bucket: Int, group: Int32) -> Int? {
         let key = UInt64(bucket) << 32 | UInt64(UInt32(bitPattern: group))
-        if let number = cellNumbers[key] {
-            body(&cells[Int(number)])
-            return
-        }
+        let place = Int(group) < denseGroups ? bucket * denseGroups + Int(group) : nil
+        let known = place.map { denseCells[$0] } ?? cellNumbers[key] ?? -1
+        if known >= 0 { return Int(known) }
         guard cells.count < QueryLimits.cells else {
             isTooLarge = true
-            return
+            return nil
         }
-        cellNumbers[key] = Int32(cells.count)
+        let new = cells.count
+        if let place { denseCells[place] = Int32(new) } else { cellNumbers[key] = Int32(new) }
         cellKeys.append((Int32(bucket), group))
         cells.append(shape.empty)
-        body(&cells[cells.count - 1])
+        return new
+    }
+
+    private mutating func gridIndex(_ grain: Grain, _ bucket: Int32) -> Int {
+        if grid.starts.count == 1 { return 0 }
+        if let last = lastBucket, last.bucket == bucket, last.grain == grain { return last.index }
+        let index = grid.index(of: grain.start(of: bucket).microseconds)
+        lastBucket = (grain, bucket, index)
+        return index
     }
 
     /// Counts a row that was read; false once there is no use in going on.
@@ -223,21 +248,25 @@ struct Evaluation {
         guard let series = positions[row.series], rowVerdicts[series] == .holds, row.measures.requests != 0 else {
             return
         }
-        let bucket = grid.starts.count == 1 ? 0 : grid.index(of: grain.start(of: row.bucket).microseconds)
-        let (shape, isError, distinct) = (shape, catalog.isError[series], distinctOfSeries)
-        func fill(_ cell: inout Cell) {
-            cell.add(row.measures, isError: isError)
-            for bin in row.bins {
-                if let index = shape.sketches.firstIndex(of: bin.kind) {
-                    cell.sketches[index].add(bin: bin.index, count: bin.count)
-                }
-            }
-            for index in distinct.indices { cell.distinct[index].formUnion(distinct[index][series]) }
-        }
-        fill(&total)
+        let bucket = gridIndex(grain, row.bucket)
+        if !areCellsDisjoint { Self.fill(&overlappingTotal, row, series, shape, catalog, distinctOfSeries) }
         for index in Int(groupStart[series])..<Int(groupStart[series + 1]) {
-            withCell(bucket: bucket, group: groups[index], fill)
+            guard let cell = cell(bucket: bucket, group: groups[index]) else { return }
+            Self.fill(&cells[cell], row, series, shape, catalog, distinctOfSeries)
         }
+    }
+
+    private static func fill(
+        _ cell: inout Cell, _ row: StoredRollup, _ series: Int, _ shape: CellShape, _ catalog: SeriesCatalog,
+        _ distinct: [[[Int32]]]
+    ) {
+        cell.add(row.measures, isError: catalog.isError[series])
+        for bin in row.bins {
+            if let index = shape.sketches.firstIndex(of: bin.kind) {
+                cell.sketches[index].add(bin: bin.index, count: bin.count)
+            }
+        }
+        for index in distinct.indices { cell.distinct[index].formUnion(distinct[index][series]) }
     }
 
     mutating func add(_ stored: StoredEvent) {
@@ -276,9 +305,12 @@ struct Evaluation {
             }
             for index in distinct.indices { cell.distinct[index].formUnion(distinct[index]) }
         }
-        fill(&total)
+        if !areCellsDisjoint { fill(&overlappingTotal) }
         let bucket = grid.index(of: stored.event.time.microseconds)
-        for group in groups { withCell(bucket: bucket, group: group, fill) }
+        for group in groups {
+            guard let cell = cell(bucket: bucket, group: group) else { return }
+            fill(&cells[cell])
+        }
     }
 }
 
