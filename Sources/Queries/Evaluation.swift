@@ -261,10 +261,12 @@ struct Evaluation {
         _ distinct: [[[Int32]]]
     ) {
         cell.add(row.measures, isError: catalog.isError[series])
-        for bin in row.bins {
-            if let index = shape.sketches.firstIndex(of: bin.kind) {
-                cell.sketches[index].add(bin: bin.index, count: bin.count)
-            }
+        // Those of a kind stand together.
+        var rest = row.bins[...]
+        while let kind = rest.first?.kind {
+            let end = rest.firstIndex { $0.kind != kind } ?? rest.endIndex
+            if let index = shape.sketches.firstIndex(of: kind) { cell.sketches[index].add(rest[..<end]) }
+            rest = rest[end...]
         }
         for index in distinct.indices { cell.distinct[index].formUnion(distinct[index][series]) }
     }

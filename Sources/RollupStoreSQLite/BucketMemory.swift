@@ -39,10 +39,11 @@ struct RememberedBucket: Sendable {
 
     /// Selected rows, ascending; false where one does not parse.
     func scan(_ selection: SeriesSelection, bucket: Int32, withBins: Bool, _ body: (StoredRollup) -> Void) -> Bool {
-        bytes.withUnsafeBytes { bytes in
+        var bins: [SketchBin] = []
+        return bytes.withUnsafeBytes { bytes in
             func answer(_ row: Int) -> Bool {
                 var rest = UnsafeRawBufferPointer(rebasing: bytes[Int(ends[row])..<Int(ends[row + 1])])
-                guard let measures = Measures(decoding: &rest), let bins = withBins ? BinBlob.decode(rest) : [] else {
+                guard let measures = Measures(decoding: &rest), !withBins || BinBlob.decode(rest, into: &bins) else {
                     return false
                 }
                 body(StoredRollup(bucket: bucket, series: series[row], measures: measures, bins: bins))

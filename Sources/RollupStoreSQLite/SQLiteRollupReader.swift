@@ -328,14 +328,9 @@ struct SQLiteSnapshot: GenerationalSnapshot {
             rows.reset()
             Self.bind(rows, generation, grain, from: bucket, series, to: to)
         }
+        var bins: [SketchBin] = []
         func answer() throws {
-            var bins: [SketchBin] = []
-            if withBins {
-                guard let decoded = BinBlob.decode(rows.bytes(16)) else {
-                    throw Self.unreadable("the bins of a rollup")
-                }
-                bins = decoded
-            }
+            if withBins, !BinBlob.decode(rows.bytes(16), into: &bins) { throw Self.unreadable("the bins of a rollup") }
             body(
                 StoredRollup(
                     bucket: Int32(truncatingIfNeeded: rows.integer(0)), series: rows.integer(1),

@@ -19,15 +19,21 @@ package enum BinBlob {
 
     /// nil where the bytes are none of `encode`.
     package static func decode(_ blob: UnsafeRawBufferPointer) -> [SketchBin]? {
-        var reader = Reader(blob)
         var bins: [SketchBin] = []
         bins.reserveCapacity(blob.count / 2)
+        return decode(blob, into: &bins) ? bins : nil
+    }
+
+    /// In place of what `bins` held, in its memory; false where the bytes are none of `encode`.
+    package static func decode(_ blob: UnsafeRawBufferPointer, into bins: inout [SketchBin]) -> Bool {
+        var reader = Reader(blob)
+        bins.removeAll(keepingCapacity: true)
         while let next = reader.next() {
-            guard let kind = SketchKind(rawValue: UInt8(truncatingIfNeeded: next.key >> 16)) else { return nil }
+            guard let kind = SketchKind(rawValue: UInt8(truncatingIfNeeded: next.key >> 16)) else { return false }
             let index = Int16(truncatingIfNeeded: Int(next.key & 0xFFFF) - 32_768)
             bins.append(SketchBin(kind: kind, index: index, count: Int64(bitPattern: next.count)))
         }
-        return reader.isBroken ? nil : bins
+        return !reader.isBroken
     }
 
     /// A merged bin has at most one byte more of count (a carry) and one more of gap (a bin left out before it), and

@@ -17,6 +17,33 @@ package struct LatencySketch: Sendable {
     package init() {}
 
     package mutating func add(bin: Int16, count added: Int64) {
+        makeRoom(for: bin)
+        counts[Int(bin) - Int(lowest)] &+= added
+        count &+= added
+    }
+
+    /// Whatever the kinds of the bins.
+    package mutating func add(_ bins: ArraySlice<SketchBin>) {
+        guard let first = bins.first else { return }
+        var (least, greatest) = (first.index, first.index)
+        for bin in bins {
+            least = min(least, bin.index)
+            greatest = max(greatest, bin.index)
+        }
+        makeRoom(for: least)
+        makeRoom(for: greatest)
+        var added: Int64 = 0
+        let lowest = Int(lowest)
+        counts.withUnsafeMutableBufferPointer { counts in
+            for bin in bins {
+                counts[Int(bin.index) - lowest] &+= bin.count
+                added &+= bin.count
+            }
+        }
+        count &+= added
+    }
+
+    private mutating func makeRoom(for bin: Int16) {
         if counts.isEmpty {
             lowest = bin
             counts = [0]
@@ -26,8 +53,6 @@ package struct LatencySketch: Sendable {
         } else if Int(bin) - Int(lowest) >= counts.count {
             counts.append(contentsOf: repeatElement(0, count: Int(bin) - Int(lowest) - counts.count + 1))
         }
-        counts[Int(bin) - Int(lowest)] &+= added
-        count &+= added
     }
 
     package mutating func merge(_ other: LatencySketch) {
