@@ -9,8 +9,18 @@ import Telemetry
 struct HealthCheck: Sendable {
     var name: String
     var isNeeded: Bool
+    /// A problem here is the process's own: a new one would be without it.
+    var isCuredByRestart = false
     /// nil while all is well.
     var problem: @Sendable () -> String?
+
+    /// Event loops that have stopped turning, by what one of them waits for.
+    static func loops(_ name: String, _ silence: @escaping @Sendable () -> Duration) -> HealthCheck {
+        HealthCheck(name: name, isNeeded: true, isCuredByRestart: true) {
+            let silence = silence()
+            return silence < .seconds(10) ? nil : "an event loop has not turned for \(silence.components.seconds) s"
+        }
+    }
 }
 
 struct Operations: Sendable {
@@ -35,22 +45,30 @@ struct Operations: Sendable {
         }
     }
 
-    /// Ready, and what does not work or works less well, a sentence each.
-    func state() -> (isReady: Bool, degraded: [String]) {
+    /// What does not work or works less well, a sentence each.
+    struct State {
         var isReady = true
+        var isStuck = false
         var degraded: [String] = []
+    }
+
+    func state() -> State {
+        var state = State()
         for check in checks {
             guard let problem = check.problem() else { continue }
-            if check.isNeeded { isReady = false }
-            degraded.append("\(check.name): \(problem)")
+            if check.isNeeded { state.isReady = false }
+            if check.isCuredByRestart { state.isStuck = true }
+            state.degraded.append("\(check.name): \(problem)")
         }
-        return (isReady, degraded)
+        return state
     }
 
     private func readiness() -> HTTPResponse {
-        let (isReady, degraded) = state()
-        let body: JSONValue = ["ready": .boolean(isReady), "degraded": .array(degraded.map { .string($0) })]
-        return .json(isReady ? 200 : 503, body.text)
+        let state = state()
+        let body: JSONValue = [
+            "ready": .boolean(state.isReady), "degraded": .array(state.degraded.map { .string($0) }),
+        ]
+        return .json(state.isReady ? 200 : 503, body.text)
     }
 
     /// A listener for these three paths alone.

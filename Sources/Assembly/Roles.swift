@@ -111,6 +111,7 @@ final class Roles {
         let service = try ProxyService(options: options, journal: journal, log: running.log, metrics: metrics)
         running.metrics.register(metrics.all)
         keeper?.observe { service.update(keys: $0) }
+        checks.append(.loops("proxy") { service.silence })
         running.onStop { service.stop() }
         if configuration.proxy.tls != nil {
             let (log, tls) = (running.log, configuration.proxy.tls)
@@ -201,8 +202,8 @@ final class Roles {
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
             log: running.log,
             readiness: {
-                let (isReady, degraded) = operations.state()
-                return Readiness(isReady: isReady, degraded: degraded)
+                let state = operations.state()
+                return Readiness(isReady: state.isReady, degraded: state.degraded)
             },
             corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
@@ -221,6 +222,7 @@ final class Roles {
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, niceness: Self.queryNiceness,
             bodyLimit: QueryService.bodyLimit, tls: tls, log: running.log, responder: respond)
+        checks.append(.loops("api") { server.silence })
         running.onStop { server.stop() }
         let bound = ListenAddress(host: address.host, port: server.port)
         running.log(.apiStarted(address: bound.description))

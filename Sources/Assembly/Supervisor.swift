@@ -2,8 +2,9 @@
 // names, lines of NAME=VALUE, as sd_notify(3) has it; nothing of libsystemd is needed.
 //
 // The beat comes from a thread that asks every health check first: a check waits for the lock of the service that it
-// asks, so a service that is stuck with its lock held stops the beat, and systemd restarts the process. A check that
-// answers "the store is away" does not: restarting would not help.
+// asks, so a service that is stuck with its lock held stops the beat, and systemd restarts the process. So does a check
+// whose problem a restart cures: an event loop that has stopped turning. A check that answers "the store is away" does
+// not: restarting would not help.
 
 import Glibc
 import Telemetry
@@ -36,19 +37,20 @@ final class Supervisor: Sendable {
 
     /// Says that the process has started, then how it goes, until `stop`.
     func watch(_ operations: Operations, _ stop: StopSignal) {
-        guard tell("READY=1\n" + Self.status(operations)) else { return }
+        guard tell("READY=1\n" + Self.status(operations.state())) else { return }
         while !stop.wait(milliseconds: pauseMilliseconds) {
-            if !tell("WATCHDOG=1\n" + Self.status(operations)) { return }
+            let state = operations.state()
+            if !tell((state.isStuck ? "" : "WATCHDOG=1\n") + Self.status(state)) { return }
         }
     }
 
     func stopping() { _ = tell("STOPPING=1\nSTATUS=Stopping.\n") }
 
     /// For `systemctl status`.
-    private static func status(_ operations: Operations) -> String {
-        let (isReady, degraded) = operations.state()
+    private static func status(_ state: Operations.State) -> String {
         let text =
-            degraded.isEmpty ? "Ready." : (isReady ? "Ready; " : "Not ready: ") + degraded.joined(separator: "; ")
+            state.degraded.isEmpty
+            ? "Ready." : (state.isReady ? "Ready; " : "Not ready: ") + state.degraded.joined(separator: "; ")
         return "STATUS=" + String(text.unicodeScalars.map { $0.value < 0x20 ? " " : Character($0) }) + "\n"
     }
 

@@ -30,6 +30,9 @@ package final class ProxyService: @unchecked Sendable {
     private let resolver: Resolver
     private let log: Log
 
+    /// How long the loop that has stood longest has not turned.
+    package var silence: Duration { loops.map(\.silence).max() ?? .zero }
+
     /// Opens one journal lane a loop, listens and serves.
     package init(options: ProxyOptions, journal: Journal, log: Log, metrics: ProxyMetrics) throws {
         self.log = log

@@ -28,6 +28,7 @@ package final class EventLoop: @unchecked Sendable {
     private var timers: [(due: UInt64, work: () -> Void)] = []
     /// Milliseconds on the monotonic clock, as of the start of the current callback.
     private(set) var now: UInt64 = EventLoop.clock()
+    private let lastTick = Atomic<UInt64>(EventLoop.clock())
 
     package let name: String
 
@@ -74,6 +75,11 @@ package final class EventLoop: @unchecked Sendable {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return UInt64(time.tv_sec) * 1000 + UInt64(time.tv_nsec) / 1_000_000
+    }
+
+    /// How long it has not turned; a tick at most while all is well. For any thread.
+    package var silence: Duration {
+        .milliseconds(EventLoop.clock() - lastTick.load(ordering: .relaxed))
     }
 
     /// Runs the loop on a new thread, until `stop`.
@@ -139,6 +145,7 @@ package final class EventLoop: @unchecked Sendable {
     }
 
     private func tick() {
+        lastTick.store(EventLoop.clock(), ordering: .relaxed)
         fireTimers()
         for channel in channels.values where channel.deadline <= now { channel.deadlinePassed() }
     }

@@ -51,6 +51,9 @@ package final class HTTPServer: @unchecked Sendable {
         loop.start()
     }
 
+    /// How long its loop has not turned.
+    package var silence: Duration { loop.silence }
+
     /// Finishes what is being answered (bounded), then closes.
     package func stop() {
         loop.post { [self] in
