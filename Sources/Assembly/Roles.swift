@@ -38,8 +38,6 @@ final class Roles {
     private static let flushMilliseconds = 5_000
     /// Threads that answer questions, each with a connection to the store.
     private static let queriesAtOnce = 4
-    /// Where cores are short, traffic and ingest go before questions.
-    private static let queryNiceness: Int32 = 10
     /// How often it is looked whether the consumer has ended by itself.
     private static let watchMilliseconds = 200
 
@@ -220,8 +218,8 @@ final class Roles {
             running.metrics.register(certificate.all)
         }
         let server = try HTTPServer(
-            listen: address.description, name: "api", workers: Self.queriesAtOnce, niceness: Self.queryNiceness,
-            bodyLimit: QueryService.bodyLimit, tls: tls, log: running.log, responder: respond)
+            listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
+            tls: tls, log: running.log, responder: respond)
         checks.append(.loops("api") { server.silence })
         running.onStop { server.stop() }
         let bound = ListenAddress(host: address.host, port: server.port)

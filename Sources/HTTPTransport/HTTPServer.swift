@@ -29,9 +29,9 @@ package final class HTTPServer: @unchecked Sendable {
     }
 
     /// `listen` is `HOST:PORT`; port 0 picks a free one. `workers` threads run the responder, which may block there.
-    /// Bodies above `bodyLimit` bytes get 413. `sharesPort`: another process may have it too. `niceness`: of the workers.
+    /// Bodies above `bodyLimit` bytes get 413. `sharesPort`: another process may have it too.
     package init(
-        listen: String, name: String, workers: Int, niceness: Int32 = 0, bodyLimit: Int, sharesPort: Bool = false,
+        listen: String, name: String, workers: Int, bodyLimit: Int, sharesPort: Bool = false,
         tls: TLSContext? = nil, log: Log,
         responder: @escaping HTTPResponder
     ) throws(HTTPTransportError) {
@@ -41,7 +41,7 @@ package final class HTTPServer: @unchecked Sendable {
         let queue = BoundedQueue<Work>(capacity: Self.queueCapacity)
         self.queue = queue
         self.workers = (0..<max(1, workers)).map { index in
-            ServiceThread("\(name)-\(index)", niceness: niceness) {
+            ServiceThread("\(name)-\(index)") {
                 while let work = queue.pop() { work.answer(responder(work.request)) }
             }
         }
