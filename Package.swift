@@ -171,8 +171,8 @@ let package = Package(
         tests(
             "Store",
             [
-                "Access", "Events", "EventCodec", "Ingest", "JSONText", "Normalizer", "RecordLog", "Replay", "Rollups",
-                "RollupStore",
+                "Access", "Events", "EventCodec", "Ingest", "JSONText", "Normalizer", "Queries", "RecordLog", "Replay",
+                "Rollups", "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Telemetry", "Threading", "CPQ",
                 "CSQLite",
             ]),

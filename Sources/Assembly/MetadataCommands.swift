@@ -19,10 +19,11 @@ enum MetadataCommands {
             let tenths = ((key["share"]?.double ?? 0) * 1_000).rounded() / 10
             return [
                 text("key"), text("class"), key["since"]?.string ?? "always", text("first_seen"), text("last_seen"),
-                key["distinct"]?.text ?? "", key["requests"]?.text ?? "", "\(tenths) %", text("reason"),
+                key["distinct"]?.text ?? "", key["requests"]?.text ?? "",
+                key["filed_under_other"]?.text ?? "", "\(tenths) %", text("reason"),
             ]
         }
-        let heads = ["key", "class", "since", "first seen", "last seen", "values", "requests", "share", "why"]
+        let heads = ["key", "class", "since", "first seen", "last seen", "values", "requests", "(other)", "share", "why"]
         try Terminal.write(TextTable(heads: heads, rows).text)
         return 0
     }

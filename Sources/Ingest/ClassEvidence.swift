@@ -6,7 +6,8 @@
 //    together hide each other: where no key alone makes a difference, the one with the most values goes first;
 // 3. a key that turns out to make no difference once the others are gone stays what it was.
 //
-// Rows are counted and not estimated: a row's pairs are added up as hashes, so that a row without some keys is a
+// A value that a budget has filed under `(other)` (`SetAdmission`) counts as one of its own in each request: so what
+// a budget holds up for an hour is a dimension no longer from the next one on. Rows are counted and not estimated: a row's pairs are added up as hashes, so that a row without some keys is a
 // subtraction, and how many different ones there are is a pass over the rows. What a configuration names is never
 // taken. Evidence comes in any order and from any number of consumers, since it is what they have counted together.
 
@@ -20,12 +21,15 @@ package struct ClassEvidence: Sendable {
     private struct Pair {
         var key: Int32
         var hash: UInt64
+        /// A budget has filed the value under `(other)`.
+        var isFiled: Bool
     }
 
     private struct Row {
         /// Of the hour and everything but metadata.
         var place: UInt64
         var set: Int32
+        var requests: Int64
     }
 
     private struct Key {
@@ -65,9 +69,10 @@ package struct ClassEvidence: Sendable {
             place.combine(UInt64(row.series.outcome.rawValue) << 8 | UInt64(row.series.statusClass))
             let set = number(of: row.series.set)
             requestsOfSets[Int(set)] &+= row.requests
-            rows.append(Row(place: place.state, set: set))
+            rows.append(Row(place: place.state, set: set, requests: row.requests))
             requests &+= row.requests
-            for pair in pairsOfSets[Int(set)] { keys[Int(pair.key)].requests &+= row.requests }
+            // Of values that were filed together it is not known how many there are.
+            for pair in pairsOfSets[Int(set)] where !pair.isFiled { keys[Int(pair.key)].requests &+= row.requests }
         }
         events &+= requests
         mostEvents = max(mostEvents, requests)
@@ -80,13 +85,16 @@ package struct ClassEvidence: Sendable {
         set.withUnsafeBytes { text in
             // The normalizer wrote it; what does not parse has no pairs.
             try? Self.eachPair(text) { key, value in
+                // A mark for keys that a budget has left out says nothing of any key.
+                if value.first == UInt8(ascii: "t") || value.first == UInt8(ascii: "f") { return }
+                let isFiled = value.first == UInt8(ascii: "n")
                 let number = names.intern(key)
                 if Int(number) == keys.count { keys.append(Key(name: Array(key))) }
                 var hash = Hash()
                 hash.combine(UInt64(number))
                 hash.combine(value)
-                if seenPairs.insert(hash.state) { keys[Int(number)].values += 1 }
-                pairs.append(Pair(key: number, hash: hash.state))
+                if !isFiled, seenPairs.insert(hash.state) { keys[Int(number)].values += 1 }
+                pairs.append(Pair(key: number, hash: hash.state, isFiled: isFiled))
             }
         }
         pairsOfSets.append(pairs)
@@ -120,8 +128,9 @@ package struct ClassEvidence: Sendable {
     /// Keys that get another class; none where rows are few enough, or events too few to say.
     package func verdict(under rules: Rules) -> [[UInt8]: Rules.Observed] {
         let limits = rules.observation
-        guard limits.isEnabled, events >= Int64(limits.events), isTooMany(rows.count, limits) else { return [:] }
+        guard limits.isEnabled, events >= Int64(limits.events) else { return [:] }
         var weighing = Weighing(self)
+        guard isTooMany(weighing.count(), limits) else { return [:] }
         var found: [[UInt8]: Rules.Observed] = [:]
         var free = keys.indices.filter { !rules.names(keys[$0].name) && keys[$0].values > 1 }
         // Most values first, then byte order.
@@ -186,34 +195,45 @@ package struct ClassEvidence: Sendable {
     /// The rows as they would be without some keys.
     private struct Weighing {
         private let evidence: ClassEvidence
-        /// By set: the sum of the hashes of the pairs that are left.
+        /// By set: the sum of the hashes of the pairs that are left, and how many of them are filed under `(other)`.
         private var rests: [UInt64]
+        private var filed: [Int]
         private var trial: [UInt64] = []
         private var seen = DistinctHashes()
 
         init(_ evidence: ClassEvidence) {
             self.evidence = evidence
             rests = evidence.pairsOfSets.map { $0.reduce(0) { $0 &+ $1.hash } }
+            filed = evidence.pairsOfSets.map { $0.count(where: \.isFiled) }
         }
 
-        mutating func remove(_ key: Int) { eachPair(of: key) { rests, set, hash in rests[set] &-= hash } }
-        mutating func putBack(_ key: Int) { eachPair(of: key) { rests, set, hash in rests[set] &+= hash } }
+        mutating func remove(_ key: Int) { change(key, by: -1) }
+        mutating func putBack(_ key: Int) { change(key, by: 1) }
 
-        private mutating func eachPair(of key: Int, _ body: (inout [UInt64], Int, UInt64) -> Void) {
+        private mutating func change(_ key: Int, by sign: Int) {
             for (set, pairs) in evidence.pairsOfSets.enumerated() {
-                for pair in pairs where Int(pair.key) == key { body(&rests, set, pair.hash) }
+                for pair in pairs where Int(pair.key) == key {
+                    rests[set] = sign < 0 ? rests[set] &- pair.hash : rests[set] &+ pair.hash
+                    if pair.isFiled { filed[set] += sign }
+                }
             }
         }
 
+        /// A row with a filed value would be as many as it has requests, if no budget held it.
         mutating func count() -> Int {
             seen.removeAll()
+            var more: Int64 = 0
             for row in evidence.rows {
+                if filed[Int(row.set)] > 0 {
+                    more &+= row.requests
+                    continue
+                }
                 var hash = Hash()
                 hash.combine(row.place)
                 hash.combine(rests[Int(row.set)])
                 _ = seen.insert(hash.state)
             }
-            return seen.count
+            return seen.count + Int(clamping: more)
         }
 
         mutating func count(without key: Int) -> Int {
@@ -221,38 +241,5 @@ package struct ClassEvidence: Sendable {
             defer { putBack(key) }
             return count()
         }
-    }
-}
-
-/// How many different hashes there were: open addressing, no value with them.
-private struct DistinctHashes: Sendable {
-    private var slots = [UInt64](repeating: 0, count: 1_024)
-    private(set) var count = 0
-
-    /// True the first time.
-    mutating func insert(_ given: UInt64) -> Bool {
-        // 0 is a free slot.
-        let hash = given == 0 ? 1 : given
-        var probe = Int(truncatingIfNeeded: hash) & (slots.count - 1)
-        while slots[probe] != 0 {
-            if slots[probe] == hash { return false }
-            probe = (probe + 1) & (slots.count - 1)
-        }
-        slots[probe] = hash
-        count += 1
-        if count * 2 > slots.count { grow() }
-        return true
-    }
-
-    mutating func removeAll() {
-        for index in slots.indices { slots[index] = 0 }
-        count = 0
-    }
-
-    private mutating func grow() {
-        let old = slots
-        slots = [UInt64](repeating: 0, count: old.count * 2)
-        count = 0
-        for hash in old where hash != 0 { _ = insert(hash) }
     }
 }

@@ -20,6 +20,7 @@ import Glibc
 package import Normalizer
 package import RecordLog
 package import RollupStore
+import Rollups
 import Synchronization
 package import Telemetry
 import Threading
@@ -496,6 +497,7 @@ package final class Consumer: Sendable {
         // The configured rules take over once; later a newer consumer's may have.
         var adopts = true
         var observer = ClassObserver()
+        var admission = SetAdmission()
         var schedule = RetentionSchedule(at: .now)
         while true {
             var left: Int?
@@ -525,6 +527,9 @@ package final class Consumer: Sendable {
                     if let taken {
                         adopts = false
                         try observer.use(taken.1)
+                        try admission.use(taken.1)
+                        // Others may have had the partitions.
+                        admission.forget()
                         mailbox.withLock {
                             $0.taken += taken.0
                             $0.timeline = taken.1
@@ -532,18 +537,20 @@ package final class Consumer: Sendable {
                     }
                 case .apply(let batch, let since, let sealed):
                     metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
-                    try apply(batch, since, &writer)
+                    try apply(batch, since, &admission, &writer)
                     try observe(batch, &observer, &writer)
                 case .observe(let verdict):
                     let timeline = try persist { () throws -> RulesTimeline in try writer.rules(verdict.change) }
                     if let timeline {
                         try observer.use(timeline)
+                        try admission.use(timeline)
                         report(verdict, timeline)
                     }
                     _ = decided.push(timeline)
                 }
             } catch let error as RollupStoreError where error.code == .staleEpoch || error.code == .staleRules {
                 isStale = true
+                admission.forget()
                 if error.code == .staleEpoch {
                     metrics.staleBatches.add()
                     log(.consumerStaleEpoch(reason: error.description))
@@ -616,8 +623,10 @@ package final class Consumer: Sendable {
     }
 
     private func apply(
-        _ batch: SealedBatch, _ since: ContinuousClock.Instant, _ writer: inout any RollupWriter
+        _ folded: SealedBatch, _ since: ContinuousClock.Instant, _ admission: inout SetAdmission,
+        _ writer: inout any RollupWriter
     ) throws {
+        guard let batch = try admit(folded, &admission, &writer) else { return }
         if let publish = options.publishDeadLetters, !batch.deadLetters.isEmpty {
             let began = ContinuousClock.now
             let published: Bool? = try persist {
@@ -650,6 +659,26 @@ package final class Consumer: Sendable {
         mailbox.withLock { mailbox in
             for range in batch.ranges { mailbox.applied[range.partition] = range.next }
         }
+    }
+
+    /// The batch as the workspaces' budgets allow it; nil when the consumer is ending.
+    private func admit(
+        _ batch: SealedBatch, _ admission: inout SetAdmission, _ writer: inout any RollupWriter
+    ) throws -> SealedBatch? {
+        let began = ContinuousClock.now
+        let admitted = try persist { () throws -> (batch: SealedBatch, filed: SetAdmission.Filed) in
+            try admission.admit(batch) { try writer.hour($0, maxRows: $1) }
+        }
+        metrics.admitTime.record(microseconds: Self.microseconds(since: began))
+        guard let (batch, filed) = admitted else { return nil }
+        for (spent, events) in filed.events { metrics.countFiled(spent.rawValue, events) }
+        for news in filed.news.prefix(10) {
+            log(
+                .consumerBudgetSpent(
+                    workspace: news.workspace, budget: news.spent.rawValue,
+                    hour: Grain.hour.start(of: news.hour).microseconds))
+        }
+        return batch
     }
 
     /// Tries until it is done; nil when the consumer is ending and the store is still away.

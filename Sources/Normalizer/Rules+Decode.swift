@@ -41,7 +41,8 @@ private struct RulesDecoder {
     var problems: [RuleProblem] = []
 
     mutating func decode(_ tree: JSONValue) {
-        let known = ["version", "keys", "values", "limits", "classes", "observe"] + (isStored ? ["observed"] : [])
+        let known =
+            ["version", "keys", "values", "limits", "classes", "observe", "budgets"] + (isStored ? ["observed"] : [])
         guard let sections = object(tree, "", known) else { return }
         switch sections["version"] {
         case .some(let version) where version.integer == 1: break
@@ -85,6 +86,7 @@ private struct RulesDecoder {
             if rules.classes.updateValue(found, forKey: key(name)) ?? found != found { reportTwice("classes.\(name)") }
         }
         if let observe = sections["observe"] { decodeObservation(observe) }
+        if let budgets = sections["budgets"] { decodeBudgets(budgets) }
         if let observed = sections["observed"] { decodeObserved(observed) }
     }
 
@@ -108,6 +110,27 @@ private struct RulesDecoder {
         within("hour_events", 100...1_000_000_000, \.hourEvents)
         within("many_values", 10...1_000_000_000, \.manyValues)
         within("unique_percent", 1...100, \.uniquePercent)
+    }
+
+    private mutating func decodeBudgets(_ tree: JSONValue) {
+        guard let budgets = object(tree, "budgets", ["sets", "values", "keys", "workspaces"]) else { return }
+        rules.budget = budget(budgets, "budgets", else: rules.budget)
+        for (name, value) in pairs(budgets["workspaces"], "budgets.workspaces") {
+            let path = "budgets.workspaces.\(name)"
+            guard let own = object(value, path, ["sets", "values", "keys"]) else { continue }
+            if rules.budgets.updateValue(budget(own, path, else: rules.budget), forKey: name) != nil {
+                report(path, "is there twice")
+            }
+        }
+    }
+
+    private mutating func budget(_ tree: [String: JSONValue], _ path: String, else given: Rules.Budget) -> Rules.Budget
+    {
+        var budget = given
+        if let sets = number(tree["sets"], "\(path).sets", 1...10_000_000) { budget.sets = sets }
+        if let values = number(tree["values"], "\(path).values", 1...10_000_000) { budget.values = values }
+        if let keys = number(tree["keys"], "\(path).keys", 1...100_000) { budget.keys = keys }
+        return budget
     }
 
     private mutating func decodeObserved(_ tree: JSONValue) {

@@ -59,6 +59,21 @@ package struct Rules: Sendable, Equatable {
         package init() {}
     }
 
+    /// What one workspace may put into the rollups of one hour. What is beyond is filed under `(other)`.
+    ///
+    /// | `budgets` | unit | default | allowed | why |
+    /// | --- | --- | --- | --- | --- |
+    /// | `sets` | metadata sets | 100,000 | 1 … 10^7 | an honest service has far fewer; a row of each takes some hundred bytes |
+    /// | `values` | values of one key | 10,000 | 1 … 10^7 | nobody chooses among more; a key with more is no dimension |
+    /// | `keys` | keys | 256 | 1 … 10^5 | names that people agree upon are some dozens |
+    package struct Budget: Sendable, Equatable {
+        package var sets = 100_000
+        package var values = 10_000
+        package var keys = 256
+
+        package init() {}
+    }
+
     /// A class that a key got by what was seen of it.
     package struct Observed: Sendable, Equatable {
         package var keyClass: KeyClass
@@ -84,6 +99,9 @@ package struct Rules: Sendable, Equatable {
     var arrayForms: [[UInt8]: ArrayForm] = [:]
     var classes: [[UInt8]: KeyClass] = [:]
     package internal(set) var observation = Observation()
+    var budget = Budget()
+    /// Of workspaces that have one of their own.
+    var budgets: [String: Budget] = [:]
     /// Of keys that `classes` does not name.
     package internal(set) var observed: [[UInt8]: Observed] = [:]
     /// The fingerprint of the rules that these are, but for what was observed; empty where nothing was.
@@ -99,6 +117,8 @@ package struct Rules: Sendable, Equatable {
 
     /// Some values are dropped or hashed: they must not be kept in the raw metadata either.
     package var hidesValues: Bool { !drop.isEmpty || !hash.isEmpty }
+
+    package func budget(of workspace: String) -> Budget { budgets[workspace] ?? budget }
 
     /// The class of a canonical key, by configuration or by observation; nil where neither says anything: a dimension.
     package func keyClass(of key: [UInt8]) -> KeyClass? { classes[key] ?? observed[key]?.keyClass }
@@ -236,6 +256,10 @@ package struct Rules: Sendable, Equatable {
         func list(_ keys: Set<[UInt8]>) -> JSONValue {
             .array(keys.sorted { $0.lexicographicallyPrecedes($1) }.map { .string(text($0)) })
         }
+        func members(of budget: Budget) -> [JSONMember] {
+            [("sets", budget.sets), ("values", budget.values), ("keys", budget.keys)]
+                .map { JSONMember(key: $0, value: JSONValue($1)) }
+        }
         let valueCases = Dictionary(uniqueKeysWithValues: lowered.map { ($0, ValueCase.lower) })
         let rules: JSONValue = [
             "version": 1,
@@ -261,6 +285,14 @@ package struct Rules: Sendable, Equatable {
                 "many_values": JSONValue(observation.manyValues),
                 "unique_percent": JSONValue(observation.uniquePercent),
             ],
+            "budgets": .object(
+                members(of: budget) + [
+                    JSONMember(
+                        key: "workspaces",
+                        value: .object(
+                            budgets.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
+                                .map { JSONMember(key: $0.key, value: .object(members(of: $0.value))) }))
+                ]),
         ]
         guard !observed.isEmpty, let members = rules.members else { return rules.bytes }
         let found: JSONValue = [

@@ -95,7 +95,9 @@ package struct Answer: Sendable {
     package var plan: QueryPlan
     /// nil in an empty store.
     package var watermark: EventTime?
-    package var exact = true
+    /// nil: the answer is exact.
+    package var inexactness: Inexactness?
+    package var exact: Bool { inexactness == nil }
     /// Events were counted under each of several groups.
     package var overlapping: Bool
     package var granularity: Granularity
@@ -236,6 +238,7 @@ extension Answer {
             ("exact", .boolean(exact)),
             ("granularity", .string(granularity.rawValue)),
         ]
+        if let inexactness { members.append(("filed_under_other", JSONValue(inexactness.requests))) }
         if overlapping { members.append(("overlapping", true)) }
         if let explanation { members.append(("explain", explanation.json)) }
         return .object(members.map { JSONMember(key: $0, value: $1) })

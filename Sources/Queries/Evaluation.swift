@@ -82,10 +82,10 @@ struct Evaluation {
         func selected(_ verdicts: [Verdict]) -> [Int32] {
             verdicts.indices.filter { verdicts[$0] != .fails }.map { Int32($0) }
         }
-        eventVerdicts = catalog.decide(question.condition, eventKeys: eventKeys)
+        eventVerdicts = catalog.decide(question.condition, eventKeys: eventKeys, ofEvents: true)
         selectedEvents = selected(eventVerdicts)
-        if readsRollups, !eventKeys.isEmpty {
-            rowVerdicts = catalog.decide(question.condition, eventKeys: [])
+        if readsRollups, !eventKeys.isEmpty || catalog.hasFiled {
+            rowVerdicts = catalog.decide(question.condition, eventKeys: [], ofEvents: false)
             selectedRows = selected(rowVerdicts)
         } else {
             rowVerdicts = eventVerdicts
@@ -198,7 +198,7 @@ struct Evaluation {
         for (index, key) in shape.distinct.enumerated() {
             let (distinct, ofSeries) = catalog.values(of: .metadata(key))
             let numbers = distinct.map { value in
-                (value?.values ?? []).map { distinctNumbers[index].number(of: .text($0)) }
+                value == .filed ? [] : (value?.values ?? []).map { distinctNumbers[index].number(of: .text($0)) }
             }
             distinctOfSeries.append(ofSeries.map { numbers[Int($0)] })
         }
@@ -274,17 +274,14 @@ struct Evaluation {
     mutating func add(_ stored: StoredEvent) {
         guard goesOn() else { return }
         guard let series = positions[stored.series], eventVerdicts[series] != .fails else { return }
-        let extra = eventKeys.isEmpty ? [] : metadataPairs(stored.extra) ?? []
-        func value(_ dimension: Dimension) -> MetadataValue? {
-            if let value = catalog.value(of: dimension, series: series) { return value }
-            guard case .metadata(let key) = dimension else { return nil }
-            return extra.first { $0.key == key }?.value
-        }
+        let isFiled = catalog.isFiled(series)
+        let extra = eventKeys.isEmpty && !isFiled ? [] : metadataPairs(stored.extra) ?? []
+        func value(_ dimension: Dimension) -> MetadataValue? { catalog.value(of: dimension, series: series, extra) }
         if eventVerdicts[series] == .dependsOnEvent, let condition = question.condition {
             guard condition.holds({ $0.holds(event: stored.event, value: value) }) else { return }
         }
         let groups: [Int32]
-        if question.groupBy.contains(where: { isOfEvent($0.dimension) }) {
+        if isFiled || question.groupBy.contains(where: { isOfEvent($0.dimension) }) {
             var choices: [[Int32]] = []
             for (index, name) in question.groupBy.enumerated() {
                 choices.append(numbers(of: value(name.dimension), name, index))

@@ -115,11 +115,14 @@ extension QueryEngine {
         let classes = try keyClasses(of: keys.map(\.key), before: to, snapshot: snapshot)
         let rows = keys.map { key -> JSONValue in
             let found = classes[key.key]
+            // No event has values of this name alone: it stands for keys that a budget left out.
+            let isOther = key.key == MetadataValue.filedName && key.filed == key.requests
             return [
                 "key": .string(key.key), "class": .string(found?.name ?? Self.dimension),
                 "since": found?.since.map { .string(RFC3339.precise($0)) } ?? .null,
-                "reason": .string(found?.reason ?? ""), "distinct": JSONValue(key.distinct),
-                "requests": JSONValue(key.requests), "share": JSONValue(key.share),
+                "reason": .string(isOther ? "keys beyond the workspace's budget" : found?.reason ?? ""),
+                "distinct": JSONValue(key.distinct), "requests": JSONValue(key.requests),
+                "filed_under_other": JSONValue(key.filed), "share": JSONValue(key.share),
                 "first_seen": .string(RFC3339.precise(key.firstSeen)),
                 "last_seen": .string(RFC3339.precise(key.lastSeen)),
             ]

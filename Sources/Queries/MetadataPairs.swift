@@ -6,11 +6,17 @@ package import JSONText
 package enum MetadataValue: Hashable, Sendable {
     case text(String)
     case list([String])
+    /// A budget left the value out; events have it.
+    case filed
+
+    /// What filed values are shown under.
+    package static let filedName = "(other)"
 
     package var values: [String] {
         switch self {
         case .text(let text): [text]
         case .list(let list): list
+        case .filed: [Self.filedName]
         }
     }
 
@@ -18,6 +24,7 @@ package enum MetadataValue: Hashable, Sendable {
         switch self {
         case .text(let text): .string(text)
         case .list(let list): .array(list.map { .string($0) })
+        case .filed: .string(Self.filedName)
         }
     }
 
@@ -25,24 +32,34 @@ package enum MetadataValue: Hashable, Sendable {
     var orderBytes: [UInt8] {
         switch self {
         case .text(let text): Array(text.utf8)
-        case .list: json.bytes
+        case .list, .filed: json.bytes
         }
     }
 }
 
-/// Reads what `NormalizedMetadata` writes; nil for bytes that are no such object.
+/// Reads what `NormalizedMetadata` writes, and the marks of `SetText`; nil for bytes that are no such object.
 package func metadataPairs(_ bytes: [UInt8]) -> [(key: String, value: MetadataValue)]? {
-    if bytes.isEmpty { return [] }
+    metadataSet(bytes)?.pairs
+}
+
+/// `isOpen`: a budget left keys out, or said nothing of any.
+func metadataSet(_ bytes: [UInt8]) -> (pairs: [(key: String, value: MetadataValue)], isOpen: Bool)? {
+    if bytes.isEmpty { return ([], false) }
     guard let tree = try? JSONValue.parse(bytes), let members = tree.members else { return nil }
     var out: [(key: String, value: MetadataValue)] = []
+    var isOpen = false
     for member in members {
         if let text = member.value.string {
             out.append((member.key, .text(text)))
         } else if let list = member.value.array {
             out.append((member.key, .list(list.compactMap(\.string))))
+        } else if member.value.isNull {
+            out.append((member.key, .filed))
+        } else if member.value.boolean != nil {
+            isOpen = true
         } else {
             return nil
         }
     }
-    return out
+    return (out, isOpen)
 }

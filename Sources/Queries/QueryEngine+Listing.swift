@@ -41,6 +41,8 @@ package struct KeySummary: Sendable {
     package var key: String
     package var distinct: Int
     package var requests: Int64
+    /// Of these, those with a value that a budget has filed under `(other)`.
+    package var filed: Int64
     /// Of all requests of the range, 0 … 1.
     package var share: Double
     /// To the instant, where its events are kept; else to the finest rollup that is.
@@ -56,7 +58,8 @@ extension QueryEngine {
     ) throws(QueryError) -> EventPage {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
-            let verdicts = catalog.decide(condition, eventKeys: try eventKeys(from: from, to: to, snapshot))
+            let verdicts = catalog.decide(
+                condition, eventKeys: try eventKeys(from: from, to: to, snapshot), ofEvents: true)
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
             var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
@@ -129,10 +132,12 @@ extension QueryEngine {
                 )
                 var summary =
                     summaries[key]
-                    ?? KeySummary(key: key, distinct: 0, requests: 0, share: 0, firstSeen: from, lastSeen: from)
+                    ?? KeySummary(
+                        key: key, distinct: 0, requests: 0, filed: 0, share: 0, firstSeen: from, lastSeen: from)
                 summary.requests += seen.requests
+                if value == .filed { summary.filed += seen.requests }
                 summaries[key] = summary
-                values[key, default: []].formUnion(value.values)
+                values[key, default: []].formUnion(value == .filed ? [] : value.values)
             }
             let sets = try activity(catalog, from: from, to: to, snapshot, budget)
             for (set, seen) in sets {
@@ -275,8 +280,9 @@ extension QueryEngine {
 }
 
 extension SeriesCatalog {
+    /// Those that are said.
     func pairs(ofSeries series: Int) -> [(key: String, value: MetadataValue)] {
-        sets[Int(setOfSeries[series])].map { (keys[Int($0.key)], $0.value) }
+        sets[Int(setOfSeries[series])].filter { $0.value != .filed }.map { (keys[Int($0.key)], $0.value) }
     }
 }
 
@@ -285,11 +291,7 @@ extension Condition {
     func holds(_ stored: StoredEvent, series: Int, _ catalog: SeriesCatalog) -> Bool {
         let extra = metadataPairs(stored.extra) ?? []
         return holds { leaf in
-            leaf.holds(event: stored.event) { dimension in
-                if let value = catalog.value(of: dimension, series: series) { return value }
-                guard case .metadata(let key) = dimension else { return nil }
-                return extra.first { $0.key == key }?.value
-            }
+            leaf.holds(event: stored.event) { catalog.value(of: $0, series: series, extra) }
         }
     }
 }

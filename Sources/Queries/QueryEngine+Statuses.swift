@@ -26,7 +26,8 @@ extension QueryEngine {
                 retention: try Retention(snapshot))
             let catalog = try catalog(workspace, snapshot)
             let verdicts = catalog.decide(
-                question.condition, eventKeys: try eventKeys(from: question.from, to: question.to, snapshot))
+                question.condition, eventKeys: try eventKeys(from: question.from, to: question.to, snapshot),
+                ofEvents: true)
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails && catalog.isError[$0] }
             var counts: [[Int]: Int64] = [:]

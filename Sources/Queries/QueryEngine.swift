@@ -38,14 +38,30 @@ package final class QueryEngine: Sendable {
         let shape = CellShape(measures: question.measures + question.orderMeasure)
         let end = Planner.end(of: question, watermark: watermark)
         let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
-        let eras = eras(from: question.from, to: end, under: rules) { question.reasonForEvents($0) }
+        var eras = eras(from: question.from, to: end, under: rules) { question.reasonForEvents($0) }
         let onEvents = eras.lazy.compactMap(\.onlyEvents).first
         let grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
-        let stretches = try Planner.plan(eras, grid: grid, retention: try Retention(snapshot))
+        let retention = try Retention(snapshot)
+        var stretches = try Planner.plan(eras, grid: grid, retention: retention)
         let catalog = try catalog(workspace, snapshot)
-        var evaluation = Evaluation(
-            question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : eventKeys(under: rules),
-            readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
+        func evaluation(of stretches: [Stretch]) -> Evaluation {
+            Evaluation(
+                question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : eventKeys(under: rules),
+                readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
+        }
+        let filed = try FiledSpans(stretches, question, catalog, retention, snapshot)
+        var inexactness = filed.inexact(retention)
+        if !filed.isEmpty {
+            let exact = filed.cut(eras, retention)
+            let cut = try Planner.plan(exact, grid: grid, retention: retention)
+            let estimate = try CostEstimate(cut, evaluation(of: cut), snapshot, limit: budget.rows)
+            if estimate.rows <= budget.rows {
+                (eras, stretches) = (exact, cut)
+            } else {
+                inexactness = filed.inexact(readingTakes: estimate.rows)
+            }
+        }
+        var evaluation = evaluation(of: stretches)
         let estimate = try CostEstimate(stretches, evaluation, snapshot, limit: explains ? 0 : budget.rows)
         if estimate.rows > budget.rows {
             throw estimate.refusal(of: question, limit: budget.rows, onlyEvents: onEvents)
@@ -61,10 +77,12 @@ package final class QueryEngine: Sendable {
                 "The answer has more than \(QueryLimits.cells) pairs of bucket and group.",
                 hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
         }
-        let plan = QueryPlan(
+        var plan = QueryPlan(
             stretches: stretches, rowsRead: evaluation.rowsRead, eras: eras,
             rules: rules.map(\.rules.fingerprint))
+        if let inexactness { plan.reason = "\(inexactness.reason); \(plan.reason)" }
         var answer = Answer(evaluation, plan: plan, watermark: watermark)
+        answer.inexactness = inexactness
         answer.explanation = explanation
         return answer
     }
@@ -119,7 +137,7 @@ extension Retention {
 }
 
 extension Question {
-    fileprivate var orderMeasure: [Measure] {
+    var orderMeasure: [Measure] {
         if case .measure(let measure)? = orderBy { [measure] } else { [] }
     }
 

@@ -33,6 +33,10 @@ struct SeriesCatalog: Sendable {
     /// Distinct sets, each as pairs of key number and value.
     private(set) var sets: [[(key: Int32, value: MetadataValue)]] = []
     private(set) var setOfSeries: [Int32] = []
+    /// By set: a budget left keys out.
+    private var isOpen: [Bool] = []
+    /// A budget has left something out of some set.
+    private(set) var hasFiled = false
     private(set) var keys: [String] = []
     private var keyNumbers: [String: Int32] = [:]
     private var setNumbers: [[UInt8]: Int32] = [:]
@@ -70,7 +74,11 @@ struct SeriesCatalog: Sendable {
         }
         let number = Int32(sets.count)
         setNumbers[key.set] = number
-        sets.append((metadataPairs(key.set) ?? []).map { (self.number(ofKey: $0.key), $0.value) })
+        let set = metadataSet(key.set) ?? ([], false)
+        sets.append(set.pairs.map { (self.number(ofKey: $0.key), $0.value) })
+        isOpen.append(set.isOpen)
+        if set.isOpen { sets[sets.count - 1].append((self.number(ofKey: MetadataValue.filedName), .filed)) }
+        if sets[sets.count - 1].contains(where: { $0.value == .filed }) { hasFiled = true }
         setOfSeries.append(number)
     }
 
@@ -86,10 +94,8 @@ struct SeriesCatalog: Sendable {
     /// The second list says which of them each series has.
     func values(of dimension: Dimension) -> (distinct: [MetadataValue?], ofSeries: [Int32]) {
         if case .metadata(let key) = dimension {
-            guard let number = keyNumbers[key] else {
-                return ([nil], [Int32](repeating: 0, count: count))
-            }
-            return (sets.map { set in set.first { $0.key == number }?.value }, setOfSeries)
+            if keyNumbers[key] == nil, !hasFiled { return ([nil], [Int32](repeating: 0, count: count)) }
+            return (sets.indices.map { value(of: key, set: $0) }, setOfSeries)
         }
         let column = columns[dimension] ?? Column()
         return (column.values.map { $0.isEmpty ? nil : .text($0) }, column.ofSeries)
@@ -97,16 +103,33 @@ struct SeriesCatalog: Sendable {
 
     func value(of dimension: Dimension, series: Int) -> MetadataValue? {
         if case .metadata(let key) = dimension {
-            guard let number = keyNumbers[key] else { return nil }
-            return sets[Int(setOfSeries[series])].first { $0.key == number }?.value
+            return value(of: key, set: Int(setOfSeries[series]))
         }
         guard let column = columns[dimension] else { return nil }
         let text = column.values[Int(column.ofSeries[series])]
         return text.isEmpty ? nil : .text(text)
     }
 
-    /// What a condition says of each series.
-    func decide(_ condition: Condition?, eventKeys: Set<String>) -> [Verdict] {
+    private func value(of key: String, set: Int) -> MetadataValue? {
+        let number = keyNumbers[key]
+        return sets[set].first { $0.key == number }?.value ?? (isOpen[set] ? .filed : nil)
+    }
+
+    /// Of one event, which has beside its set what the rules or a budget left out of it.
+    func value(of dimension: Dimension, series: Int, _ extra: [(key: String, value: MetadataValue)]) -> MetadataValue? {
+        let value = value(of: dimension, series: series)
+        if let value, value != .filed { return value }
+        guard case .metadata(let key) = dimension else { return nil }
+        return extra.first { $0.key == key }?.value
+    }
+
+    /// Something was left out of the series' set.
+    func isFiled(_ series: Int) -> Bool {
+        hasFiled && sets[Int(setOfSeries[series])].contains { $0.value == .filed }
+    }
+
+    /// What a condition says of each series' rows, or of its events where rows do not have all that it takes.
+    func decide(_ condition: Condition?, eventKeys: Set<String>, ofEvents: Bool) -> [Verdict] {
         guard let condition else { return [Verdict](repeating: .holds, count: count) }
         switch condition {
         case .leaf(.number), .leaf(.numberExists), .leaf(.text):
@@ -118,22 +141,23 @@ struct SeriesCatalog: Sendable {
             let wanted = Self.prepared(test)
             let verdicts = distinct.map { value -> Verdict in
                 guard let value else { return .fails }
+                if ofEvents, value == .filed { return .dependsOnEvent }
                 return wanted(value.values) ? .holds : .fails
             }
             return ofSeries.map { verdicts[Int($0)] }
         case .not(let inner):
-            return decide(inner, eventKeys: eventKeys).map(\.negated)
+            return decide(inner, eventKeys: eventKeys, ofEvents: ofEvents).map(\.negated)
         case .all(let parts):
             var out = [Verdict](repeating: .holds, count: count)
             for part in parts {
-                let decided = decide(part, eventKeys: eventKeys)
+                let decided = decide(part, eventKeys: eventKeys, ofEvents: ofEvents)
                 for index in out.indices { out[index] = min(out[index], decided[index]) }
             }
             return out
         case .any(let parts):
             var out = [Verdict](repeating: .fails, count: count)
             for part in parts {
-                let decided = decide(part, eventKeys: eventKeys)
+                let decided = decide(part, eventKeys: eventKeys, ofEvents: ofEvents)
                 for index in out.indices { out[index] = max(out[index], decided[index]) }
             }
             return out

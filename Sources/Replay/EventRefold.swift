@@ -5,7 +5,7 @@ package import Events
 import Ingest
 package import Normalizer
 package import RollupStore
-import Rollups
+package import Rollups
 
 /// What an event costs, and by which table; nil: no price is known.
 package typealias Reprice = @Sendable (RequestEvent) -> (cost: NanoUSD, version: String)?
@@ -16,6 +16,8 @@ package struct EventRefold {
     private var after: RulesEras
     private let reprice: Reprice?
     private let plan: ReplayPlan
+    /// What the generation that is built has. An event whose metadata comes out as before stays filed as it is.
+    private var admission = SetAdmission()
     private var folder = BatchFolder()
     private var step = ReplayStep()
     private var encoded: [UInt8] = []
@@ -31,6 +33,12 @@ package struct EventRefold {
         self.after = RulesEras(replaying: normalizer)
         try self.before.use(before)
         try self.after.use(after)
+        try admission.use(after)
+    }
+
+    /// Hour rows that the generation has already.
+    package mutating func know(_ row: StoredRollup, _ series: SeriesKey) {
+        admission.know(series.set, of: series.workspace, in: row.bucket)
     }
 
     package mutating func add(_ event: ReplayEvent) throws(RollupStoreError) {
@@ -43,7 +51,7 @@ package struct EventRefold {
         full.outcome = event.series.outcome
         // `truncated` is what normalization made of `ok`; everything else is how the metadata came.
         if full.metadataStatus == .truncated { full.metadataStatus = .ok }
-        let (raw, metadata, conflicts) = normalize(full)
+        let (raw, metadata, conflicts) = normalize(full, event)
         var new = full
         new.metadataRaw = raw
         new.metadataConflicts = conflicts
@@ -79,12 +87,22 @@ package struct EventRefold {
     }
 
     private mutating func normalize(
-        _ event: RequestEvent
+        _ event: RequestEvent, _ stored: ReplayEvent
     ) -> (raw: [UInt8], metadata: NormalizedMetadata, conflicts: UInt32) {
         event.metadataRaw.withUnsafeBytes { raw in
             let old = before.normalize(raw: raw, status: event.metadataStatus, at: event.time)
             let kept = after.redact(raw, at: event.time) ?? event.metadataRaw
-            let new = after.normalize(raw: kept, status: event.metadataStatus, at: event.time)
+            var new = after.normalize(raw: kept, status: event.metadataStatus, at: event.time)
+            let hour = Grain.hour.bucket(of: event.time)
+            if SetText.isFiled(new.set, new.extra, as: stored.series.set, stored.stored.extra) {
+                (new.set, new.extra) = (stored.series.set, stored.stored.extra)
+                admission.know(new.set, of: event.workspace, in: hour)
+            } else if let set = admission.admit(new.set, of: event.workspace, in: hour, { _, _ in nil }),
+                let whole = SetText(new.set), let filed = SetText(set)
+            {
+                new.extra = whole.left(by: filed, with: new.extra)
+                new.set = set
+            }
             // What the proxy has counted stays; what normalization has counted is counted anew.
             return (kept, new, event.metadataConflicts &- old.conflicts &+ new.conflicts)
         }

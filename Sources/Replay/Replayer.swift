@@ -4,6 +4,7 @@
 package import Events
 package import Normalizer
 package import RollupStore
+import Rollups
 
 package struct ReplayOptions: Sendable {
     /// | limit | unit | value | why |
@@ -53,6 +54,8 @@ package struct Replayer {
     package mutating func run(_ begun: StoredReplay, reprice: Reprice?) throws(RollupStoreError) -> Ending {
         var replay = begun
         var refold = try refold(replay, reprice)
+        // What an earlier run has built counts against the budgets.
+        try store.rows(of: replay.id, replay, .hour) { refold.know($0, $1) }
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now

@@ -77,9 +77,7 @@ package struct BatchFolder {
 
     /// Ends the batch: its series, its rows of all grains. The next `add` begins another.
     package mutating func finish() -> (series: [SeriesKey], delta: RollupDelta) {
-        let minutes = minuteRows()
-        let hours = Self.coarsen(minutes, to: .hour)
-        let days = Self.coarsen(hours, to: .day)
+        let delta = RollupDelta(minutes: minuteRows())
         let series = combinations.map { combination in
             SeriesKey(
                 workspace: strings[Int(combination.workspace)], apiKey: strings[Int(combination.apiKey)],
@@ -88,7 +86,7 @@ package struct BatchFolder {
                 statusClass: combination.statusClass, set: setTexts[Int(combination.set)])
         }
         reset()
-        return (series, RollupDelta(rows: minutes + hours + days))
+        return (series, delta)
     }
 
     private mutating func reset() {
@@ -195,35 +193,5 @@ package struct BatchFolder {
             bins.append(SketchBin(kind: kind, index: index, count: 1))
         }
         return bins
-    }
-
-    /// Sums of rows that are all of one finer grain, in the order of the coarser.
-    private static func coarsen(_ rows: [RollupDelta.Row], to grain: Grain) -> [RollupDelta.Row] {
-        guard let finer = rows.first?.grain else { return [] }
-        let ratio = Int32(grain.microseconds / finer.microseconds)
-        func bucket(_ row: RollupDelta.Row) -> Int32 {
-            let (quotient, remainder) = row.bucket.quotientAndRemainder(dividingBy: ratio)
-            return remainder < 0 ? quotient - 1 : quotient
-        }
-        let order = rows.indices.sorted {
-            (bucket(rows[$0]), rows[$0].series, $0) < (bucket(rows[$1]), rows[$1].series, $1)
-        }
-        var sums: [RollupDelta.Row] = []
-        for index in order {
-            let row = rows[index]
-            let last = sums.count - 1
-            if last >= 0, sums[last].bucket == bucket(row), sums[last].series == row.series {
-                sums[last].measures += row.measures
-                sums[last].bins.append(contentsOf: row.bins)
-            } else {
-                if last >= 0 { sums[last].bins.normalize() }
-                var first = row
-                first.grain = grain
-                first.bucket = bucket(row)
-                sums.append(first)
-            }
-        }
-        if !sums.isEmpty { sums[sums.count - 1].bins.normalize() }
-        return sums
     }
 }

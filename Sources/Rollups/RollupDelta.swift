@@ -24,4 +24,50 @@ package struct RollupDelta: Sendable {
     package var rows: [Row]
 
     package init(rows: [Row] = []) { self.rows = rows }
+
+    /// Minutes, sorted, and the hours and days that they come to.
+    package init(minutes: [Row]) {
+        let hours = Self.coarsen(minutes, to: .hour)
+        rows = minutes + hours + Self.coarsen(hours, to: .day)
+    }
+
+    /// The minutes of a delta under other series: rows that meet are summed, and coarser grains follow from them.
+    package init(_ minutes: [Row], movedTo series: (Row) -> Int32) {
+        let moved = minutes.map { row in
+            var row = row
+            row.series = series(row)
+            return row
+        }
+        self.init(minutes: Self.coarsen(moved, to: .minute))
+    }
+
+    /// Sums of rows that are all of one finer grain, in the order of the coarser.
+    private static func coarsen(_ rows: [RollupDelta.Row], to grain: Grain) -> [RollupDelta.Row] {
+        guard let finer = rows.first?.grain else { return [] }
+        let ratio = Int32(grain.microseconds / finer.microseconds)
+        func bucket(_ row: RollupDelta.Row) -> Int32 {
+            let (quotient, remainder) = row.bucket.quotientAndRemainder(dividingBy: ratio)
+            return remainder < 0 ? quotient - 1 : quotient
+        }
+        let order = rows.indices.sorted {
+            (bucket(rows[$0]), rows[$0].series, $0) < (bucket(rows[$1]), rows[$1].series, $1)
+        }
+        var sums: [RollupDelta.Row] = []
+        for index in order {
+            let row = rows[index]
+            let last = sums.count - 1
+            if last >= 0, sums[last].bucket == bucket(row), sums[last].series == row.series {
+                sums[last].measures += row.measures
+                sums[last].bins.append(contentsOf: row.bins)
+            } else {
+                if last >= 0 { sums[last].bins.normalize() }
+                var first = row
+                first.grain = grain
+                first.bucket = bucket(row)
+                sums.append(first)
+            }
+        }
+        if !sums.isEmpty { sums[sums.count - 1].bins.normalize() }
+        return sums
+    }
 }

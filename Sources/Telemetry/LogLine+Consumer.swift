@@ -70,6 +70,14 @@ extension LogLine {
             ])
     }
 
+    package static func consumerBudgetSpent(workspace: String, budget: String, hour: Int64) -> LogLine {
+        LogLine(
+            .warning, "consumer_budget_spent",
+            "This workspace has as much metadata in this hour (UTC us since 1970) as its budget allows: what is new is "
+                + "filed under (other) and answered from events. See budgets in the rules.",
+            [("workspace", .text(workspace)), ("budget", .text(budget)), ("hour_us", .number(hour))])
+    }
+
     package static func consumerObservationFailed(reason: String) -> LogLine {
         LogLine(
             .warning, "consumer_observation_failed",

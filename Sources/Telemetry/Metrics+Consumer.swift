@@ -49,6 +49,9 @@ package struct ConsumerMetrics: Sendable {
     package let lagSeconds = PartitionGauges()
     package let rules = RulesGauges()
     package let classesObserved = Counter()
+    /// Events by the budget that was spent: `SetAdmission.Spent`.
+    package let filed = ["sets", "values", "keys"].map { (budget: $0, counter: Counter()) }
+    package let admitTime = DurationHistogram()
     package let observeTime = DurationHistogram()
     package let staleBatches = Counter()
     package let restarts = Counter()
@@ -72,6 +75,10 @@ package struct ConsumerMetrics: Sendable {
         for (known, counter) in late where known == age { counter.add(count) }
     }
 
+    package func countFiled(_ budget: String, _ count: Int) {
+        for (known, counter) in filed where known == budget { counter.add(count) }
+    }
+
     package func countDeadLetter(_ code: String) {
         for (known, counter) in deadLetters where known == code { counter.add() }
     }
@@ -92,6 +99,12 @@ package struct ConsumerMetrics: Sendable {
             Metric(
                 "millrace_consumer_late_events_total", "Events older than this when they came; counted like any other.",
                 labels: [("older_than", age)], .counter { counter.value })
+        }
+        let overflow = filed.map { budget, counter in
+            Metric(
+                "millrace_consumer_metadata_overflow_total",
+                "Events with metadata filed under (other), by the workspace's budget that was spent.",
+                labels: [("budget", budget)], .counter { counter.value })
         }
         return [
             counter("records", "Records read from the log.", records),
@@ -135,8 +148,9 @@ package struct ConsumerMetrics: Sendable {
             duration("publish", "Publishing the dead letters of one batch.", publishTime),
             duration("apply", "Applying one batch to the store.", applyTime),
             duration("batch_age", "From a batch's first record to its commit.", batchAge),
+            duration("admit", "Holding one batch against the budgets of metadata.", admitTime),
             duration("observe", "Looking once at what metadata keys do to the rollups.", observeTime),
             duration("expire", "One step of deleting what is past its retention.", expireTime),
-        ] + letters + ages
+        ] + letters + ages + overflow
     }
 }

@@ -386,7 +386,7 @@ private struct Maker {
             switch value {
             case nil: ""
             case .text(let text): "1" + text
-            case .list: "1" + (value?.json.text ?? "")
+            case .list, .filed: "1" + (value?.json.text ?? "")
             }
         }
         func before(_ a: String, _ b: String) -> Bool { a.utf8.lexicographicallyPrecedes(b.utf8) }

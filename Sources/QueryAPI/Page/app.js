@@ -90,6 +90,7 @@ function showPlan(answer) {
   const grains = plan.grains.length ? ` (${plan.grains.join(", ")})` : "";
   $("plan").textContent = `${answer.exact ? "Exact" : "Not exact"} · from ${plan.source.replace("+", " and ")}${grains}, `
     + `${count.format(plan.rows_read)} rows · latest event ${seen} · times in ${state.zone}`;
+  if (!answer.exact) $("plan").textContent += ` · ${plan.reason}`;
   $("plan").title = plan.reason;
 }
 

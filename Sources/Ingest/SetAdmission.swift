@@ -1,0 +1,333 @@
+// Budgets of metadata: a batch as it was folded -> the batch as it may be counted.
+//
+// Of each workspace an hour's rollups hold at most so many metadata sets, so many keys and so many values of a key
+// (`Rules.Budget`, by the rules of the hour's begin). What is beyond is filed under `(other)`:
+//
+//   - a key too many is left out of the set, which says that there are more keys;
+//   - a value too many is left out, and the key stays;
+//   - where the set that is left is one too many, nothing is said of the pairs.
+//
+// `SetText` is how that is written. The event keeps its pairs beside the set, where entities and identifiers are, so
+// events still answer exactly; all other dimensions and all sums stay what they are, so nothing is lost from any total.
+//
+// What decides is what the store has: an hour is read before the first batch that touches it, and from then on only what
+// is admitted is added. So a crash changes nothing, and a batch that is read again is filed as it was. The order is
+// that of the log: first come, first counted. But a quarter of each budget is kept for what the hour before had: who
+// floods an hour with novelties takes no place from what has been there.
+//
+// Two consumers of one store each add what they admit themselves, and read an hour again when something new comes, as
+// often as that takes a hundredth of the time. What one has admitted since then the other does not know: they may file the
+// same set differently, which answers show as inexact and events mend, and together they stay within one budget for each
+// of them, whatever comes.
+//
+// Decisions are made by the thread that applies, batch by batch and once for each hour and series. A set that is known
+// costs one look-up; one that is not is parsed.
+
+import EventCodec
+import Events
+import Normalizer
+package import RollupStore
+import Rollups
+
+package struct SetAdmission: Sendable {
+    /// | limit | value | why | at the limit |
+    /// | --- | --- | --- | --- |
+    /// | kept | 2,000,000 hashes | some 60 MB | all is forgotten, and read again hour by hour |
+    /// | hour rows | 400,000 | some 100 MB while an hour is read | not read: the hour may take another budget |
+    /// | share | 1/100 of the time, at most every second | other consumers are few | they are looked at later |
+    package static let maxRows = 400_000
+    private static let kept = 2_000_000
+    private static let share = 100
+
+    /// Which budget was spent.
+    package enum Spent: String, Sendable, CaseIterable {
+        case sets, values, keys
+    }
+
+    /// What was filed under `(other)` in one batch.
+    package struct Filed: Sendable, Equatable {
+        /// Events, by the budget that was spent; one may have spent two.
+        package var events: [Spent: Int] = [:]
+        /// Spent for the first time, as far as is known here.
+        package var news: [News] = []
+    }
+
+    package struct News: Hashable, Sendable {
+        package var workspace: String
+        package var hour: Int32
+        package var spent: Spent
+    }
+
+    private struct Place: Hashable {
+        var hour: Int32
+        var workspace: String
+    }
+
+    /// What one workspace has in one hour.
+    private struct Space {
+        var sets = DistinctHashes()
+        var pairs = DistinctHashes()
+        /// How many, by key.
+        var values: [UInt64: Int] = [:]
+
+        var size: Int { sets.count + pairs.count + values.count }
+    }
+
+    private var eras: [(from: Int64, rules: Rules)] = []
+    private var version: Int64 = 0
+    private var places: [Place: Int] = [:]
+    private var spaces: [Space] = []
+    /// The hours that were read, and when the next one may be read again.
+    private var readings: Set<Int32> = []
+    private var due: ContinuousClock.Instant?
+    private var told: Set<News> = []
+    private let now: @Sendable () -> ContinuousClock.Instant
+
+    package init(now: @escaping @Sendable () -> ContinuousClock.Instant = { .now }) { self.now = now }
+
+    /// From here on budgets are those of this timeline.
+    package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
+        guard timeline.version != version || eras.isEmpty else { return }
+        var fresh: [(from: Int64, rules: Rules)] = []
+        for entry in timeline.entries { fresh.append((entry.from.microseconds, try entry.rules.rules())) }
+        eras = fresh
+        version = timeline.version
+    }
+
+    /// What is known of the store may be wrong: a batch was not applied, or others had the partitions.
+    package mutating func forget() {
+        places = [:]
+        spaces = []
+        readings = []
+    }
+
+    /// The batch with what its budgets allow. `read`: an hour's rows; nil where there are more than that.
+    package mutating func admit(
+        _ batch: SealedBatch, _ read: (Int32, Int) throws -> [HourRow]?
+    ) rethrows -> (batch: SealedBatch, filed: Filed) {
+        if spaces.reduce(0, { $0 + $1.size }) > Self.kept { forget() }
+        var moves = SeriesMoves()
+        for row in batch.delta.rows where row.grain == .hour {
+            let series = batch.series[Int(row.series)]
+            let set = try admit(series.set, of: series.workspace, in: row.bucket, read)
+            if let set { moves.move(row.series, of: row.bucket, to: set, in: batch) }
+        }
+        if moves.isEmpty { return (batch, Filed()) }
+        let moved = moves.moved(batch)
+        var filed = Filed()
+        for (series, hour, set, events) in moves.made {
+            for spent in Self.spent(set) {
+                filed.events[spent, default: 0] += events
+                let news = News(workspace: batch.series[Int(series)].workspace, hour: hour, spent: spent)
+                if told.count < 10_000, told.insert(news).inserted { filed.news.append(news) }
+            }
+        }
+        return (moved, filed)
+    }
+
+    /// What a set is filed as; nil: as it is.
+    package mutating func admit(
+        _ set: [UInt8], of workspace: String, in hour: Int32, _ read: (Int32, Int) throws -> [HourRow]?
+    ) rethrows -> [UInt8]? {
+        let hash = Self.hash(set[...])
+        if !readings.contains(hour) { try load(hour, read) }
+        var place = place(hour, workspace)
+        if spaces[place].sets.contains(hash) { return nil }
+        guard var text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else { return nil }
+        if let due, due <= now() {
+            try load(hour, read)
+            place = self.place(hour, workspace)
+            if spaces[place].sets.contains(hash) { return nil }
+        }
+        let budget = budget(of: workspace, in: hour)
+        func newcomers(_ budget: Int) -> Int { budget - budget / 4 }
+        /// Whether one more may come, where so many are there.
+        func takes(
+            _ count: Int, _ budget: Int, _ hadBefore: (Space) -> Bool
+        ) throws -> Bool {
+            if count < newcomers(budget) { return true }
+            if count >= budget { return false }
+            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
+            return hadBefore(spaces[self.place(hour &- 1, workspace)])
+        }
+        var newKeys: [UInt64] = []
+        var newValues: [(key: UInt64, pair: UInt64)] = []
+        var isChanged = false
+        var kept: [SetText.Pair] = []
+        for var pair in text.pairs {
+            let key = Self.hash(pair.key)
+            if spaces[place].values[key] == nil {
+                let count = spaces[place].values.count + newKeys.count
+                guard try takes(count, budget.keys, { $0.values[key] != nil }) else {
+                    text.isOpen = true
+                    isChanged = true
+                    continue
+                }
+                newKeys.append(key)
+            }
+            if let value = pair.value {
+                let hash = Self.hash(value, after: key)
+                if !spaces[place].pairs.contains(hash) {
+                    let count = spaces[place].values[key] ?? 0
+                    if try takes(count, budget.values, { $0.pairs.contains(hash) }) {
+                        newValues.append((key, hash))
+                    } else {
+                        pair.value = nil
+                        isChanged = true
+                    }
+                }
+            }
+            kept.append(pair)
+        }
+        text.pairs = kept
+        let filed = isChanged ? text.bytes : set
+        let filedHash = isChanged ? Self.hash(filed[...]) : hash
+        if !spaces[place].sets.contains(filedHash) {
+            guard try takes(spaces[place].sets.count, budget.sets, { $0.sets.contains(filedHash) }) else {
+                return SetText.unsaid
+            }
+            _ = spaces[place].sets.insert(filedHash)
+            for key in newKeys { spaces[place].values[key] = 0 }
+            for (key, pair) in newValues where spaces[place].pairs.insert(pair) {
+                spaces[place].values[key, default: 0] += 1
+            }
+        }
+        return isChanged ? filed : nil
+    }
+
+    /// A set that is counted already.
+    package mutating func know(_ set: [UInt8], of workspace: String, in hour: Int32) {
+        let place = place(hour, workspace)
+        guard !spaces[place].sets.contains(Self.hash(set[...])), let text = SetText(set), !text.isUnsaid,
+            !text.pairs.isEmpty
+        else { return }
+        _ = spaces[place].sets.insert(Self.hash(set[...]))
+        for pair in text.pairs {
+            let key = Self.hash(pair.key)
+            spaces[place].values[key, default: 0] += 0
+            if let value = pair.value, spaces[place].pairs.insert(Self.hash(value, after: key)) {
+                spaces[place].values[key, default: 0] += 1
+            }
+        }
+    }
+
+    private mutating func load(_ hour: Int32, _ read: (Int32, Int) throws -> [HourRow]?) rethrows {
+        let began = now()
+        for row in try read(hour, Self.maxRows) ?? [] { know(row.series.set, of: row.series.workspace, in: hour) }
+        let took = max(began.duration(to: now()), .milliseconds(10))
+        readings.insert(hour)
+        due = now().advanced(by: took * Self.share)
+    }
+
+    private mutating func place(_ hour: Int32, _ workspace: String) -> Int {
+        let place = Place(hour: hour, workspace: workspace)
+        if let known = places[place] { return known }
+        places[place] = spaces.count
+        spaces.append(Space())
+        return spaces.count - 1
+    }
+
+    private func budget(of workspace: String, in hour: Int32) -> Rules.Budget {
+        let begin = Grain.hour.start(of: hour).microseconds
+        let rules = (eras.last { $0.from <= begin } ?? eras.first)?.rules ?? Rules.builtIn
+        return rules.budget(of: workspace)
+    }
+
+    private static func hash(_ bytes: ArraySlice<UInt8>, after first: UInt64 = 0) -> UInt64 {
+        var hash = Hash()
+        hash.combine(first)
+        bytes.withUnsafeBytes { hash.combine($0) }
+        return hash.state
+    }
+
+    private static func spent(_ set: [UInt8]) -> [Spent] {
+        guard let text = SetText(set) else { return [] }
+        if text.isUnsaid { return [.sets] }
+        return (text.pairs.contains { $0.value == nil } ? [.values] : []) + (text.isOpen ? [.keys] : [])
+    }
+}
+
+/// Series of a batch whose set becomes another in some hours.
+private struct SeriesMoves {
+    private struct Origin: Hashable {
+        var hour: Int32
+        var series: Int32
+    }
+
+    private struct Move {
+        /// Index into `added`, behind the batch's own series.
+        var series: Int32
+        var set: [UInt8]
+        var events = 0
+        /// What the event has beside the set where it had nothing.
+        var alone: ByteRange?
+    }
+
+    private var moves: [Origin: Move] = [:]
+    private var added: [SeriesKey] = []
+    private var numbers: [SeriesKey: Int32] = [:]
+
+    var isEmpty: Bool { moves.isEmpty }
+
+    /// Once moved, with the number of events.
+    var made: [(series: Int32, hour: Int32, set: [UInt8], events: Int)] {
+        moves.sorted { ($0.key.hour, $0.key.series) < ($1.key.hour, $1.key.series) }
+            .map { ($0.key.series, $0.key.hour, $0.value.set, $0.value.events) }
+    }
+
+    mutating func move(_ series: Int32, of hour: Int32, to set: [UInt8], in batch: SealedBatch) {
+        var key = batch.series[Int(series)]
+        key.set = set
+        let number = numbers[key] ?? Int32(batch.series.count + added.count)
+        if numbers.updateValue(number, forKey: key) == nil { added.append(key) }
+        moves[Origin(hour: hour, series: series)] = Move(series: number, set: set)
+    }
+
+    mutating func moved(_ batch: SealedBatch) -> SealedBatch {
+        var batch = batch
+        batch.series += added
+        // Without the series that nothing is counted under any more: the store would keep them for good.
+        var numbers = [Int32](repeating: -1, count: batch.series.count)
+        var series: [SeriesKey] = []
+        func number(_ old: Int32) -> Int32 {
+            if numbers[Int(old)] < 0 {
+                numbers[Int(old)] = Int32(series.count)
+                series.append(batch.series[Int(old)])
+            }
+            return numbers[Int(old)]
+        }
+        for index in batch.events.indices {
+            let event = batch.events[index]
+            let origin = Origin(hour: Grain.hour.bucket(of: event.fields.time), series: event.series)
+            guard let place = moves.index(forKey: origin) else {
+                batch.events[index].series = number(event.series)
+                continue
+            }
+            moves.values[place].events += 1
+            let move = moves.values[place]
+            batch.events[index].series = number(move.series)
+            let isAlone = event.extra.count <= 2
+            if isAlone, let known = move.alone {
+                batch.events[index].extra = known
+                continue
+            }
+            guard let whole = SetText(batch.series[Int(event.series)].set), let filed = SetText(move.set) else {
+                continue
+            }
+            let extra = whole.left(by: filed, with: Array(batch.extras[event.extra.range]))
+            let range = ByteRange(start: batch.extras.count, count: extra.count)
+            batch.extras += extra
+            batch.events[index].extra = range
+            if isAlone { moves.values[place].alone = range }
+        }
+        let ratio = Int32(Grain.hour.microseconds / Grain.minute.microseconds)
+        let minutes = batch.delta.rows.filter { $0.grain == .minute }
+        batch.delta = RollupDelta(minutes) { row in
+            let (quotient, remainder) = row.bucket.quotientAndRemainder(dividingBy: ratio)
+            let hour = remainder < 0 ? quotient - 1 : quotient
+            return number(moves[Origin(hour: hour, series: row.series)]?.series ?? row.series)
+        }
+        batch.series = series
+        return batch
+    }
+}
