@@ -23,7 +23,9 @@ enum MetadataCommands {
                 key["filed_under_other"]?.text ?? "", "\(tenths) %", text("reason"),
             ]
         }
-        let heads = ["key", "class", "since", "first seen", "last seen", "values", "requests", "(other)", "share", "why"]
+        let heads = [
+            "key", "class", "since", "first seen", "last seen", "values", "requests", "(other)", "share", "why",
+        ]
         try Terminal.write(TextTable(heads: heads, rows).text)
         return 0
     }

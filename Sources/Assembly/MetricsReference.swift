@@ -17,9 +17,9 @@ enum MetricsReference {
             (
                 "proxy",
                 [Build.metric(role: "proxy")] + JournalMetrics().all + ShippingMetrics().all + kafka.all
-                    + ProxyMetrics().all + CertificateMetrics(listener: "proxy.listen").all
+                    + ProxyMetrics().all + CertificateMetrics(listener: "proxy.listen").all + RulesMetrics().all
             ),
-            ("consumer", [Build.metric(role: "consumer")] + consumer.all + kafka.all),
+            ("consumer", [Build.metric(role: "consumer")] + consumer.all + RulesMetrics().all + kafka.all),
             (
                 "api",
                 [Build.metric(role: "api")] + APIMetrics().all + kafka.all

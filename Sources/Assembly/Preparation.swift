@@ -44,13 +44,27 @@ enum Preparation {
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
         if let path = configuration.normalization.hashKeyFile {
             _ = attempt("normalization.hash_key_file") { try HashKey.read(path) }
-        } else if rules?.needsHashKey == true, configuration.log.kind == .kafka {
-            problems.append(
-                "normalization.hash_key_file: null, but the rules hash keys and log.kind is kafka; name one file with "
-                    + "the same key for every proxy and consumer")
+        } else if let problem = rules.flatMap({ missingHashKey(configuration, $0) }) {
+            problems.append(problem)
         }
         guard problems.isEmpty, let prices, let rules else { throw ConfigurationError(problems: problems) }
         return Inputs(prices: prices, rules: rules)
+    }
+
+    private static func missingHashKey(_ configuration: MillraceConfiguration, _ rules: Rules) -> String? {
+        guard rules.needsHashKey, configuration.log.kind == .kafka, configuration.normalization.hashKeyFile == nil
+        else {
+            return nil
+        }
+        return "normalization.hash_key_file: null, but the rules hash keys and log.kind is kafka; name one file with "
+            + "the same key for every proxy and consumer"
+    }
+
+    /// The rules file once more, while roles run. Throws where a start with it would fail.
+    static func reread(_ configuration: MillraceConfiguration) throws -> Normalizer {
+        let rules = try readRules(configuration.normalization.rules)
+        if let problem = missingHashKey(configuration, rules) { throw Failure(problem, status: 2) }
+        return try normalizer(configuration, rules)
     }
 
     /// Makes the key of hashed values where the rules need one and none is there yet.

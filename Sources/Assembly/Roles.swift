@@ -33,6 +33,7 @@ final class Roles {
     private var hasKafkaMetrics = false
     private var hasSaidOpen = false
     private var keeper: KeyKeeper?
+    private var rulesReload: RulesReload?
 
     /// What is flushed to the broker at a stop; the rest is shipped by the next start.
     private static let flushMilliseconds = 5_000
@@ -111,6 +112,7 @@ final class Roles {
         keeper?.observe { service.update(keys: $0) }
         checks.append(.loops("proxy") { service.silence })
         running.onStop { service.stop() }
+        reloadRules { service.update(redactor: $0.redactor) }
         if configuration.proxy.tls != nil {
             let (log, tls) = (running.log, configuration.proxy.tls)
             running.onReload {
@@ -168,6 +170,10 @@ final class Roles {
                 reader: reader, writer: writer, normalizer: normalizer, options: options, log: log, metrics: metrics)
         }
         consumer.start()
+        reloadRules {
+            consumer.use($0)
+            return true
+        }
         checks.append(HealthCheck(name: "consumer", isNeeded: true) { consumer.degraded })
         let stopped = StopSignal()
         let fail = running.fail
@@ -236,6 +242,17 @@ final class Roles {
             configuration.store, mustConnect: false, readers: Self.queriesAtOnce, log: running.log)
         store = opened
         return opened
+    }
+
+    /// Without a rules file there is nothing to read anew.
+    private func reloadRules(_ user: @escaping RulesReload.User) {
+        if let rulesReload { return rulesReload.add(user) }
+        let metrics = RulesMetrics()
+        running.metrics.register(metrics.all)
+        let reload = RulesReload(configuration, running.log, metrics)
+        rulesReload = reload
+        reload.add(user)
+        if configuration.normalization.rules != nil { running.onReload { reload.run() } }
     }
 
     private func registerKafkaMetrics() {

@@ -8,7 +8,7 @@ import Glibc
 import HTTPMessages
 package import HTTPTransport
 package import Journal
-import Normalizer
+package import Normalizer
 import RecordLog
 import Synchronization
 package import Telemetry
@@ -90,6 +90,16 @@ package final class ProxyService: @unchecked Sendable {
             // is full gets the next list, or this one again.
             loop.post { bound.value.access = .keys(KeyDirectory(keys)) }
         }
+    }
+
+    /// Each loop hides what this one hides from its next event on; nil: nothing. False where a loop's inbox is full.
+    package func update(redactor: Redactor?) -> Bool {
+        var isTold = true
+        for (loop, worker) in zip(loops, workers) {
+            let bound = LoopBound(worker)
+            if !loop.post({ bound.value.redactor = redactor }) { isTold = false }
+        }
+        return isTold
     }
 
     private static func replacePort(of address: String, by port: UInt16) -> String {
@@ -174,7 +184,7 @@ final class ProxyWorker {
     private let proxyID: String
     private var random = SplitMix(seed: .random(in: 0 ... .max))
     private var encoded: [UInt8] = []
-    private var redactor: Redactor?
+    fileprivate(set) var redactor: Redactor?
     private var inflaters: [Inflater] = []
     /// Each holds about 50 KiB: kept for the next compressed answer.
     private static let keptInflaters = 32

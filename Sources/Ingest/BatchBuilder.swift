@@ -96,6 +96,9 @@ package struct BatchBuilder: Sendable {
     /// What the next events are normalized under. Call with an empty batch.
     package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) { try rules.use(timeline) }
 
+    /// Other rules are configured; `use` says from when on they hold. Call with an empty batch.
+    package mutating func reconfigure(_ normalizer: Normalizer) { rules = RulesEras(normalizer) }
+
     package var rulesVersion: Int64 { rules.version }
 
     /// From here on, by the store. Call with an empty batch where a partition is taken again.

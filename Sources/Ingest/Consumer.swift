@@ -69,6 +69,8 @@ package final class Consumer: Sendable {
         case release([TopicPartition])
         /// Keys get other classes. The fold waits for the timeline, so that nothing is made under an older one.
         case observe(ClassObserver.Verdict)
+        /// Other rules are configured from now on; the fold waits here too.
+        case adopt(Rules)
         case restart
     }
 
@@ -106,6 +108,8 @@ package final class Consumer: Sendable {
     /// From the apply thread to the fold: at the next batch, and the answer to it; nil: all stays as it is.
     private let verdicts = BoundedQueue<ClassObserver.Verdict>(capacity: 1)
     private let decided = BoundedQueue<RulesTimeline?>(capacity: 1)
+    /// Rules as read anew, for the fold's next batch.
+    private let fresh = Mutex<Normalizer?>(nil)
     private let unfinished = Atomic<Int>(0)
     private let mailbox = Mutex(Mailbox())
     private let status = Mutex(Status())
@@ -167,6 +171,13 @@ package final class Consumer: Sendable {
         if threads.isEmpty { return }
         for thread in threads { thread.join() }
         log(.consumerStopped(heldBack: status.withLock { $0.heldBack }))
+    }
+
+    /// Other rules are configured from the next batch on; they take over as they would at a start. Any thread.
+    package func use(_ normalizer: Normalizer) {
+        fresh.withLock { $0 = normalizer }
+        // A full queue holds something to look at already.
+        _ = fetched.tryPush(.idle)
     }
 
     package var isRunning: Bool { alive.load(ordering: .acquiring) == 3 && failure == nil }
@@ -362,6 +373,9 @@ package final class Consumer: Sendable {
             if let verdict = verdicts.pop(timeoutMilliseconds: 0) {
                 guard settle(verdict, &builder, &sealer) else { return work.close() }
             }
+            if let normalizer = takeFresh() {
+                guard adopt(normalizer, &builder, &sealer) else { return work.close() }
+            }
             let isIdle = unfinished.load(ordering: .acquiring) == 0
             var wait: Int?
             switch sealer.decide(
@@ -426,6 +440,25 @@ package final class Consumer: Sendable {
             log(.consumerRules(fingerprint: last.rules.fingerprint, from: last.from.microseconds))
         }
         return true
+    }
+
+    private func takeFresh() -> Normalizer? {
+        fresh.withLock { fresh in
+            defer { fresh = nil }
+            return fresh
+        }
+    }
+
+    /// Everything made so far goes first, then the new rules, then all the rest under them. False when the consumer is
+    /// ending.
+    private func adopt(
+        _ normalizer: Normalizer, _ builder: inout BatchBuilder, _ sealer: inout BatchSealer
+    ) -> Bool {
+        guard seal(&builder, &sealer), push(.adopt(normalizer.rules)), let answer = decided.pop() else { return false }
+        builder.reconfigure(normalizer)
+        // None: the partitions are about to be taken anew, and the timeline with them.
+        guard let timeline = answer else { return true }
+        return use(timeline, &builder, &sealer)
     }
 
     /// Everything made so far goes first, then the new classes, then all the rest under them. False when the consumer is
@@ -496,6 +529,7 @@ package final class Consumer: Sendable {
         var isStale = false
         // The configured rules take over once; later a newer consumer's may have.
         var adopts = true
+        var configured = configuredRules
         var observer = ClassObserver()
         var admission = SetAdmission()
         var schedule = RetentionSchedule(at: .now)
@@ -515,11 +549,14 @@ package final class Consumer: Sendable {
                 case .release(let partitions): mailbox.withLock { $0.released += partitions }
                 case .acquire where isStale, .apply where isStale: break
                 case .observe where isStale: _ = decided.push(nil)
+                case .adopt(let rules) where isStale:
+                    (configured, adopts) = (rules, true)
+                    _ = decided.push(nil)
                 case .acquire(let partitions):
                     let taken = try persist { () throws -> ([PartitionPosition], RulesTimeline) in
                         var timeline = try writer.rules(nil)
                         if adopts {
-                            let new = try RulesText.succeeding(timeline, configuredRules)
+                            let new = try RulesText.succeeding(timeline, configured)
                             timeline = try writer.rules(adopting: new, now: options.now())
                         }
                         return (try writer.acquire(partitions), timeline)
@@ -539,6 +576,17 @@ package final class Consumer: Sendable {
                     metrics.waitTime.record(microseconds: Self.microseconds(since: sealed))
                     try apply(batch, since, &admission, &writer)
                     try observe(batch, &observer, &writer)
+                case .adopt(let rules):
+                    configured = rules
+                    let timeline = try persist { () throws -> RulesTimeline in
+                        let new = try RulesText.succeeding(try writer.rules(nil), rules)
+                        return try writer.rules(adopting: new, now: options.now())
+                    }
+                    if let timeline {
+                        try observer.use(timeline)
+                        try admission.use(timeline)
+                    }
+                    _ = decided.push(timeline)
                 case .observe(let verdict):
                     let timeline = try persist { () throws -> RulesTimeline in try writer.rules(verdict.change) }
                     if let timeline {

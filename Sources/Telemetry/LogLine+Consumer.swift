@@ -59,6 +59,19 @@ extension LogLine {
             [("fingerprint", .text(fingerprint)), ("from_us", .number(from))])
     }
 
+    package static func rulesReloaded(fingerprint: String) -> LogLine {
+        LogLine(
+            .info, "rules_reloaded", "The normalization rules were read anew and hold from the next event or batch on.",
+            [("fingerprint", .text(fingerprint))])
+    }
+
+    package static func rulesNotReloaded(reason: String) -> LogLine {
+        LogLine(
+            .error, "rules_not_reloaded",
+            "The normalization rules stay as they were, since the file as it is now cannot be used: \(reason). "
+                + "'millrace rules check' names every mistake.", [])
+    }
+
     package static func consumerClassObserved(key: String, keyClass: String, reason: String, from: Int64) -> LogLine {
         LogLine(
             .warning, "consumer_class_observed",

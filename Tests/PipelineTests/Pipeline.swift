@@ -140,6 +140,11 @@ final class Pipeline {
         #expect(status == 0, "\(role.rawValue) ended with \(status): \(process.errors.suffix(2_000))")
     }
 
+    func send(_ signal: Int32, to role: Role) throws { try #require(processes[role]).send(signal) }
+
+    /// What the role has written to standard error.
+    func errors(of role: Role) -> String { processes[role]?.errors ?? "" }
+
     /// Stops what runs, proxy first, so that nothing is left behind unread.
     func stopAll() throws { for role in [Role.up, .proxy, .consumer, .api] { try stop(role) } }
 

@@ -83,6 +83,41 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
+        @Test("SIGHUP reads the rules anew, and a file that cannot be used changes nothing", .timeLimit(.minutes(2)))
+        func readsRulesAnew() throws {
+            let pipeline = try Pipeline("reload", rules: "version: 1\nvalues: { maps: { env: { prod: first } } }")
+            try pipeline.start(.up)
+            let secret = "reloaded-hunter3"
+            let metadata = #"{"env":"prod","password":"\#(secret)"}"#
+            for _ in 0..<2 { #expect(try pipeline.chat(#"{"env":"prod"}"#).status == 200) }
+            try pipeline.expectCount("metadata.env = 'first'", 2)
+            func reload(_ text: String, _ line: String) throws {
+                try writeText("\(pipeline.work.path)/rules.yaml", text)
+                try pipeline.send(SIGHUP, to: .up)
+                try waitUntil("it says \(line)", seconds: 20, detail: { pipeline.errors(of: .up) }) {
+                    pipeline.errors(of: .up).contains("\"\(line)\"")
+                }
+            }
+            try reload(
+                "version: 1\nkeys: { drop: [password] }\nvalues: { maps: { env: { prod: second } } }", "rules_reloaded")
+            // The consumer takes them up at its next batch, which says so once more.
+            try waitUntil("the consumer has them", seconds: 20, detail: { pipeline.errors(of: .up) }) {
+                pipeline.errors(of: .up).occurrences("\"consumer_rules\"") == 2
+            }
+            for _ in 0..<3 { #expect(try pipeline.chat(metadata).status == 200) }
+            try pipeline.expectCount("metadata.env = 'second'", 3)
+            #expect(try pipeline.count("metadata.env = 'first'") == 2)
+            try reload("version: 1\nkeys: { case: snak }\n", "rules_not_reloaded")
+            #expect(pipeline.errors(of: .up).contains("keys.case"))
+            for _ in 0..<2 { #expect(try pipeline.chat(metadata).status == 200) }
+            try pipeline.expectCount("metadata.env = 'second'", 5)
+            let metrics = try ask(pipeline.apiPort, "GET", "/metrics").text
+            #expect(metrics.contains("millrace_rules_reloads_total{result=\"taken\"} 1"))
+            #expect(metrics.contains("millrace_rules_reloads_total{result=\"refused\"} 1"))
+            try pipeline.stopAll()
+            #expect(try pipeline.work.files(containing: secret).isEmpty)
+        }
+
         @Test("`rules check` names every mistake with its line; `rules try` says which rule did what")
         func looksAtRules() throws {
             let work = try WorkDirectory("rules")
@@ -224,4 +259,9 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
     }
+}
+
+extension String {
+    /// How often the text stands in it.
+    fileprivate func occurrences(_ text: String) -> Int { ranges(of: text).count }
 }
