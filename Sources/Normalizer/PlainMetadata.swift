@@ -3,6 +3,8 @@
 //
 // What the rules say of a raw key is worked out once (`Plan`): its canonical key, already quoted, where its pair goes,
 // and its rank in the byte order of keys. A member is then two scans and one look-up, and an object is sorted by ranks.
+// Ranks are given anew now and then; until then a new key is compared as it stands, so that a caller whose keys are
+// always new ones makes nobody sort all of them each time.
 // Values are taken as they stand, so a key whose values are mapped, cased, hashed or listed is left to the long way, as
 // is every object where two raw keys meet on one canonical key.
 
@@ -21,6 +23,7 @@ struct PlainMetadata: Sendable {
         /// `"key":"`, canonical.
         var opening: [UInt8]
         var way: Way
+        /// -1: none yet.
         var rank: Int32
     }
 
@@ -37,6 +40,8 @@ struct PlainMetadata: Sendable {
     private var names = ByteInterner()
     private var plans: [Plan] = []
     private var found: [Found] = []
+    /// Objects with keys that have no rank yet, since ranks were given.
+    private var unranked = 0
 
     /// nil: the long way.
     mutating func normalize(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> NormalizedMetadata? {
@@ -44,14 +49,16 @@ struct PlainMetadata: Sendable {
         if plans.count > Self.plansKept {
             names.removeAll()
             plans.removeAll(keepingCapacity: true)
+            unranked = 0
         }
         guard take(raw, by: rules), found.count <= rules.limits.keys else { return nil }
+        rankNowAndThen()
         sort()
         var set: [UInt8] = []
         var extra: [UInt8] = []
         set.reserveCapacity(raw.count + 2)
         for (index, member) in found.enumerated() {
-            if index > 0, found[index - 1].rank == member.rank { return nil }
+            if index > 0, isSameKey(found[index - 1], member) { return nil }
             guard let range = member.value else { continue }
             let value = UnsafeRawBufferPointer(rebasing: raw[range])
             if plans[member.plan].way == .dimension {
@@ -82,12 +89,21 @@ struct PlainMetadata: Sendable {
         for index in found.indices.dropFirst() {
             let member = found[index]
             var at = index
-            while at > 0, found[at - 1].rank > member.rank {
+            while at > 0, precedes(member, found[at - 1]) {
                 found[at] = found[at - 1]
                 at -= 1
             }
             found[at] = member
         }
+    }
+
+    private func precedes(_ a: Found, _ b: Found) -> Bool {
+        if a.rank >= 0, b.rank >= 0 { return a.rank < b.rank }
+        return plans[a.plan].key.lexicographicallyPrecedes(plans[b.plan].key)
+    }
+
+    private func isSameKey(_ a: Found, _ b: Found) -> Bool {
+        a.rank >= 0 && b.rank >= 0 ? a.rank == b.rank : plans[a.plan].key == plans[b.plan].key
     }
 
     // MARK: Reading
@@ -184,7 +200,6 @@ struct PlainMetadata: Sendable {
         let number = Int(names.intern(name))
         if number < plans.count { return number }
         plans.append(Self.plan(Array(name), by: rules))
-        rank()
         return number
     }
 
@@ -203,11 +218,20 @@ struct PlainMetadata: Sendable {
         var opening: [UInt8] = []
         JSONStrings.appendQuoted(key, to: &opening)
         opening += [UInt8(ascii: ":"), UInt8(ascii: "\"")]
-        return Plan(key: key, opening: opening, way: way, rank: 0)
+        return Plan(key: key, opening: opening, way: way, rank: -1)
     }
 
-    /// Ranks anew: raw keys of one canonical key share a rank. What was found before may hold an older rank of its
-    /// plan, so it is brought up to date too.
+    /// Once as many objects have gone without as it takes steps to rank.
+    private mutating func rankNowAndThen() {
+        guard found.contains(where: { $0.rank < 0 }) else { return }
+        unranked += 1
+        guard unranked > plans.count else { return }
+        unranked = 0
+        rank()
+    }
+
+    /// Raw keys of one canonical key share a rank. What was found before may hold an older rank of its plan, so it is
+    /// brought up to date too.
     private mutating func rank() {
         let order = plans.indices.sorted { plans[$0].key.lexicographicallyPrecedes(plans[$1].key) }
         var rank: Int32 = 0
