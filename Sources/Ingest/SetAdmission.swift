@@ -25,7 +25,7 @@
 
 import EventCodec
 import Events
-import Normalizer
+package import Normalizer
 package import RollupStore
 import Rollups
 
@@ -50,6 +50,22 @@ package struct SetAdmission: Sendable {
         package var events: [Spent: Int] = [:]
         /// Spent for the first time, as far as is known here.
         package var news: [News] = []
+    }
+
+    /// A set and what it is filed as.
+    package struct Filing: Sendable {
+        package var whole: SetText
+        package var filed: SetText
+
+        package var set: [UInt8] { filed.bytes }
+
+        /// What the event has beside the set then. `extra`: what it had already.
+        package func extra(_ extra: [UInt8]) -> [UInt8] { whole.left(by: filed, with: extra) }
+
+        fileprivate var spent: [Spent] {
+            if filed.isUnsaid { return [.sets] }
+            return (filed.pairs.contains { $0.value == nil } ? [.values] : []) + (filed.isOpen ? [.keys] : [])
+        }
     }
 
     package struct News: Hashable, Sendable {
@@ -109,14 +125,14 @@ package struct SetAdmission: Sendable {
         var moves = SeriesMoves()
         for row in batch.delta.rows where row.grain == .hour {
             let series = batch.series[Int(row.series)]
-            let set = try admit(series.set, of: series.workspace, in: row.bucket, read)
-            if let set { moves.move(row.series, of: row.bucket, to: set, in: batch) }
+            let filing = try admit(series.set, of: series.workspace, in: row.bucket, read)
+            if let filing { moves.move(row.series, of: row.bucket, to: filing, in: batch) }
         }
         if moves.isEmpty { return (batch, Filed()) }
         let moved = moves.moved(batch)
         var filed = Filed()
-        for (series, hour, set, events) in moves.made {
-            for spent in Self.spent(set) {
+        for (series, hour, filing, events) in moves.made {
+            for spent in filing.spent {
                 filed.events[spent, default: 0] += events
                 let news = News(workspace: batch.series[Int(series)].workspace, hour: hour, spent: spent)
                 if told.count < 10_000, told.insert(news).inserted { filed.news.append(news) }
@@ -128,7 +144,7 @@ package struct SetAdmission: Sendable {
     /// What a set is filed as; nil: as it is.
     package mutating func admit(
         _ set: [UInt8], of workspace: String, in hour: Int32, _ read: (Int32, Int) throws -> [HourRow]?
-    ) rethrows -> [UInt8]? {
+    ) rethrows -> Filing? {
         let hash = Self.hash(set[...])
         if !readings.contains(hour) { try load(hour, read) }
         var place = place(hour, workspace)
@@ -139,6 +155,7 @@ package struct SetAdmission: Sendable {
             place = self.place(hour, workspace)
             if spaces[place].sets.contains(hash) { return nil }
         }
+        let whole = text
         let budget = budget(of: workspace, in: hour)
         func newcomers(_ budget: Int) -> Int { budget - budget / 4 }
         /// Whether one more may come, where so many are there.
@@ -184,7 +201,7 @@ package struct SetAdmission: Sendable {
         let filedHash = isChanged ? Self.hash(filed[...]) : hash
         if !spaces[place].sets.contains(filedHash) {
             guard try takes(spaces[place].sets.count, budget.sets, { $0.sets.contains(filedHash) }) else {
-                return SetText.unsaid
+                return Filing(whole: whole, filed: .unsaidText)
             }
             _ = spaces[place].sets.insert(filedHash)
             for key in newKeys { spaces[place].values[key] = 0 }
@@ -192,7 +209,7 @@ package struct SetAdmission: Sendable {
                 spaces[place].values[key, default: 0] += 1
             }
         }
-        return isChanged ? filed : nil
+        return isChanged ? Filing(whole: whole, filed: text) : nil
     }
 
     /// A set that is counted already.
@@ -239,12 +256,6 @@ package struct SetAdmission: Sendable {
         bytes.withUnsafeBytes { hash.combine($0) }
         return hash.state
     }
-
-    private static func spent(_ set: [UInt8]) -> [Spent] {
-        guard let text = SetText(set) else { return [] }
-        if text.isUnsaid { return [.sets] }
-        return (text.pairs.contains { $0.value == nil } ? [.values] : []) + (text.isOpen ? [.keys] : [])
-    }
 }
 
 /// Series of a batch whose set becomes another in some hours.
@@ -257,7 +268,7 @@ private struct SeriesMoves {
     private struct Move {
         /// Index into `added`, behind the batch's own series.
         var series: Int32
-        var set: [UInt8]
+        var filing: SetAdmission.Filing
         var events = 0
         /// What the event has beside the set where it had nothing.
         var alone: ByteRange?
@@ -270,17 +281,19 @@ private struct SeriesMoves {
     var isEmpty: Bool { moves.isEmpty }
 
     /// Once moved, with the number of events.
-    var made: [(series: Int32, hour: Int32, set: [UInt8], events: Int)] {
+    var made: [(series: Int32, hour: Int32, filing: SetAdmission.Filing, events: Int)] {
         moves.sorted { ($0.key.hour, $0.key.series) < ($1.key.hour, $1.key.series) }
-            .map { ($0.key.series, $0.key.hour, $0.value.set, $0.value.events) }
+            .map { ($0.key.series, $0.key.hour, $0.value.filing, $0.value.events) }
     }
 
-    mutating func move(_ series: Int32, of hour: Int32, to set: [UInt8], in batch: SealedBatch) {
+    mutating func move(
+        _ series: Int32, of hour: Int32, to filing: SetAdmission.Filing, in batch: SealedBatch
+    ) {
         var key = batch.series[Int(series)]
-        key.set = set
+        key.set = filing.set
         let number = numbers[key] ?? Int32(batch.series.count + added.count)
         if numbers.updateValue(number, forKey: key) == nil { added.append(key) }
-        moves[Origin(hour: hour, series: series)] = Move(series: number, set: set)
+        moves[Origin(hour: hour, series: series)] = Move(series: number, filing: filing)
     }
 
     mutating func moved(_ batch: SealedBatch) -> SealedBatch {
@@ -311,10 +324,7 @@ private struct SeriesMoves {
                 batch.events[index].extra = known
                 continue
             }
-            guard let whole = SetText(batch.series[Int(event.series)].set), let filed = SetText(move.set) else {
-                continue
-            }
-            let extra = whole.left(by: filed, with: Array(batch.extras[event.extra.range]))
+            let extra = move.filing.extra(Array(batch.extras[event.extra.range]))
             let range = ByteRange(start: batch.extras.count, count: extra.count)
             batch.extras += extra
             batch.events[index].extra = range

@@ -18,8 +18,7 @@ package struct SetText: Sendable, Equatable {
 
     private static let other = Array("\"(other)\"".utf8)
     private static let null = Array("null".utf8)
-    /// The set of which nothing is said.
-    package static let unsaid = Array("{\"(other)\":false}".utf8)
+    private static let unsaid = Array("{\"(other)\":false}".utf8)
     private static let none = Array("{}".utf8)
 
     package var pairs: [Pair] = []
@@ -27,6 +26,11 @@ package struct SetText: Sendable, Equatable {
     package var isOpen = false
     /// All of them were.
     package private(set) var isUnsaid = false
+
+    private init(isUnsaid: Bool) { self.isUnsaid = isUnsaid }
+
+    /// Nothing said.
+    package static let unsaidText = SetText(isUnsaid: true)
 
     /// nil for bytes that are no set.
     package init?(_ set: [UInt8]) {

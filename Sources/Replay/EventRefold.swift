@@ -97,11 +97,8 @@ package struct EventRefold {
             if SetText.isFiled(new.set, new.extra, as: stored.series.set, stored.stored.extra) {
                 (new.set, new.extra) = (stored.series.set, stored.stored.extra)
                 admission.know(new.set, of: event.workspace, in: hour)
-            } else if let set = admission.admit(new.set, of: event.workspace, in: hour, { _, _ in nil }),
-                let whole = SetText(new.set), let filed = SetText(set)
-            {
-                new.extra = whole.left(by: filed, with: new.extra)
-                new.set = set
+            } else if let filing = admission.admit(new.set, of: event.workspace, in: hour, { _, _ in nil }) {
+                (new.set, new.extra) = (filing.set, filing.extra(new.extra))
             }
             // What the proxy has counted stays; what normalization has counted is counted anew.
             return (kept, new, event.metadataConflicts &- old.conflicts &+ new.conflicts)
