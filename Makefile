@@ -80,7 +80,7 @@ ROUNDS ?= 200
 soak: setup swift
 	@$(SWIFT) build --build-tests
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
-	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)' \
+	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm|ServerFaultTests/(killed|storeKilled|fighting))' \
 	  --filter '^PipelineTests\.PipelineTests/KillTests/killsProxy'
 	@$(MAKE) --no-print-directory test-deploy
 

@@ -1,0 +1,119 @@
+// The faults of a store that is a server, and the consumer's own at each step of such a store: the real binary, a real
+// Kafka, the real server. After each, I1 to I7 are checked by `expectInvariants`.
+
+import Glibc
+import Testing
+
+extension FaultSuite {
+    @Suite(.serialized) struct ServerFaultTests {
+        /// Between a fetch and the word to Kafka that all is applied. Each store has its own order of them.
+        private static let steps = [
+            "fetched", "sealed", "dead_letters_published", "begun", "events_inserted", "rollups_added", "counted",
+            "offsets_moved", "committed", "applied", "telling",
+        ]
+
+        @Test("T2: the consumer is killed at every step of the store", arguments: StoreKind.allCases)
+        func killedAtEachStep(_ kind: StoreKind) throws {
+            let broker = try Broker.shared.get()
+            let installation = try Installation(broker, "t2\(kind.rawValue)", server: kind.start())
+            for round in 0..<max(1, Place.rounds(0) / 25) {
+                for step in Self.steps {
+                    try installation.load(500)
+                    try broker.produce(installation.topic, Installation.poison)
+                    let pass = Int.random(in: 1...2)
+                    let process = try installation.start(failAt: "\(step):\(pass)")
+                    // A later pass may need more records than are there.
+                    try waitUntil("\(step):\(pass) is passed", seconds: 40, detail: { process.errors }) {
+                        if !process.isRunning { return true }
+                        try installation.load(20)
+                        try broker.produce(installation.topic, [Installation.poison[0]])
+                        return false
+                    }
+                    let status = try process.wait(seconds: 1)
+                    #expect(status == 128 + SIGKILL, "\(step):\(pass), round \(round): \(process.errors.suffix(1_000))")
+                }
+                try installation.expectInvariants()
+            }
+        }
+
+        @Test(
+            "T15: the wire to the store is torn and dead in turn: commits in doubt count once",
+            arguments: StoreKind.allCases)
+        func badWire(_ kind: StoreKind) throws {
+            let server = try kind.start()
+            let wire = try Wire(port: try freePort(), to: server.port)
+            defer { wire.stop() }
+            let installation = try Installation(
+                try Broker.shared.get(), "t15\(kind.rawValue)", server: server, storePort: wire.port)
+            try installation.load(500)
+            let process = try installation.start()
+            try installation.waitUntilApplied(100, process)
+            let load = try installation.loading(8_000, rate: 1_000)
+            // Each length of what passes ends connections at another place, answers among them.
+            for length in [0, 700, 3_000, 9_000, 20_000, 45_000, 90_000, 150_000] {
+                wire.set(.torn(after: length))
+                usleep(500_000)
+                wire.set(length.isMultiple(of: 2_000) ? .stalled : .sound)
+                usleep(300_000)
+            }
+            wire.set(.torn(after: 0))
+            try waitUntil("it says that the store is away", seconds: 60) {
+                guard let (status, body) = installation.readiness() else { return false }
+                return status == 503 && body.contains("consumer:")
+            }
+            #expect(process.isRunning)
+            wire.set(.sound)
+            #expect(try load.wait(seconds: 60) == 0, "\(load.errors)")
+            try installation.expectInvariants(under: process)
+            #expect((installation.metric("millrace_consumer_apply_retries_total") ?? 0) > 0)
+            #expect((installation.metric("millrace_consumer_degraded_microseconds_total") ?? 0) > 0)
+            try waitUntil("it is ready again", seconds: 20) { installation.readiness()?.status == 200 }
+            try installation.stop(process)
+        }
+
+        @Test("T15: the store is killed and comes back, again and again", arguments: StoreKind.allCases)
+        func storeKilled(_ kind: StoreKind) throws {
+            let server = try kind.start()
+            let installation = try Installation(try Broker.shared.get(), "t15k\(kind.rawValue)", server: server)
+            let rounds = Place.rounds(3)
+            try installation.load(200)
+            let process = try installation.start()
+            let load = try installation.loading(5_000 * rounds, rate: 1_000)
+            for _ in 0..<rounds {
+                let before = try installation.next()
+                try installation.waitUntilApplied(before + 300, process)
+                usleep(useconds_t.random(in: 0..<300_000))
+                try server.crash()
+                try waitUntil("it says that the store is away", seconds: 60) {
+                    installation.readiness()?.status == 503
+                }
+                try server.restart()
+            }
+            #expect(try load.wait(seconds: 60 + rounds) == 0, "\(load.errors)")
+            var expected = Expectation()
+            expected.replay = installation.replay
+            try installation.expectInvariants(under: process, expected)
+            try installation.stop(process)
+        }
+
+        @Test(
+            "T28: a store of a newer program is refused and left as it is; back, it goes on",
+            arguments: StoreKind.allCases)
+        func newerStore(_ kind: StoreKind) throws {
+            let server = try kind.start()
+            let installation = try Installation(try Broker.shared.get(), "t28\(kind.rawValue)", server: server)
+            try installation.load(500)
+            try installation.expectInvariants()
+            let before = try installation.evidence().ledger(installation.topic)
+            try installation.load(500)
+            try server.raiseSchema("store", by: 900)
+            let process = try installation.start()
+            let status = try process.wait(seconds: 30)
+            #expect(status > 0 && status < 128, "\(status): \(process.errors)")
+            #expect(process.errors.contains("newer"), "\(process.errors)")
+            #expect(try installation.evidence().ledger(installation.topic) == before)
+            try server.raiseSchema("store", by: -900)
+            try installation.expectInvariants()
+        }
+    }
+}
