@@ -1,5 +1,8 @@
 // The journal as a log: all lanes of a directory, also those that other processes write or wrote, read by one thread.
 // lanes → RecordChunk; the store's offsets → checkpoints
+//
+// What is handed out is on the disk first, whatever `journal.fsync` says: a store that has counted what a power cut then
+// takes from the journal would stand ahead of its lane, and take the next records there for those.
 
 import Glibc
 package import RecordLog
@@ -120,7 +123,9 @@ package struct JournalLogReader: RecordLogReader {
             let partition = started.cursor.lane.topicPartition
             var chunk = RecordChunk()
             switch started.cursor.read(into: &chunk, maxRecords: max(1, maxRecords), maxBytes: maxBytes) {
-            case .records: return .records(chunk)
+            case .records:
+                if movesCheckpoints { started.cursor.writeThrough() }
+                return .records(chunk)
             case .gap(let from, let to): return .gap(partition, from: Offset(from), to: Offset(to))
             case .truncated(let expected, let end):
                 started.isStopped = true
