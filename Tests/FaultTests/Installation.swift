@@ -147,8 +147,8 @@ final class Installation {
     }
 
     /// Every row, by name and labels.
-    func metrics() throws -> [(name: String, value: Double)] {
-        var client = LoopbackClient(port: opsPort)
+    func metrics(_ port: UInt16? = nil) throws -> [(name: String, value: Double)] {
+        var client = LoopbackClient(port: port ?? opsPort)
         let response = try client.request("GET", "/metrics", headers: [], body: [])
         return response.text.split(separator: "\n").compactMap { row in
             guard !row.hasPrefix("#"), let space = row.lastIndex(of: " ") else { return nil }

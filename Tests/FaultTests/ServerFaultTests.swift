@@ -37,6 +37,42 @@ extension FaultSuite {
         }
 
         @Test(
+            "T16: views of others on the tables, inserts asynchronous where nobody says otherwise, and a torn wire",
+            .enabled(if: StoreKind.allCases.contains(.clickhouse)))
+        func othersSettings() throws {
+            let server = try ClickHouseServer(settings: ["async_insert=1", "wait_for_async_insert=0"])
+            let wire = try Wire(port: try freePort(), to: server.port)
+            defer { wire.stop() }
+            let installation = try Installation(
+                try Broker.shared.get(), "t16", server: server, storePort: wire.port)
+            try installation.load(300)
+            try installation.expectInvariants()
+            let store = ClickHouseEvidence(port: server.port, database: "store")
+            for table in ["events", "rollups", "commits"] {
+                _ = try store.run("CREATE TABLE seen_\(table) (n Int64) ENGINE = SummingMergeTree ORDER BY tuple()")
+                _ = try store.run(
+                    "CREATE MATERIALIZED VIEW view_\(table) TO seen_\(table) AS SELECT count() AS n FROM \(table)")
+            }
+            let process = try installation.start()
+            let load = try installation.loading(4_000, rate: 1_000)
+            for length in [0, 700, 3_000, 9_000, 20_000, 45_000, 90_000] {
+                wire.set(.torn(after: length))
+                usleep(300_000)
+                wire.set(.sound)
+                usleep(200_000)
+            }
+            #expect(try load.wait(seconds: 60) == 0, "\(load.errors)")
+            var expected = Expectation()
+            expected.replay = installation.replay
+            try installation.expectInvariants(under: process, expected)
+            #expect((installation.metric("millrace_consumer_apply_retries_total") ?? 0) > 0)
+            for table in ["events", "rollups", "commits"] {
+                print(table, try store.run("SELECT (SELECT sum(n) FROM seen_\(table)), (SELECT count() FROM \(table))"))
+            }
+            try installation.stop(process)
+        }
+
+        @Test(
             "T15: the wire to the store is torn and dead in turn: commits in doubt count once",
             arguments: StoreKind.allCases)
         func badWire(_ kind: StoreKind) throws {

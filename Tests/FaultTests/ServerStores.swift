@@ -203,10 +203,14 @@ struct PostgreSQLEvidence: StoreEvidence {
 final class ClickHouseServer: StoreServer {
     let port: UInt16
     private let work: WorkDirectory
+    private let starting: [String]
 
-    init() throws {
+    /// `settings`: `NAME=VALUE`, where a request says nothing.
+    init(settings: [String] = []) throws {
         work = try WorkDirectory("faults-clickhouse")
-        let text = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"], work)
+        starting =
+            ["start", "--dir", work.path, "--while", "\(getpid())"] + settings.flatMap { ["--set", $0] }
+        let text = try Self.script(starting, work)
         port = try #require(UInt16(text), "no port in \(text)")
     }
 
@@ -222,7 +226,7 @@ final class ClickHouseServer: StoreServer {
                 + "schema_version) FROM \(ClickHouseEvidence.latest)")
     }
 
-    func restart() throws { _ = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"], work) }
+    func restart() throws { _ = try Self.script(starting, work) }
 
     private static func script(_ arguments: [String], _ work: WorkDirectory) throws -> String {
         let result = try run(

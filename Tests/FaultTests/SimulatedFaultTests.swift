@@ -10,26 +10,14 @@ import Normalizer
 import RecordLog
 import RollupStore
 import Rollups
+import Simulation
 import Testing
 
 @testable import RecordLogKafka
 
-/// SplitMix64.
-private struct Chance: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-
-    mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
+extension SeededGenerator {
     /// True once in so many.
-    mutating func once(in times: Int) -> Bool { below(times) == 0 }
+    fileprivate mutating func once(in times: Int) -> Bool { below(times) == 0 }
 }
 
 private struct SimulatedRecord {
@@ -128,12 +116,12 @@ private struct SimulatedConsumer {
     var isCaughtUp = false
 }
 
-private struct Simulation {
+private struct History {
     static let topic = "simulated"
     static let now = EventTime(microseconds: 1_760_000_000_000_000)
     static let normalizer = Normalizer(rules: .builtIn)
 
-    var chance: Chance
+    var chance: SeededGenerator
     var partitions: [Int32: SimulatedPartition] = [:]
     var store = SimulatedStore()
     var consumers: [Int: SimulatedConsumer] = [:]
@@ -145,7 +133,7 @@ private struct Simulation {
     var stale = 0
 
     init(seed: UInt64) {
-        chance = Chance(seed: seed)
+        chance = SeededGenerator(seed: seed)
         for number in 0..<Int32(1 + chance.below(3)) {
             partitions[number] = SimulatedPartition(hasHoles: chance.once(in: 3))
         }
@@ -185,10 +173,10 @@ private struct Simulation {
         case 6 where alive.count > 1:
             if let dead = alive.randomElement(using: &chance) { consumers[dead] = nil }
         case 7 where alive.count < 3: join()
-        case 8 where chance.once(in: 4):
+        case 8 where chance.once(in: 6):
             let number = Int32(chance.below(partitions.count))
             guard let found = partitions[number], found.high > found.low else { return }
-            partitions[number]?.low += 1 + Int64(chance.below(Int(found.high - found.low)))
+            partitions[number]?.low += 1 + Int64(chance.below(min(8, Int(found.high - found.low))))
         default:
             if let one = alive.randomElement(using: &chance) { advance(one) }
         }
@@ -203,7 +191,7 @@ private struct Simulation {
     private mutating func give(_ number: Int32, to heir: Int) {
         let previous = owners[number]
         owners[number] = heir
-        if let previous, previous != heir, chance.once(in: 2) {
+        if let previous, previous != heir, chance.once(in: 3) {
             seal(previous)
             consumers[previous]?.builder.stopped(Self.name(number))
             consumers[previous]?.cursors[number] = nil
@@ -480,12 +468,12 @@ extension FaultSuite {
             var lost: Int64 = 0
             for number in 0..<UInt64(count) {
                 let seed = first ?? number
-                var simulation = Simulation(seed: seed)
+                var history = History(seed: seed)
                 do {
-                    try simulation.run(steps: 120)
+                    try history.run(steps: 120)
                 } catch { Issue.record("seed \(seed): \(error)") }
-                stale += simulation.stale
-                lost += simulation.store.rows.values.reduce(0) { $0 + $1.lost }
+                stale += history.stale
+                lost += history.store.rows.values.reduce(0) { $0 + $1.lost }
             }
             print("\(count) histories: \(stale) stale batches, \(lost) offsets lost")
             #expect(count == 1 || (stale > 1_000 && lost > 1_000))
