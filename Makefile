@@ -81,7 +81,7 @@ soak: setup swift
 	@$(SWIFT) build --build-tests
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
 	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/(killed|soak)|GroupFaultTests/rebalanceStorm)' \
-	  --filter '^FaultTests\.FaultSuite/(ServerFaultTests/(killed|storeKilled)|GroundFaultTests/powerCuts)' \
+	  --filter '^FaultTests\.FaultSuite/(ServerFaultTests/(killed|storeKilled|fighting)|GroundFaultTests/powerCuts|SimulatedFaultTests)' \
 	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)'
 	@$(MAKE) --no-print-directory test-deploy
 

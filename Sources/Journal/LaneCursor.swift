@@ -86,12 +86,13 @@ package final class LaneCursor {
 
     /// Call after `read` has delivered records: they are on the disk when it returns, as far as it takes them. Who keeps
     /// a position of its own behind them must not be ahead of the lane after a power cut: the lane would then give the
-    /// same sequences to other records.
-    package func writeThrough() {
-        guard let segment, written.ordinal != ordinal || written.size < position else { return }
-        // More may come meanwhile, and is then likely to be on the disk already when it is delivered.
+    /// same sequences to other records. False where all of them were there already.
+    package func writeThrough() -> Bool {
+        guard let segment, written.ordinal != ordinal || written.size < position else { return false }
+        // What came since the read goes with it, and needs no turn of its own.
         let committed = committedSize(of: segment)
         if fdatasync(segment.descriptor) == 0 { written = (ordinal, committed) }
+        return true
     }
 
     private func committedSize(of segment: MappedFile) -> Int {

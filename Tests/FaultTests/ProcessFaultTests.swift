@@ -303,14 +303,14 @@ extension FaultSuite {
             }
             let alike = ["admin", "аdmin", "ad\u{200B}min", "ａdmin", "ADMIN", "a\u{301}dmin"]
             var resident: [Int] = []
-            for first in stride(from: 0, to: 36_000, by: 12_000) {
-                let values = records(first..<first + 8_000) { #"{"env":"prod","bomb":"value-\#($0)"}"# }
-                let keys = records(first + 8_000..<first + 11_500) { #"{"env":"prod","key-\#($0)":"x"}"# }
-                let texts = records(first + 11_500..<first + 12_000) {
+            for first in stride(from: 0, to: 90_000, by: 30_000) {
+                let values = records(first..<first + 20_000) { #"{"env":"prod","bomb":"value-\#($0)"}"# }
+                let keys = records(first + 20_000..<first + 29_000) { #"{"env":"prod","key-\#($0)":"x"}"# }
+                let texts = records(first + 29_000..<first + 30_000) {
                     #"{"who":"\#(alike[$0 % alike.count])","long":"\#(String(repeating: "é", count: $0 % 250 * 131))"}"#
                 }
                 for part in [values, keys, texts] { try broker.produce(installation.topic, part, byKey: true) }
-                try installation.waitUntilApplied(Int64(first) + 12_000, process)
+                try installation.waitUntilApplied(Int64(first) + 30_000, process)
                 resident.append(try process.residentBytes())
             }
             try installation.expectInvariants(under: process)
@@ -332,7 +332,7 @@ extension FaultSuite {
             let listeners = "advertised.listeners=PLAINTEXT://127.0.0.1:\(advertised)"
             let broker = try Broker(arguments: ["--port", "\(port)", "--property", listeners])
             let installation = try Installation(broker, "t29", properties: "{ socket.timeout.ms: 3000 }")
-            let rounds = Place.rounds(8)
+            let rounds = Place.rounds(5)
             try installation.load(500)
             var process = try installation.start()
             var most = 0

@@ -463,7 +463,7 @@ extension FaultSuite {
         @Test("T30: histories of every kind of fault, from seeds: each event once, each offset accounted for")
         func histories() throws {
             let first = Place.variable("MILLRACE_TEST_SEED").flatMap { UInt64($0) }
-            let count = first == nil ? 10_000 : 1
+            let count = first == nil ? Place.rounds(15) * 200 : 1
             var stale = 0
             var lost: Int64 = 0
             for number in 0..<UInt64(count) {
@@ -476,7 +476,7 @@ extension FaultSuite {
                 lost += history.store.rows.values.reduce(0) { $0 + $1.lost }
             }
             print("\(count) histories: \(stale) stale batches, \(lost) offsets lost")
-            #expect(count == 1 || (stale > 1_000 && lost > 1_000))
+            #expect(count < 1_000 || (stale > 100 && lost > 1_000))
         }
     }
 }
