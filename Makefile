@@ -74,14 +74,15 @@ test: setup swift
 	  else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed; again: make test SUITES=$$suite" >&2; exit 1; fi; \
 	done
 
-# Kills, rebalances and restarts, ROUNDS times each; 200 take about an hour on two cores.
+# Kills, rebalances, power cuts and restarts, ROUNDS times each.
 ROUNDS ?= 200
 
 soak: setup swift
 	@$(SWIFT) build --build-tests
 	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
-	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/killed|GroupFaultTests/rebalanceStorm)' \
-	  --filter '^PipelineTests\.PipelineTests/KillTests/killsProxy'
+	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/(killed|soak)|GroupFaultTests/rebalanceStorm)' \
+	  --filter '^FaultTests\.FaultSuite/(ServerFaultTests/(killed|storeKilled|fighting)|GroundFaultTests/powerCuts|SimulatedFaultTests)' \
+	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)'
 	@$(MAKE) --no-print-directory test-deploy
 
 mutants: setup swift

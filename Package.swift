@@ -35,7 +35,10 @@ func tests(_ name: String, _ dependencies: [String], resources: [Resource] = [])
 
 let package = Package(
     name: "millrace",
-    products: [.executable(name: "millrace", targets: ["millrace"])],
+    products: [
+        .executable(name: "millrace", targets: ["millrace"]),
+        .library(name: "CFaults", type: .dynamic, targets: ["CFaults"]),
+    ],
     targets: [
         // C libraries
         library("CCurl", pkgConfig: "libcurl"),
@@ -156,6 +159,7 @@ let package = Package(
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 
         // Tests
+        .target(name: "CFaults", path: "Tests/CFaults", publicHeadersPath: "."),
         tests(
             "Pure", ["Access", "Cryptography", "Events", "EventCodec", "JSONText", "Normalizer", "Rollups", "Schemas"]),
         tests("KeyKeeping", ["Access", "Events", "KeyKeeping", "RollupStore", "Telemetry", "Threading"]),
@@ -199,8 +203,9 @@ let package = Package(
         tests(
             "Fault",
             [
-                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog",
-                "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Simulation", "Telemetry", "Threading",
+                "CRDKafka", "CSQLite", "EventCodec", "Events", "Ingest", "Journal", "JSONText", "Normalizer",
+                "RecordLog", "RecordLogKafka", "RollupStore", "RollupStoreSQLite", "Rollups", "Shipping", "Simulation",
+                "Telemetry", "Threading",
             ]),
     ]
 )

@@ -1,5 +1,8 @@
 // The journal as a log: all lanes of a directory, also those that other processes write or wrote, read by one thread.
 // lanes → RecordChunk; the store's offsets → checkpoints
+//
+// What is handed out is on the disk first, whatever `journal.fsync` says: a store that has counted what a power cut then
+// takes from the journal would stand ahead of its lane, and take the next records there for those.
 
 import Glibc
 package import RecordLog
@@ -23,8 +26,11 @@ package struct JournalLogReader: RecordLogReader {
         let state: LaneState?
         var applied: Int64
         var isStopped = false
+        /// Not before: a lane that trickles is written through some dozens of times a second, and not for each record.
+        var readAt = ContinuousClock.now
     }
 
+    private static let syncPause = Duration.milliseconds(20)
     private static let rescanPause = Duration.milliseconds(200)
     private static let pauses = (first: Duration.microseconds(250), longest: Duration.milliseconds(10))
 
@@ -116,11 +122,18 @@ package struct JournalLogReader: RecordLogReader {
         for _ in order.indices {
             turn = (turn + 1) % order.count
             let number = order[turn]
-            guard case .some(.some(var started)) = known[number], !started.isStopped else { continue }
+            guard case .some(.some(var started)) = known[number], !started.isStopped,
+                ContinuousClock.now >= started.readAt
+            else { continue }
             let partition = started.cursor.lane.topicPartition
             var chunk = RecordChunk()
             switch started.cursor.read(into: &chunk, maxRecords: max(1, maxRecords), maxBytes: maxBytes) {
-            case .records: return .records(chunk)
+            case .records:
+                if movesCheckpoints, started.cursor.writeThrough() {
+                    started.readAt = .now.advanced(by: Self.syncPause)
+                    known[number] = started
+                }
+                return .records(chunk)
             case .gap(let from, let to): return .gap(partition, from: Offset(from), to: Offset(to))
             case .truncated(let expected, let end):
                 started.isStopped = true

@@ -32,6 +32,8 @@ package final class LaneCursor {
     private var position = SegmentLayout.headerSize
     /// Sequence of the frame at `position`; below `next` while the cursor seeks.
     private var sequence: Int64 = 0
+    /// How far `writeThrough` has brought the segment at hand to the disk.
+    private var written: (ordinal: UInt64, size: Int) = (0, 0)
     /// Damage already logged, so that waiting at it does not repeat the line.
     private var reportedDamageAt: Int64 = -1
     private var lookForSegmentAt = ContinuousClock.now
@@ -80,6 +82,17 @@ package final class LaneCursor {
         let later = used.filter { $0.ordinal > ordinal || segment == nil }.reduce(0) { $0 + $1.bytes }
         let here = segment.map { max(0, committedSize(of: $0) - position) } ?? 0
         return (max(0, last.end - next), here + later)
+    }
+
+    /// Call after `read` has delivered records: they are on the disk when it returns, as far as it takes them. Who keeps
+    /// a position of its own behind them must not be ahead of the lane after a power cut: the lane would then give the
+    /// same sequences to other records. False where all of them were there already.
+    package func writeThrough() -> Bool {
+        guard let segment, written.ordinal != ordinal || written.size < position else { return false }
+        // What came since the read goes with it, and needs no turn of its own.
+        let committed = committedSize(of: segment)
+        if fdatasync(segment.descriptor) == 0 { written = (ordinal, committed) }
+        return true
     }
 
     private func committedSize(of segment: MappedFile) -> Int {

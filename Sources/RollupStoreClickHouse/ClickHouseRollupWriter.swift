@@ -146,6 +146,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private func write(_ batch: SealedBatch, _ connection: Connection) throws(RollupStoreError) -> ApplyResult {
         while true {
             let (base, number) = try begin(batch, connection)
+            failPoint("begun")
             isUntouched = false
             var ids = BatchIDs(batch.events)
             ids.remove(try find(ids, upTo: base.highestID, base.condition, connection))
@@ -154,6 +155,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
             // The largest first: the server takes it in while the others are put together.
             var inserts = Inserts(number)
             try inserts.start("events", eventRows(batch, ids.kept, series, number), self)
+            failPoint("events_inserted")
             try inserts.start("rollups", rollupRows(batch, ids, series, scope, number, base.chunk(of: number)), self)
             try inserts.start("series", new, self)
             try inserts.start("manifests", manifestRows(batch.manifests, number), self)
@@ -163,6 +165,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
             try inserts.start("dead_letters", deadLetterRows(batch, number), self)
             try inserts.start("replay_pending", pendingRows(batch, ids.kept, scope, number), self)
             try inserts.finish()
+            failPoint("rollups_added")
             numbers.inserted()
             let tallies = ids.tallies(batch)
             let result = ApplyResult(
@@ -172,7 +175,11 @@ package final class ClickHouseRollupWriter: RollupWriter {
             while true {
                 var next = before.next(by: number, settles: true)
                 next.apply(batch.ranges, tallies, generation: generation)
-                if try win(next, .batch(batch.ranges, result), connection) { return result }
+                failPoint("counted")
+                if try win(next, .batch(batch.ranges, result), connection) {
+                    failPoint("committed")
+                    return result
+                }
                 let seen = try latest(connection)
                 if let refusal = refusal(batch, seen) { throw refusal }
                 let isOvertaken = try holds(
@@ -279,6 +286,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private func resolve(_ connection: Connection) throws(RollupStoreError) -> Bool {
         guard let asked = doubt else { return false }
         try CommitLog.put(asked.state, asked.entry, connection)
+        failPoint("offsets_moved")
         let winner = try CommitLog.winner(asked.state.slot, connection)
         doubt = nil
         state = winner?.state

@@ -25,6 +25,7 @@ import Events
 package import RecordLog
 package import RollupStore
 import Rollups
+import Threading
 
 package final class PostgreSQLRollupWriter: RollupWriter {
     /// One server has no use for more writers; each costs readers a row to add.
@@ -188,6 +189,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         let series = try numbers.resolve(batch.series, connection)
         try partitions.make(for: batch.events, now: now(), connection)
         try connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        failPoint("begun")
         if let done = try compareOffsets(batch, connection) {
             try connection.execute("ROLLBACK")
             return done
@@ -196,18 +198,22 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         let scope = try ReplayScope.read(connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
+        failPoint("events_inserted")
         try notePending(batch, duplicates, scope, connection)
         var delta = batch.delta
         for index in duplicates {
             delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
         }
         try addRollups(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
+        failPoint("rollups_added")
         try putManifests(batch.manifests, connection)
         try putDeadLetters(batch, connection)
         try addMinutes(batch.minutes(withDuplicates: duplicates), connection)
+        failPoint("counted")
         var random = SystemRandomNumberGenerator()
         let name = EventID(high: random.next(), low: random.next()).bytes
         try moveOffsets(batch.ranges, tallies, name, connection)
+        failPoint("offsets_moved")
         let result = ApplyResult(
             applied: tallies.reduce(0) { $0 + $1.applied }, duplicates: tallies.reduce(0) { $0 + $1.duplicates })
         do throws(ServerFailure) {
@@ -216,6 +222,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             doubt = Doubt(name: name, ranges: batch.ranges, result: result)
             throw error
         }
+        failPoint("committed")
         expectsDuplicates = result.duplicates > 0
         return result
     }

@@ -46,7 +46,13 @@ final class Broker: Sendable {
         if endsWithProcess { atexit { if case .success(let broker) = Broker.shared { broker.remove() } } }
     }
 
-    deinit { remove() }
+    /// Brokers that somebody else has started.
+    init(servers: String) {
+        self.servers = servers
+        (nodes, directory) = (0, "")
+    }
+
+    deinit { if !directory.isEmpty { remove() } }
 
     private func remove() {
         _ = try? Self.command(["stop", "--dir", directory, "--kill"])

@@ -101,11 +101,11 @@ private struct RepeatingReader: RecordLogReader {
     mutating func close() { inner.close() }
 }
 
-private final class Member {
+final class Member {
     let consumer: Consumer
     let metrics = ConsumerMetrics(deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue))
     let kafka = KafkaMetrics()
-    let gate = Gate()
+    fileprivate let gate = Gate()
     private let lines = Mutex<[String]>([])
 
     init(

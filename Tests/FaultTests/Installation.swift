@@ -1,5 +1,6 @@
 // One topic, one store, and the consumer as its users run it: the built binary with a configuration file.
 
+import Events
 import Glibc
 import JSONText
 import Simulation
@@ -12,15 +13,23 @@ final class Installation {
     let deadLetterTopic: String
     let opsPort: UInt16
     private let settings: String
+    /// nil: a SQLite store in the test's directory.
+    private let server: (any StoreServer)?
+    /// By which the product reaches the server; the judge goes to it directly.
+    private let storePort: UInt16
     private var seed = Int.random(in: 1...1_000_000_000)
     /// Ids of the events that `load` was told are in the log.
     private(set) var acknowledged: Set<String> = []
 
-    init(_ broker: Broker, _ name: String, partitions: Int = 3, maxEvents: Int = 200, properties: String = "{}") throws
-    {
+    init(
+        _ broker: Broker, _ name: String, partitions: Int = 3, maxEvents: Int = 200, properties: String = "{}",
+        server: (any StoreServer)? = nil, storePort: UInt16? = nil, topic named: String? = nil
+    ) throws {
         self.broker = broker
+        self.server = server
+        self.storePort = storePort ?? server?.port ?? 0
         work = try WorkDirectory("faults-\(name)")
-        topic = "\(name)-\(UInt32.random(in: 0...UInt32.max))"
+        topic = named ?? "\(name)-\(UInt32.random(in: 0...UInt32.max))"
         deadLetterTopic = "\(topic)-dead"
         opsPort = try freePort()
         settings = """
@@ -32,30 +41,49 @@ final class Installation {
                 dead_letter_topic: \(deadLetterTopic)
                 partitions: \(partitions)
                 group: \(topic)-group
-                properties: \(properties)
+                properties: \(Self.properties(properties, server))
             consumer: { ops_listen: "127.0.0.1:\(opsPort)", batch: { max_events: \(maxEvents), max_wait_ms: 50 } }
             """
         try writeText("\(work.path)/millrace.yaml", settings)
+        mkdir(stores, 0o755)
     }
 
+    /// Where SQLite stores lie, and nothing else.
+    var stores: String { "\(work.path)/stores" }
     var store: SQLiteEvidence { store("store") }
-    func store(_ name: String) -> SQLiteEvidence { SQLiteEvidence(path: "\(work.path)/\(name).db") }
+    func store(_ name: String) -> SQLiteEvidence { SQLiteEvidence(path: "\(stores)/\(name).db") }
+
+    func evidence(_ name: String = "store") -> any StoreEvidence { server?.evidence(name) ?? store(name) }
+
+    private func url(_ store: String) throws -> String {
+        try server?.url(store, port: storePort) ?? "sqlite:\(stores)/\(store).db"
+    }
+
+    /// A consumer of a server is a member of a group, and a killed one keeps its partitions until its session is over:
+    /// by a name of its own the next one takes its place at once.
+    private static func properties(_ given: String, _ server: (any StoreServer)?) -> String {
+        server != nil && given == "{}" ? "{ group.instance.id: one }" : given
+    }
 
     // MARK: Processes
 
     /// `failAt`: where the process dies by itself (see `failPoint`).
     func start(
-        failAt: String? = nil, store: String = "store", opsPort port: UInt16? = nil, prefix: [String] = []
+        failAt: String? = nil, store: String = "store", opsPort port: UInt16? = nil, prefix: [String] = [],
+        environment given: [String: String] = [:]
     ) throws -> ChildProcess {
-        try ChildProcess(
-            prefix + command("consumer", store) + ["--consumer.ops_listen", "127.0.0.1:\(port ?? opsPort)"],
-            name: "consumer", directory: work.path, environment: failAt.map { ["MILLRACE_TEST_FAIL_AT": $0] } ?? [:],
-            outputTo: work.path)
+        var environment = given
+        environment["MILLRACE_TEST_FAIL_AT"] = failAt
+        return try ChildProcess(
+            prefix + (try command("consumer", store)) + ["--consumer.ops_listen", "127.0.0.1:\(port ?? opsPort)"]
+                // A store of its own has every partition to itself.
+                + (store == "store" ? [] : ["--log.kafka.group", "\(topic)-\(store)"]),
+            name: "consumer", directory: work.path, environment: environment, outputTo: work.path)
     }
 
-    private func command(_ name: String, _ store: String = "store") -> [String] {
+    private func command(_ name: String, _ store: String = "store") throws -> [String] {
         [Place.binary] + name.split(separator: " ").map(String.init)
-            + ["--config", "\(work.path)/millrace.yaml", "--store.url", "sqlite:\(work.path)/\(store).db"]
+            + ["--config", "\(work.path)/millrace.yaml", "--store.url", try url(store)]
     }
 
     /// SIGTERM and status 0.
@@ -66,7 +94,7 @@ final class Installation {
 
     /// A command of the product to its end; its output.
     func command(_ name: String, _ arguments: [String]) throws -> String {
-        let result = try run(command(name) + arguments, directory: work.path, seconds: 90)
+        let result = try run(try command(name) + arguments, directory: work.path, seconds: 90)
         guard result.status == 0 else { throw ChildError("\(name) \(arguments): \(result.output)\(result.errors)") }
         return result.output
     }
@@ -85,12 +113,15 @@ final class Installation {
         }
     }
 
+    /// As `load`, of an event that the test itself brought into the log.
+    func recorded(_ id: EventID) { acknowledged.insert(hex(id.bytes)) }
+
     /// Events at a pace, from another process, until it ends by itself.
     func loading(_ events: Int, rate: Int) throws -> ChildProcess {
         seed += 1
         return try ChildProcess(
-            command("loadgen") + ["--events", "\(events)", "--seed", "\(seed)", "--rate", "\(rate)"], name: "loadgen",
-            directory: work.path, outputTo: work.path)
+            (try command("loadgen")) + ["--events", "\(events)", "--seed", "\(seed)", "--rate", "\(rate)"],
+            name: "loadgen", directory: work.path, outputTo: work.path)
     }
 
     /// Records that no version can count, each for another reason.
@@ -111,13 +142,21 @@ final class Installation {
 
     /// The sum of a metric's rows; nil where nobody answers.
     func metric(_ name: String) -> Double? {
-        var client = LoopbackClient(port: opsPort)
-        guard let response = try? client.request("GET", "/metrics", headers: [], body: []) else { return nil }
-        let rows = response.text.split(separator: "\n").filter { $0.hasPrefix("\(name){") || $0.hasPrefix("\(name) ") }
-        return rows.reduce(0) { $0 + ($1.split(separator: " ").last.flatMap { Double($0) } ?? 0) }
+        guard let rows = try? metrics() else { return nil }
+        return rows.filter { $0.name.hasPrefix("\(name){") || $0.name == name }.reduce(0) { $0 + $1.value }
     }
 
-    func next() throws -> Int64 { try store.ledger(topic).values.reduce(0) { $0 + $1.next } }
+    /// Every row, by name and labels.
+    func metrics(_ port: UInt16? = nil) throws -> [(name: String, value: Double)] {
+        var client = LoopbackClient(port: port ?? opsPort)
+        let response = try client.request("GET", "/metrics", headers: [], body: [])
+        return response.text.split(separator: "\n").compactMap { row in
+            guard !row.hasPrefix("#"), let space = row.lastIndex(of: " ") else { return nil }
+            return Double(row[space...].dropFirst()).map { (String(row[..<space]), $0) }
+        }
+    }
+
+    func next() throws -> Int64 { try evidence().ledger(topic).values.reduce(0) { $0 + $1.next } }
 
     func waitUntilApplied(_ count: Int64, _ process: ChildProcess, seconds: Int = 60) throws {
         var last: Int64 = 0
@@ -148,7 +187,7 @@ final class Installation {
         expected.acknowledged.formUnion(acknowledged)
         expected.deadLetterTopic = expected.deadLetterTopic ?? deadLetterTopic
         do {
-            try FaultTests.expectInvariants(broker, topic, store, expected, sourceLocation: sourceLocation)
+            try FaultTests.expectInvariants(broker, topic, evidence(), expected, sourceLocation: sourceLocation)
         } catch { throw ChildError("\(error); \(process.errors.suffix(3_000))") }
     }
 
@@ -156,7 +195,7 @@ final class Installation {
     func replay() throws -> any StoreEvidence {
         let port = try freePort()
         let process = try start(store: "again", opsPort: port)
-        let evidence = store("again")
+        let evidence = evidence("again")
         let log = try LogEvidence(broker, topic)
         try waitUntil("the second store is filled", seconds: 60, detail: { process.errors.suffix(2_000).description }) {
             let ledger = try evidence.ledger(topic)

@@ -5,6 +5,7 @@ import EventCodec
 import Events
 import Glibc
 import JSONText
+import Simulation
 import Testing
 
 @Suite(.serialized, .timeLimit(.minutes(max(15, Place.rounds(0) * 2)))) struct FaultSuite {}
@@ -276,6 +277,100 @@ extension FaultSuite {
             #expect((installation.metric("millrace_consumer_late_events_total") ?? 0) == 8)
             let shown = try installation.command("dead-letters list", ["--code", "time_out_of_range", "--json"])
             #expect(try JSONValue.parse(shown).array?.count == 8)
+            try installation.stop(process)
+        }
+
+        @Test("T20: a value of its own in each of a key's records, ten thousand keys, values of all lengths")
+        func manyValues() throws {
+            let broker = try Broker.shared.get()
+            let installation = try Installation(broker, "t20", maxEvents: 5_000)
+            let process = try installation.start()
+            let now = Int64(time(nil)) * 1_000_000
+            func records(_ numbers: Range<Int>, _ metadata: (Int) -> String) -> [LogRecord] {
+                numbers.map { number in
+                    var event = RequestEvent(
+                        id: EventID(high: UInt64(number) << 16 | 0x7000, low: 1 << 63 | UInt64(number)),
+                        time: EventTime(microseconds: now - Int64(number % 60_000) * 1_000))
+                    event.status = 200
+                    event.workspace = "default"
+                    event.provider = "openai"
+                    event.latencyMicroseconds = UInt64(number)
+                    event.metadataRaw = Array(metadata(number).utf8)
+                    var value: [UInt8] = []
+                    EventEncoder.encode(event, into: &value)
+                    return LogRecord(key: event.id.bytes, value: value, headers: ["millrace-kind": "event"])
+                }
+            }
+            let alike = ["admin", "аdmin", "ad\u{200B}min", "ａdmin", "ADMIN", "a\u{301}dmin"]
+            var resident: [Int] = []
+            for first in stride(from: 0, to: 90_000, by: 30_000) {
+                let values = records(first..<first + 20_000) { #"{"env":"prod","bomb":"value-\#($0)"}"# }
+                let keys = records(first + 20_000..<first + 29_000) { #"{"env":"prod","key-\#($0)":"x"}"# }
+                let texts = records(first + 29_000..<first + 30_000) {
+                    #"{"who":"\#(alike[$0 % alike.count])","long":"\#(String(repeating: "é", count: $0 % 250 * 131))"}"#
+                }
+                for part in [values, keys, texts] { try broker.produce(installation.topic, part, byKey: true) }
+                try installation.waitUntilApplied(Int64(first) + 30_000, process)
+                resident.append(try process.residentBytes())
+            }
+            try installation.expectInvariants(under: process)
+            print("resident, MiB: \(resident.map { $0 >> 20 })")
+            // The first third has made everything as large as it gets; ever more values add nothing.
+            #expect(resident[2] < resident[0] + 64 << 20)
+            #expect(installation.metric("millrace_consumer_dead_letters_total") == 0)
+            try installation.stop(process)
+        }
+
+        @Test("T29: everything at once, for as long as is asked: kills, stops, copies, brokers and wires that fail")
+        func soak() throws {
+            let seed = UInt64.random(in: 0...UInt64.max)
+            print("seed \(seed)")
+            var random = SeededGenerator(seed: seed)
+            let (port, advertised) = (try freePort(), try freePort())
+            let wire = try Wire(port: advertised, to: port)
+            defer { wire.stop() }
+            let listeners = "advertised.listeners=PLAINTEXT://127.0.0.1:\(advertised)"
+            let broker = try Broker(arguments: ["--port", "\(port)", "--property", listeners])
+            let installation = try Installation(broker, "t29", properties: "{ socket.timeout.ms: 3000 }")
+            let rounds = Place.rounds(5)
+            try installation.load(500)
+            var process = try installation.start()
+            var most = 0
+            for _ in 0..<rounds {
+                try installation.load(400)
+                switch random.below(6) {
+                case 0:
+                    try process.crash()
+                    process = try installation.start()
+                case 1:
+                    process.send(SIGSTOP)
+                    try installation.load(400)
+                    process.send(SIGCONT)
+                case 2:
+                    let all = try LogEvidence(broker, installation.topic).records
+                    try broker.produce(installation.topic, all.filter { _ in random.below(10) == 0 })
+                case 3:
+                    try broker.produce(installation.topic, Installation.poison)
+                case 4:
+                    try broker.crash()
+                    usleep(useconds_t(random.below(500_000)))
+                    try broker.restart()
+                default:
+                    let modes: [Wire.Mode] = [.torn(after: random.below(20_000)), .stalled, .slow(milliseconds: 100)]
+                    wire.set(modes[random.below(modes.count)])
+                    usleep(useconds_t(random.below(1_500_000)))
+                    wire.set(.sound)
+                }
+                let before = try installation.next()
+                try installation.load(200)
+                try installation.waitUntilApplied(before + 200, process)
+                most = max(most, try process.residentBytes())
+            }
+            var expected = Expectation()
+            expected.replay = installation.replay
+            try installation.expectInvariants(under: process, expected)
+            print("\(rounds) rounds; resident at most \(most >> 20) MiB")
+            #expect(most < 256 << 20)
             try installation.stop(process)
         }
 

@@ -90,6 +90,13 @@ final class ChildProcess {
         return status ?? 0
     }
 
+    /// What it has in memory now.
+    func residentBytes() throws -> Int {
+        let pages = readText("/proc/\(pid)/statm").split(separator: " ").dropFirst().first.flatMap { Int($0) }
+        guard let pages else { throw ChildError("\(name) has no memory: it has ended") }
+        return pages * Int(sysconf(Int32(_SC_PAGESIZE)))
+    }
+
     var output: String { readText(outputPath) }
     var errors: String { readText(errorPath) }
 

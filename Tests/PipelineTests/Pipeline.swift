@@ -98,11 +98,15 @@ final class Pipeline {
     // MARK: Processes
 
     /// `failAt`: where the process dies by itself (see `failPoint`).
-    func start(_ role: Role, _ settings: [String] = [], waits: Bool = true, failAt: String? = nil) throws {
+    func start(
+        _ role: Role, _ settings: [String] = [], waits: Bool = true, failAt: String? = nil,
+        environment given: [String: String] = [:]
+    ) throws {
+        var environment = given
+        environment["MILLRACE_TEST_FAIL_AT"] = failAt
         let process = try ChildProcess(
             [Place.binary, role.rawValue, "--config", "\(work.path)/millrace.yaml"] + settings, name: role.rawValue,
-            directory: work.path, environment: failAt.map { ["MILLRACE_TEST_FAIL_AT": $0] } ?? [:],
-            outputTo: work.path)
+            directory: work.path, environment: environment, outputTo: work.path)
         processes[role] = process
         if waits { try waitUntilReady(role) }
     }

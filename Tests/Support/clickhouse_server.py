@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """ClickHouse's engine (PyPI's chdb-core) behind ClickHouse's HTTP interface, for tests where no server is at hand.
 
-    clickhouse_server.py start --dir DIR [--port N] [--user U --password P] [--while PID]   prints the port, one line
+    clickhouse_server.py start --dir DIR [--port N] [--user U --password P] [--set NAME=VALUE]... [--while PID]
+                                                            prints the port, one line
     clickhouse_server.py stop --dir DIR [--kill]            SIGTERM and wait; --kill is SIGKILL
 
 Started again on the same directory it has the same data and port. `--while PID`: it ends when that process has ended.
+`--set`: what a setting is where a request does not say, as a user's profile would have it.
 Of the interface it has what a client of tables needs: the statement in `query`, in the body, or its beginning in the one
 and its data in the other; `database`, `default_format`, `param_NAME`, every other parameter a setting; user and password
 as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the engine makes them; errors as status and
@@ -98,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 if database := parameters.get("database"):
                     connection.query("USE `" + database.replace("`", "``") + "`")
-                for name, value in parameters.items():
+                for name, value in (self.server.settings | parameters).items():
                     if name in NAMES or name.startswith("param_"):
                         continue
                     if not re.fullmatch(r"\w+", name):
@@ -169,6 +171,7 @@ def serve(args, directory):
 
     with Server(("127.0.0.1", args.port), Handler) as server:
         server.user, server.password = args.user, args.password
+        server.settings = dict(one.split("=", 1) for one in args.set)
         data = str(directory / "data")
         # Kept open: the engine ends with its last connection.
         first = sqlitelike.Connection(data)
@@ -205,7 +208,7 @@ def start(args, directory):
     def command(port):
         watch = ["--while", str(args.while_pid)] if args.while_pid else []
         return [PYTHON, __file__, "serve", "--dir", directory, "--port", str(port), "--user", args.user,
-                "--password", args.password, *watch]
+                "--password", args.password, *(word for one in args.set for word in ("--set", one)), *watch]
 
     print(background(directory).start(command, answers, args.wait, args.port))
 
@@ -227,6 +230,7 @@ def main():
             command.add_argument("--port", type=int, default=0)
             command.add_argument("--user", default="default")
             command.add_argument("--password", default="")
+            command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
             command.add_argument("--while", type=int, dest="while_pid", metavar="PID")
     args = parser.parse_args()
     {"start": start, "stop": stop, "serve": serve}[args.command](args, pathlib.Path(args.dir).resolve())
