@@ -414,6 +414,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
             events[place].event.metadataConflicts = conflicts
             events[place].event.metadataRaw = raw
             events[place].extra = extra
+            events[place].isRevised = true
         }
     }
 
