@@ -210,7 +210,8 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 ) ENGINE = MergeTree ORDER BY (topic, partition, source_offset)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Dead letters whose bytes were sent to the log again, each time one row.
+-- Dead letters whose bytes were sent to the log again, each time one row; and those that were discarded, with minus the
+-- time.
 CREATE TABLE IF NOT EXISTS redrives (
     topic String,
     partition Int32,

@@ -4,7 +4,7 @@ import CommandLine
 import Configuration
 import Telemetry
 
-/// How `dead-letters list` and `redrive` choose.
+/// How `dead-letters list`, `redrive` and `discard` choose.
 private let deadLetterFilters = [
     Option("code", "CODE", "why it was rejected, such as undecodable"),
     Option("from", "TIME", "filed at or after, RFC 3339"),
@@ -235,18 +235,34 @@ extension Program {
                         discussion: [
                             "Key and value are sent as they came, so an event that was counted meanwhile is found by "
                                 + "its id and not counted twice. What fails again becomes a dead letter again, at its "
-                                + "new offset. Without --again, those that were redriven before are left out."
+                                + "new offset. Without --again, those that were redriven or discarded before are left out."
                         ],
                         arguments: [Argument("ID", "this one; else those that the options choose", isRequired: false)],
                         options: deadLetterFilters + [
                             Option("all", nil, "every one, where nothing else chooses"),
-                            Option("again", nil, "also those that were redriven before"),
+                            Option("again", nil, "also those that were redriven or discarded before"),
                             Option("json", nil, "answer as JSON"),
                         ],
                         examples: [
                             Example(
                                 "millrace dead-letters redrive --code undecodable",
                                 "after an upgrade that can read what a newer proxy sent")
+                        ]),
+                    Command(
+                        "discard", "mark records as looked at and given up",
+                        discussion: [
+                            "They stay where they are, with the time at which they were discarded, and go on to count "
+                                + "as dead-lettered. What was redriven or discarded before is left as it is."
+                        ],
+                        arguments: [Argument("ID", "this one; else those that the options choose", isRequired: false)],
+                        options: deadLetterFilters + [
+                            Option("all", nil, "every one, where nothing else chooses"),
+                            Option("json", nil, "answer as JSON"),
+                        ],
+                        examples: [
+                            Example(
+                                "millrace dead-letters discard --source other-topic-by-mistake",
+                                "records that were never events")
                         ]),
                 ]),
             Command(

@@ -1,4 +1,4 @@
-// `dead-letters list|show|redrive`: the store's dead letters → a table or JSON; → the log again.
+// `dead-letters list|show|redrive|discard`: the store's dead letters → a table or JSON; → the log again; → marks.
 
 import CommandLine
 import Configuration
@@ -23,10 +23,11 @@ enum DeadLetterCommands {
             let rows = letters.map { letter in
                 [
                     letter.source.description, RFC3339.precise(letter.time), letter.code, "\(letter.valueSize)",
-                    letter.redriven.map { RFC3339.precise($0) } ?? "-", letter.reason,
+                    letter.redriven.map { RFC3339.precise($0) } ?? "-",
+                    letter.discarded.map { RFC3339.precise($0) } ?? "-", letter.reason,
                 ]
             }
-            try Terminal.write(table(["id", "filed", "code", "size_bytes", "redriven", "reason"], rows))
+            try Terminal.write(table(["id", "filed", "code", "size_bytes", "redriven", "discarded", "reason"], rows))
         }
         return 0
     }
@@ -46,7 +47,8 @@ enum DeadLetterCommands {
             var out =
                 "id        \(letter.source)\nfiled     \(RFC3339.precise(letter.time))\ncode      \(letter.code)\n"
             out += "reason    \(letter.reason)\n"
-            out += "redriven  \(letter.redriven.map { RFC3339.precise($0) } ?? "no")\n\n"
+            out += "redriven  \(letter.redriven.map { RFC3339.precise($0) } ?? "no")\n"
+            out += "discarded \(letter.discarded.map { RFC3339.precise($0) } ?? "no")\n\n"
             out += "key, \(key.count) bytes\n\(dump(key))\nvalue, \(value.count) bytes\n\(dump(value))"
             try Terminal.write(out)
         }
@@ -56,6 +58,41 @@ enum DeadLetterCommands {
     static func redrive(_ invocation: Invocation) throws -> Int32 {
         let configuration = try invocation.configuration()
         let archive = try archive(configuration)
+        var filter = try chosen(invocation, archive, to: "redrive")
+        if !invocation.flag("again") { filter.isMarked = false }
+        // Oldest first: the order in which they came.
+        let letters = try Array(archive.list(filter).reversed())
+        if !letters.isEmpty { try send(letters, archive, configuration) }
+        try tell("redriven", letters, invocation)
+        return 0
+    }
+
+    static func discard(_ invocation: Invocation) throws -> Int32 {
+        let archive = try archive(try invocation.configuration())
+        var filter = try chosen(invocation, archive, to: "discard")
+        filter.isMarked = false
+        let letters = try Array(archive.list(filter).reversed())
+        try archive.markDiscarded(letters.map(\.source), at: SystemFacts.now())
+        try tell("discarded", letters, invocation)
+        return 0
+    }
+
+    private static func tell(_ done: String, _ letters: [FiledDeadLetter], _ invocation: Invocation) throws {
+        if !invocation.flag("json") {
+            try Terminal.write("\(letters.count) \(done)\n")
+            return
+        }
+        let ids = letters.map { JSONValue.string($0.source.description) }
+        let answer = [
+            JSONMember(key: done, value: JSONValue(letters.count)), JSONMember(key: "ids", value: .array(ids)),
+        ]
+        try Terminal.write(JSONValue.object(answer).text + "\n")
+    }
+
+    /// The one that is named, or those that the options choose; never all of them by omission.
+    private static func chosen(
+        _ invocation: Invocation, _ archive: any DeadLetterArchive, to what: String
+    ) throws -> DeadLetterFilter {
         var filter = try filter(invocation)
         if let id = invocation.arguments.first {
             guard filter == DeadLetterFilter(), !invocation.flag("all") else {
@@ -69,20 +106,9 @@ enum DeadLetterCommands {
             filter.partition = one.partition.partition
             filter.offset = one.offset
         } else if filter == DeadLetterFilter(), !invocation.flag("all") {
-            throw UsageError("nothing chooses what to redrive", hint: "give an ID, a filter such as --code, or --all")
+            throw UsageError("nothing chooses what to \(what)", hint: "give an ID, a filter such as --code, or --all")
         }
-        if !invocation.flag("again") { filter.isRedriven = false }
-        // Oldest first: the order in which they came.
-        let letters = try Array(archive.list(filter).reversed())
-        if !letters.isEmpty { try send(letters, archive, configuration) }
-        if invocation.flag("json") {
-            let ids = letters.map { JSONValue.string($0.source.description) }
-            let answer: JSONValue = ["redriven": JSONValue(letters.count), "ids": .array(ids)]
-            try Terminal.write(answer.text + "\n")
-        } else {
-            try Terminal.write("\(letters.count) redriven\n")
-        }
-        return 0
+        return filter
     }
 
     /// In the log first, marked then: where this ends in between, the next run sends them again, which counts nothing
@@ -168,6 +194,7 @@ enum DeadLetterCommands {
             JSONMember(key: "key_size_bytes", value: JSONValue(letter.keySize)),
             JSONMember(key: "value_size_bytes", value: JSONValue(letter.valueSize)),
             JSONMember(key: "redriven", value: letter.redriven.map { .string(RFC3339.precise($0)) } ?? .null),
+            JSONMember(key: "discarded", value: letter.discarded.map { .string(RFC3339.precise($0)) } ?? .null),
         ]
     }
 

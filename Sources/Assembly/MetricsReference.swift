@@ -23,7 +23,8 @@ enum MetricsReference {
             (
                 "api",
                 [Build.metric(role: "api")] + APIMetrics().all + kafka.all
-                    + ReconciliationMetrics { (0, 0) }.all + CertificateMetrics(listener: "api.listen").all
+                    + ReconciliationMetrics { (0, 0) }.all + ReplayMetrics { [] }.all
+                    + CertificateMetrics(listener: "api.listen").all
             ),
         ]
     }

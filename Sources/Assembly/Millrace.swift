@@ -44,6 +44,7 @@ package enum Millrace {
         case "dead-letters list": return try DeadLetterCommands.list(invocation)
         case "dead-letters show": return try DeadLetterCommands.show(invocation)
         case "dead-letters redrive": return try DeadLetterCommands.redrive(invocation)
+        case "dead-letters discard": return try DeadLetterCommands.discard(invocation)
         case "replay": return try ReplayCommands.run(invocation)
         case "replay list": return try ReplayCommands.list(invocation)
         case "replay status": return try ReplayCommands.status(invocation)

@@ -205,7 +205,8 @@ enum ReplayCommands {
         let inputs = try Inputs(try invocation.configuration())
         var store = try inputs.replays()
         let replay = try find(invocation, &store)
-        guard replay.state == .live else {
+        // One that is taken back already is answered as it stands: the answer may have been lost.
+        guard replay.state == .live || replay.state == .retired else {
             throw Failure("Replay \(replay.id) is \(replay.state.rawValue): only a live one can be taken back.")
         }
         var replayer = sweeper(inputs, store)

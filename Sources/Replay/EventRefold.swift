@@ -78,7 +78,9 @@ package struct EventRefold {
             && metadata.status == stored.event.metadataStatus && conflicts == stored.event.metadataConflicts
             && raw == stored.event.metadataRaw && new.cost == stored.event.cost
             && new.priceVersion == stored.event.priceVersion
-        if isSame { return }
+        if !isSame { step.changed += 1 }
+        // Without a revision of its own the event reads as ingest has made it, whatever another replay makes of it.
+        if isSame && !stored.isRevised { return }
         step.revisions.append(
             EventRevision(
                 time: full.time, id: full.id, series: series, metadataStatus: metadata.status,

@@ -9,7 +9,7 @@ import Rollups
 package struct ReplayOptions: Sendable {
     /// | limit | unit | value | why |
     /// | --- | --- | --- | --- |
-    /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second |
+    /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second; under a rate, a tenth of a second's events |
     /// | `share` | of the time | 0.5 | the rest is ingest's: steps are followed by a pause as long as they took |
     /// | `swapTries` | tries | 200 | each settles what came since the one before |
     package var stepEvents = 5_000
@@ -19,6 +19,8 @@ package struct ReplayOptions: Sendable {
     package var rate: Int?
 
     package init() {}
+
+    var scanEvents: Int { min(stepEvents, max(1, (rate ?? .max) / 10)) }
 }
 
 package struct Replayer {
@@ -60,7 +62,7 @@ package struct Replayer {
             progress(replay)
             let began = ContinuousClock.now
             let page = try Self.patiently(wait) { () throws(RollupStoreError) in
-                try store.scan(replay, limit: options.stepEvents)
+                try store.scan(replay, limit: options.scanEvents)
             }
             for event in page.events { try refold.add(event) }
             var step = refold.finish()

@@ -31,6 +31,19 @@ extension DeadLetter {
     package var recordSource: RecordSource { RecordSource(partition: source, offset: offset) }
 }
 
+/// What was done about a dead letter. Stores keep it as one number beside the letter: the time in microseconds at which
+/// its bytes were sent again, or minus the time at which it was discarded. What was sent again is not discarded any more.
+package enum DeadLetterMark: Sendable, Equatable {
+    case redriven(EventTime)
+    case discarded(EventTime)
+
+    package init(stored: Int64) {
+        self =
+            stored > 0
+            ? .redriven(EventTime(microseconds: stored)) : .discarded(EventTime(microseconds: 0 &- stored))
+    }
+}
+
 /// A dead letter as filed, without its bytes.
 package struct FiledDeadLetter: Sendable, Equatable {
     package var source: RecordSource
@@ -41,12 +54,18 @@ package struct FiledDeadLetter: Sendable, Equatable {
     package var reason: String
     package var keySize: Int64
     package var valueSize: Int64
+    /// nil: nothing was done about it yet.
+    package var mark: DeadLetterMark?
+
     /// When its bytes were last sent to the log again; nil while they were not.
-    package var redriven: EventTime?
+    package var redriven: EventTime? { if case .redriven(let time) = mark { time } else { nil } }
+
+    /// When it was discarded; nil while it was not.
+    package var discarded: EventTime? { if case .discarded(let time) = mark { time } else { nil } }
 
     package init(
         source: RecordSource, time: EventTime, code: String, reason: String, keySize: Int64, valueSize: Int64,
-        redriven: EventTime?
+        mark: DeadLetterMark?
     ) {
         self.source = source
         self.time = time
@@ -54,7 +73,7 @@ package struct FiledDeadLetter: Sendable, Equatable {
         self.reason = reason
         self.keySize = keySize
         self.valueSize = valueSize
-        self.redriven = redriven
+        self.mark = mark
     }
 }
 
@@ -68,8 +87,8 @@ package struct DeadLetterFilter: Sendable, Equatable {
     package var topic: String?
     package var partition: Int32?
     package var offset: Offset?
-    /// nil: redriven or not.
-    package var isRedriven: Bool?
+    /// Whether anything was done about it; nil: either.
+    package var isMarked: Bool?
     package var limit = Int.max
 
     package init() {}
@@ -87,4 +106,8 @@ package protocol DeadLetterArchive: Sendable {
 
     /// Notes that these were sent to the log again. A second time moves the instant.
     func markRedriven(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError)
+
+    /// Notes that these are to be left alone; those that anything was done about before stay as they are. They go on to
+    /// count as dead-lettered.
+    func markDiscarded(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError)
 }

@@ -2,8 +2,8 @@
 //
 // A replay has a generation of its own. Over the days that it covers, its rollups take the place of those below it (another
 // replay's, or the first generation's, which ingest writes where no replay answers) once it is `live`. Of its events only
-// what differs is kept, as a revision. What answers at an instant is the live replay that was swapped in last of those
-// that cover it, else generation 1.
+// what differs from what ingest has made of them is kept, as a revision. What answers at an instant is the live replay
+// that was swapped in last of those that cover it, else generation 1.
 //
 // What ingest applies meanwhile is never missed and never counted twice: a batch's rollups go to the generations that
 // answer, and for every other generation that covers an event, whether it is being built or could come to answer again,
@@ -254,7 +254,7 @@ extension GenerationalSnapshot {
     }
 }
 
-/// What a replay makes of one event where that differs from what ingest has made of it.
+/// What a replay makes of one event where that differs from what ingest has made of it, or another replay does.
 package struct EventRevision: Sendable {
     package var time: EventTime
     package var id: EventID
@@ -289,6 +289,8 @@ package struct ReplayStep: Sendable {
     package var delta = RollupDelta()
     package var revisions: [EventRevision] = []
     package var events: Int64 = 0
+    /// Of these, events that come to read otherwise than they do now.
+    package var changed: Int64 = 0
     /// Where the scan stands now; nil in a step of pending events.
     package var cursor: EventPlace?
     package var isScanned = false
@@ -365,6 +367,7 @@ package protocol ReplayStore {
     ) throws(RollupStoreError) -> StoredReplay
 
     /// The last step: with it the replay's rollups answer. nil, and nothing done, where more is pending than it settles.
+    /// Asked again under the same epoch, its answer having been lost, it answers the replay as it stands.
     mutating func swap(
         _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
     ) throws(RollupStoreError) -> StoredReplay?
@@ -372,10 +375,12 @@ package protocol ReplayStore {
     /// Generations that would answer again if this live replay were taken back.
     mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64]
 
-    /// What answered before this replay answers again. nil, and nothing done, where anything is pending there.
+    /// What answered before this replay answers again. nil, and nothing done, where anything is pending there. One that
+    /// was taken back already is answered as it stands.
     mutating func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay?
 
-    /// Gives up an unfinished replay; whoever works on it is refused from then on.
+    /// Gives up an unfinished replay; whoever works on it is refused from then on. One that was given up already is
+    /// answered as it stands.
     mutating func cancel(_ id: Int64) throws(RollupStoreError) -> StoredReplay
 
     /// Deletes up to about `maxRows` rows of cancelled replays; true where more are left.
@@ -400,6 +405,9 @@ extension StoredReplay {
         guard state == wanted else { throw Self.refused(id, "it is \(state.rawValue)") }
         guard epoch == self.epoch else { throw Self.refused(id, "another command goes on with it") }
     }
+
+    /// Whether the caller's swap stands already: only the holder of an epoch swaps, and a swap leaves it as it is.
+    package func isSwapped(by caller: StoredReplay) -> Bool { state == .live && epoch == caller.epoch }
 
     /// Whether a step of the scan stands already: it was taken, and its answer lost. Throws where the scan is elsewhere.
     ///

@@ -162,11 +162,14 @@ package struct StoredEvent: Sendable {
     package var event: RequestEvent
     /// `NormalizedMetadata.extra`.
     package var extra: [UInt8]
+    /// Whether a replay's revision says so, and not what ingest has made of it.
+    package var isRevised: Bool
 
-    package init(series: Int64, event: RequestEvent, extra: [UInt8]) {
+    package init(series: Int64, event: RequestEvent, extra: [UInt8], isRevised: Bool = false) {
         self.series = series
         self.event = event
         self.extra = extra
+        self.isRevised = isRevised
     }
 }
 

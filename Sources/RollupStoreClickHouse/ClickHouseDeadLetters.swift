@@ -12,19 +12,20 @@ package struct ClickHouseDeadLetters: DeadLetterArchive {
 
     init(_ store: ClickHouseRollupStore) { self.store = store }
 
-    /// Those that were sent again, and when last.
-    static func redriven(_ state: StoreState) -> String {
-        "SELECT topic, partition, source_offset, argMax(time_us, number) AS redriven_us FROM redrives "
+    /// Those that were sent again, and when last; and those that were discarded and never sent again, with minus the time.
+    static func marked(_ state: StoreState) -> String {
+        "SELECT topic, partition, source_offset, if(max(time_us) > 0, argMaxIf(time_us, number, time_us > 0), "
+            + "argMax(time_us, number)) AS mark_us FROM redrives "
             + "WHERE \(state.condition) GROUP BY topic, partition, source_offset"
     }
 
     private static let columns = [
         "topic", "partition", "source_offset", "time_us", "code", "reason", "toInt64(length(key))",
-        "toInt64(length(value))", "if(times = 0, NULL, redriven_us)",
+        "toInt64(length(value))", "if(times = 0, NULL, mark_us)",
     ]
 
     private static func from(_ state: StoreState) -> String {
-        "FROM dead_letters LEFT JOIN (SELECT *, toUInt8(1) AS times FROM (\(redriven(state)))) AS sent "
+        "FROM dead_letters LEFT JOIN (SELECT *, toUInt8(1) AS times FROM (\(marked(state)))) AS sent "
             + "USING (topic, partition, source_offset) WHERE \(state.condition)"
     }
 
@@ -44,7 +45,7 @@ package struct ClickHouseDeadLetters: DeadLetterArchive {
         add("topic = unhex({topic:String})", "topic", filter.topic.map(Self.digits))
         add("partition = {partition:Int32}", "partition", filter.partition.map { "\($0)" })
         add("source_offset = {offset:Int64}", "offset", filter.offset.map { "\($0.value)" })
-        if let isRedriven = filter.isRedriven { conditions += " AND times = \(isRedriven ? 1 : 0)" }
+        if let isMarked = filter.isMarked { conditions += " AND times = \(isMarked ? 1 : 0)" }
         var answer = try connection.select(
             Self.columns,
             "\(Self.from(state))\(conditions) ORDER BY time_us DESC, topic DESC, partition DESC, source_offset DESC "
@@ -74,7 +75,17 @@ package struct ClickHouseDeadLetters: DeadLetterArchive {
     package func markRedriven(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
         let writer = try store.makeWriter()
         defer { writer.close() }
-        try writer.markRedriven(sources, at: time)
+        try writer.mark(sources, time.microseconds)
+    }
+
+    package func markDiscarded(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
+        let writer = try store.makeWriter()
+        defer { writer.close() }
+        // One that was sent again meanwhile stays so, whatever row comes after.
+        var filter = DeadLetterFilter()
+        filter.isMarked = false
+        let waiting = Set(try list(filter).map(\.source))
+        try writer.mark(sources.filter(waiting.contains), -time.microseconds)
     }
 
     /// As hexadecimal digits: the server reads escapes in a parameter's text.
@@ -90,6 +101,6 @@ package struct ClickHouseDeadLetters: DeadLetterArchive {
             source: RecordSource(partition: partition, offset: Offset(try row.integer())),
             time: EventTime(microseconds: try row.integer()), code: try row.text(), reason: try row.text(),
             keySize: try row.integer(), valueSize: try row.integer(),
-            redriven: try row.optionalInteger(Int64.self).map { EventTime(microseconds: $0) })
+            mark: try row.optionalInteger(Int64.self).map { DeadLetterMark(stored: $0) })
     }
 }

@@ -138,16 +138,17 @@ package final class ClickHouseReplayStore: ReplayStore {
     }
 
     package func cancel(_ id: Int64) throws(RollupStoreError) -> StoredReplay {
-        try change(id, try opened()) { $0.cancel(id) }
+        try change(id, try opened(), unless: .cancelled) { $0.cancel(id) }
     }
 
-    /// A step without rows on an unfinished replay.
+    /// A step without rows on an unfinished replay; one in the state `unless` is answered as it stands.
     private func change(
-        _ id: Int64, _ connection: Connection, _ body: (inout StoreState) -> Void
+        _ id: Int64, _ connection: Connection, unless: StoredReplay.State? = nil, _ body: (inout StoreState) -> Void
     ) throws(RollupStoreError) -> StoredReplay {
         while true {
             let seen = try writer.latest(connection)
             guard let found = seen.replay(id) else { throw StoredReplay.unknown(id) }
+            if found.state == unless { return try stored(id, seen, connection) }
             guard found.state == .building else { throw StoredReplay.refused(id, "it is \(found.state.rawValue)") }
             var next = seen.next(by: writer.number, settles: writer.isUntouched, isLast: true)
             body(&next)
@@ -271,9 +272,10 @@ package final class ClickHouseReplayStore: ReplayStore {
         var last = step
         last.cursor = nil
         last.isScanned = false
-        return try take(
+        let swapped = try take(
             last, replay.id, replay, isSwap: true,
             check: { (seen, connection) throws(RollupStoreError) in
+                if seen.seen(replay)?.isSwapped(by: replay) == true { return false }
                 let found = try seen.hold(replay, .building)
                 guard found.isScanned, !found.isDryRun else {
                     throw StoredReplay.refused(replay.id, "it is not ready to answer")
@@ -286,6 +288,9 @@ package final class ClickHouseReplayStore: ReplayStore {
                 $0.add(last, under: replay.id)
                 $0.swap(replay.id, now: now)
             })
+        if let swapped { return swapped }
+        let stands = writer.state?.seen(replay)
+        return stands?.isSwapped(by: replay) == true ? stands : nil
     }
 
     /// - `check`: of each state that the step might follow from; false: nothing is done.
@@ -350,6 +355,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         let connection = try opened()
         while true {
             let seen = try writer.latest(connection)
+            if seen.replay(replay.id)?.state == .retired { return try stored(replay.id, seen, connection) }
             _ = try seen.hold(replay, .live)
             for part in seen.below(replay.id) {
                 let pending = seen.pending(for: part.generation, from: part.begin, to: part.end)

@@ -225,9 +225,9 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
     /// was sent.
     private func redriven(from: EventTime, to: EventTime) throws -> [Place: (count: Int64, last: Int64)] {
         var answer = try select(
-            ["assumeNotNull(minute_us)", "proxy", "topic", "partition", "toInt64(count())", "max(redriven_us)"],
-            "FROM dead_letters INNER JOIN (\(ClickHouseDeadLetters.redriven(state))) AS sent "
-                + "USING (topic, partition, source_offset) WHERE minute_us IS NOT NULL AND \(Self.between) "
+            ["assumeNotNull(minute_us)", "proxy", "topic", "partition", "toInt64(count())", "max(mark_us)"],
+            "FROM dead_letters INNER JOIN (\(ClickHouseDeadLetters.marked(state))) AS sent "
+                + "USING (topic, partition, source_offset) WHERE mark_us > 0 AND minute_us IS NOT NULL AND \(Self.between) "
                 + "AND \(state.condition) GROUP BY minute_us, proxy, topic, partition",
             "read dead letters that were sent again", Self.between(from, to))
         var all: [Place: (count: Int64, last: Int64)] = [:]
@@ -414,6 +414,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
             events[place].event.metadataConflicts = conflicts
             events[place].event.metadataRaw = raw
             events[place].extra = extra
+            events[place].isRevised = true
         }
     }
 

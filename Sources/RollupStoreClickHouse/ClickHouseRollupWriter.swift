@@ -622,7 +622,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     }
 
     /// A step of its own. Ends this writer's numbers: another step begins with a new one.
-    func markRedriven(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
+    func mark(_ sources: [RecordSource], _ mark: Int64) throws(RollupStoreError) {
         if sources.isEmpty { return }
         let connection = try opened()
         _ = try settleDoubt(connection)
@@ -633,7 +633,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
         block.strings("topic") { Array(sources[$0].partition.topic.utf8) }
         block.integers("partition") { sources[$0].partition.partition }
         block.integers("source_offset") { sources[$0].offset.value }
-        block.constant("time_us", time.microseconds)
+        block.constant("time_us", mark)
         block.constant("number", number)
         try connection.insert(block, into: "redrives", token: "redrives-\(number)")
         while try !win(latest(connection).next(by: number, settles: true, isLast: true), nil, connection) {}

@@ -88,7 +88,7 @@ extension StoreState {
             $0.cursor = step.cursor ?? $0.cursor
             $0.isScanned = $0.isScanned || step.isScanned
             $0.scanned += step.events
-            $0.changed += Int64(step.revisions.count)
+            $0.changed += step.changed
         }
     }
 

@@ -40,8 +40,8 @@ package struct PostgreSQLDeadLetters: DeadLetterArchive {
             conditions.append("source_offset = \(place("bigint"))")
             parameters.add(offset.value)
         }
-        if let isRedriven = filter.isRedriven {
-            conditions.append("redriven_us IS \(isRedriven ? "NOT NULL" : "NULL")")
+        if let isMarked = filter.isMarked {
+            conditions.append("redriven_us IS \(isMarked ? "NOT NULL" : "NULL")")
         }
         let limit = place("bigint")
         parameters.add(Int64(filter.limit))
@@ -83,10 +83,27 @@ package struct PostgreSQLDeadLetters: DeadLetterArchive {
                     UPDATE proxy_minutes SET dead_lettered = dead_lettered - 1, changed_us = $4::bigint
                     WHERE (minute_us, proxy, topic, partition) IN (
                         SELECT minute_us, proxy, topic, partition FROM dead_letters
-                        WHERE \(Self.isSource) AND redriven_us IS NULL)
+                        WHERE \(Self.isSource) AND coalesce(redriven_us, -1) < 0)
                     """, parameters)
                 _ = try connection.query(
                     "UPDATE dead_letters SET redriven_us = $4::bigint WHERE \(Self.isSource)", parameters)
+            }
+            try connection.execute("COMMIT")
+        } catch {
+            throw error.error
+        }
+    }
+
+    package func markDiscarded(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
+        do throws(ServerFailure) {
+            let connection = try PostgreSQLRollupStore.connect(address, .write)
+            try connection.execute("BEGIN")
+            for source in sources {
+                var parameters = Self.parameters(source)
+                parameters.add(-time.microseconds)
+                _ = try connection.query(
+                    "UPDATE dead_letters SET redriven_us = $4::bigint WHERE \(Self.isSource) AND redriven_us IS NULL",
+                    parameters)
             }
             try connection.execute("COMMIT")
         } catch {
@@ -111,6 +128,6 @@ package struct PostgreSQLDeadLetters: DeadLetterArchive {
             source: RecordSource(partition: partition, offset: Offset(rows.integer(row, 2))),
             time: EventTime(microseconds: rows.integer(row, 3)), code: rows.text(row, 4), reason: rows.text(row, 5),
             keySize: rows.integer(row, 6), valueSize: rows.integer(row, 7),
-            redriven: rows.optionalInteger(row, 8).map { EventTime(microseconds: $0) })
+            mark: rows.optionalInteger(row, 8).map { DeadLetterMark(stored: $0) })
     }
 }

@@ -169,7 +169,9 @@ package final class PostgreSQLReplayStore: ReplayStore {
             let changed = try Self.update(
                 id, "state = 'cancelled', epoch = epoch + 1", while: .building, connection)
             let found = try Self.find(id, connection)
-            guard changed else { throw ServerFailure(StoredReplay.refused(id, "it is \(found.state.rawValue)")) }
+            guard changed || found.state == .cancelled else {
+                throw ServerFailure(StoredReplay.refused(id, "it is \(found.state.rawValue)"))
+            }
             return found
         }
     }
@@ -304,7 +306,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
             parameters.add(replay.id)
             parameters.add(UInt8(step.isScanned ? 1 : 0))
             parameters.add(step.events)
-            parameters.add(Int64(step.revisions.count))
+            parameters.add(step.changed)
             var moved = ""
             if let cursor = step.cursor {
                 moved = "cursor_time_us = $5::bigint, cursor_id = $6::uuid, "
@@ -421,6 +423,8 @@ package final class PostgreSQLReplayStore: ReplayStore {
     ) throws(RollupStoreError) -> StoredReplay? {
         do throws(RollupStoreError) {
             return try withNumbers(step) { connection, series throws(ServerFailure) -> StoredReplay? in
+                let stands = try Self.lock(replay.id, connection)
+                if stands.isSwapped(by: replay) { return stands }
                 let found = try Self.hold(replay, .building, connection)
                 guard found.isScanned && !found.plan.isDryRun else {
                     throw ServerFailure(StoredReplay.refused(replay.id, "it is not ready to answer"))
@@ -434,7 +438,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
                 parameters.add(replay.id)
                 parameters.add(now.microseconds)
                 parameters.add(step.events)
-                parameters.add(Int64(step.revisions.count))
+                parameters.add(step.changed)
                 _ = try connection.query(
                     """
                     UPDATE replays SET state = 'live', turns = turns + 1, swapped_us = $2::bigint,
@@ -452,6 +456,8 @@ package final class PostgreSQLReplayStore: ReplayStore {
 
     package func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay? {
         try change { connection throws(ServerFailure) -> StoredReplay? in
+            let stands = try Self.lock(replay.id, connection)
+            if stands.state == .retired { return stands }
             _ = try Self.hold(replay, .live, connection)
             try Self.exclude(connection)
             for part in GenerationMap.below(replay.id, among: try GenerationMap.live(connection)) {

@@ -434,7 +434,7 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
             e.cached_tokens, e.reasoning_tokens, e.usage_source, \(one("cost_nano_usd")), \(one("price_version")),
             e.request_bytes, e.response_bytes, e.latency_us, e.first_token_us, e.upstream_us, e.overhead_us,
             \(one("metadata_status")), e.metadata_sources, \(one("metadata_conflicts")), \(one("metadata_raw")),
-            e.metadata_rejected, \(one("metadata_extra"))
+            e.metadata_rejected, \(one("metadata_extra")), \(isRevised ? "(r.id IS NOT NULL)::integer" : "0")
             """
     }
 
@@ -543,7 +543,9 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
         event.metadataConflicts = UInt32(truncatingIfNeeded: rows.integer(row, 28))
         event.metadataRaw = Array(rows.bytes(row, 29))
         event.metadataRejected = Array(rows.bytes(row, 30))
-        return StoredEvent(series: rows.integer(row, 2), event: event, extra: Array(rows.bytes(row, 31)))
+        return StoredEvent(
+            series: rows.integer(row, 2), event: event, extra: Array(rows.bytes(row, 31)),
+            isRevised: rows.integer(row, 32) != 0)
     }
 
     static func known<Value>(_ value: Value?) throws(RollupStoreError) -> Value {

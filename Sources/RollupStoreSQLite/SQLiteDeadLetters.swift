@@ -22,7 +22,7 @@ package struct SQLiteDeadLetters: DeadLetterArchive {
         if filter.topic != nil { conditions.append("topic = ?4") }
         if filter.partition != nil { conditions.append("partition = ?5") }
         if filter.offset != nil { conditions.append("source_offset = ?6") }
-        if let isRedriven = filter.isRedriven { conditions.append("(redriven_us IS NOT NULL) = \(isRedriven ? 1 : 0)") }
+        if let isMarked = filter.isMarked { conditions.append("(redriven_us IS NOT NULL) = \(isMarked ? 1 : 0)") }
         let connection = try Connection(path: path, access: .read)
         let rows = try connection.statement(
             "SELECT \(Self.columns) FROM dead_letters WHERE \(conditions.joined(separator: " AND ")) "
@@ -64,7 +64,8 @@ package struct SQLiteDeadLetters: DeadLetterArchive {
             UPDATE proxy_minutes SET dead_lettered = dead_lettered - 1, changed_us = ?4
             WHERE (minute_us, proxy, topic, partition) IN (
                 SELECT minute_us, proxy, topic, partition FROM dead_letters
-                WHERE topic = ?1 AND partition = ?2 AND source_offset = ?3 AND redriven_us IS NULL)
+                WHERE topic = ?1 AND partition = ?2 AND source_offset = ?3
+                    AND coalesce(redriven_us, -1) < 0)
             """)
         for source in sources {
             Self.bind(source, to: takeOff)
@@ -72,6 +73,22 @@ package struct SQLiteDeadLetters: DeadLetterArchive {
             try takeOff.run()
             Self.bind(source, to: statement)
             statement.bind(4, time.microseconds)
+            try statement.run()
+        }
+        try connection.execute("COMMIT")
+    }
+
+    package func markDiscarded(_ sources: [RecordSource], at time: EventTime) throws(RollupStoreError) {
+        let connection = try Connection(path: path, access: .write)
+        try connection.execute("BEGIN IMMEDIATE")
+        let statement = try connection.statement(
+            """
+            UPDATE dead_letters SET redriven_us = ?4
+            WHERE topic = ?1 AND partition = ?2 AND source_offset = ?3 AND redriven_us IS NULL
+            """)
+        for source in sources {
+            Self.bind(source, to: statement)
+            statement.bind(4, -time.microseconds)
             try statement.run()
         }
         try connection.execute("COMMIT")
@@ -89,6 +106,6 @@ package struct SQLiteDeadLetters: DeadLetterArchive {
             source: RecordSource(partition: partition, offset: Offset(row.integer(2))),
             time: EventTime(microseconds: row.integer(3)), code: row.text(4), reason: row.text(5),
             keySize: row.integer(6), valueSize: row.integer(7),
-            redriven: row.optionalInteger(8).map { EventTime(microseconds: $0) })
+            mark: row.optionalInteger(8).map { DeadLetterMark(stored: $0) })
     }
 }

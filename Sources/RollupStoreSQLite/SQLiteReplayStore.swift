@@ -134,7 +134,9 @@ package final class SQLiteReplayStore: ReplayStore {
             try end.run()
             let isDone = connection.changes == 1
             let found = try find(id, connection)
-            guard isDone else { throw StoredReplay.refused(id, "it is \(found.state.rawValue)") }
+            guard isDone || found.state == .cancelled else {
+                throw StoredReplay.refused(id, "it is \(found.state.rawValue)")
+            }
             return found
         }
     }
@@ -256,7 +258,7 @@ package final class SQLiteReplayStore: ReplayStore {
             if let id = step.cursor?.id { move.bindBlob(3, copying: id.bytes) } else { move.bind(3, nil) }
             move.bind(4, step.isScanned ? 1 : 0)
             move.bind(5, step.events)
-            move.bind(6, Int64(step.revisions.count))
+            move.bind(6, step.changed)
             try move.run()
             failPoint("replay_added")
             return try find(replay.id, connection)
@@ -325,6 +327,8 @@ package final class SQLiteReplayStore: ReplayStore {
         _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
     ) throws(RollupStoreError) -> StoredReplay? {
         try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
+            let stands = try find(replay.id, connection)
+            if stands.isSwapped(by: replay) { return stands }
             _ = try hold(replay, .building, connection)
             // What the step settles is pending, so that nothing else is where there is no more.
             let settled = step.settled.count
@@ -341,7 +345,7 @@ package final class SQLiteReplayStore: ReplayStore {
             turn.bind(1, replay.id)
             turn.bind(2, now.microseconds)
             turn.bind(3, step.events)
-            turn.bind(4, Int64(step.revisions.count))
+            turn.bind(4, step.changed)
             try turn.run()
             guard connection.changes == 1 else { throw StoredReplay.refused(replay.id, "it is not ready to answer") }
             failPoint("replay_swapped")
@@ -351,6 +355,8 @@ package final class SQLiteReplayStore: ReplayStore {
 
     package func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay? {
         try transaction { (connection) throws(RollupStoreError) -> StoredReplay? in
+            let stands = try find(replay.id, connection)
+            if stands.state == .retired { return stands }
             _ = try hold(replay, .live, connection)
             for part in GenerationMap.below(replay.id, among: try GenerationMap.live(connection)) {
                 let pending = try pending(part.generation, from: part.begin, to: part.end, limit: 1, connection)

@@ -387,7 +387,7 @@ struct SQLiteSnapshot: GenerationalSnapshot {
             e.cached_tokens, e.reasoning_tokens, e.usage_source, \(one("cost_nano_usd")), \(one("price_version")),
             e.request_bytes, e.response_bytes, e.latency_us, e.first_token_us, e.upstream_us, e.overhead_us,
             \(one("metadata_status")), e.metadata_sources, \(one("metadata_conflicts")), \(one("metadata_raw")),
-            e.metadata_rejected, \(one("metadata_extra"))
+            e.metadata_rejected, \(one("metadata_extra")), \(isRevised ? "r.id IS NOT NULL" : "0")
             """
     }
 
@@ -484,7 +484,8 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         event.metadataConflicts = UInt32(truncatingIfNeeded: row.integer(28))
         event.metadataRaw = Array(row.bytes(29))
         event.metadataRejected = Array(row.bytes(30))
-        return StoredEvent(series: row.integer(2), event: event, extra: Array(row.bytes(31)))
+        return StoredEvent(
+            series: row.integer(2), event: event, extra: Array(row.bytes(31)), isRevised: row.integer(32) != 0)
     }
 
     static func known<Value>(_ value: Value?) throws(RollupStoreError) -> Value {

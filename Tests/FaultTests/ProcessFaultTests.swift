@@ -420,6 +420,26 @@ extension FaultSuite {
             try installation.expectInvariants(under: process)
             let after = try JSONValue.parse(installation.command("dead-letters list", ["--json"]))
             #expect(after.array?.count == 9)
+
+            // Given up: marked, left out from then on, and accounted for as before.
+            let none = try run(
+                [Place.binary, "dead-letters", "discard", "--store.url", "sqlite:\(installation.work.path)/store.db"],
+                directory: installation.work.path)
+            #expect(none.status == 2 && none.errors.contains("nothing chooses what to discard"), "\(none.errors)")
+            func discard() throws -> JSONValue {
+                try JSONValue.parse(installation.command("dead-letters discard", ["--code", "too_large", "--json"]))
+            }
+            let given = try discard()
+            #expect(given["discarded"]?.integer == 1)
+            #expect(try discard()["discarded"]?.integer == 0)
+            let large = try JSONValue.parse(
+                installation.command("dead-letters redrive", ["--code", "too_large", "--json"]))
+            #expect(large["redriven"]?.integer == 0)
+            let kept = try JSONValue.parse(
+                installation.command("dead-letters list", ["--json", "--code", "too_large"]))
+            #expect(kept.array?.count == 1 && kept.array?[0]["id"] == given["ids"]?.array?[0])
+            #expect(kept.array?[0]["discarded"]?.string != nil && kept.array?[0]["redriven"] == .null)
+            try installation.expectInvariants(under: process)
             #expect(installation.metric("millrace_consumer_duplicates_total") == 1)
             try installation.stop(process)
         }

@@ -44,11 +44,19 @@ extension PipelineTests {
             try pipeline.expectReconciled()
             let listed = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays").body)["data"]?.array ?? []
             #expect(listed.map { $0["state"]?.string } == ["live", "cancelled"])
+            let metrics = try ask(pipeline.apiPort, "GET", "/metrics").text
+            #expect(metrics.contains("millrace_replays{state=\"live\"} 1\n"), "\(metrics)")
+            #expect(metrics.contains("millrace_replays{state=\"cancelled\"} 1\n"))
+            #expect(!metrics.contains("millrace_replay_scanned_events{"))
             #expect(listed.first?["rules"]?.string?.utf8.count == 64 && listed.first?["progress"]?.integer == 1)
 
             let id = try #require(done["id"]?.integer)
             #expect(try replay(pipeline, ["revert", "\(id)"])["state"]?.string == "retired")
             #expect(try pipeline.count("metadata.env = 'prod'") == 8)
+            // Asked again, as after an answer that was lost.
+            #expect(try replay(pipeline, ["revert", "\(id)"])["state"]?.string == "retired")
+            let dryID = try #require(listed.last?["id"]?.integer)
+            #expect(try replay(pipeline, ["cancel", "\(dryID)"])["state"]?.string == "cancelled")
             #expect(try pipeline.chat(#"{"env":"prod","foo":"a"}"#).status == 200)
             try pipeline.expectCount("metadata.env = 'prod'", 9)
             try pipeline.expectReconciled()

@@ -107,6 +107,7 @@ final class ClickHouseUnderTest: StoreUnderTest, Sendable {
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
     func replays() throws -> any ReplayStore { try store.makeReplayStore() }
+    var url: String { server.url(database) }
 
     var failedUpkeep: [String] { upkeepFailures.all }
 

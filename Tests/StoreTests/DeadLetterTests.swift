@@ -15,14 +15,25 @@ import Testing
             key: [9, 0, UInt8(offset)], value: value)
     }
 
-    private func filled(_ kind: StoreKind) throws -> any StoreUnderTest {
+    /// Three letters; those at `known` are of one proxy's minute.
+    private func filled(_ kind: StoreKind, inMinuteOf known: [Int] = []) throws -> any StoreUnderTest {
         let store = try kind.make()
         var writer = try store.writer()
         _ = try writer.acquire([Self.partition])
         var maker = BatchMaker()
-        let letters = [letter(0, .undecodable), letter(1, .tooLarge, value: []), letter(2, .undecodable)]
-        _ = try writer.apply(
-            try maker.batch([.init(partition: Self.partition, first: 0, epoch: 1, samples: [], deadLetters: letters)]))
+        var letters = [letter(0, .undecodable), letter(1, .tooLarge, value: []), letter(2, .undecodable)]
+        for index in known { letters[index].minute = 0 }
+        var batch = try maker.batch([
+            .init(partition: Self.partition, first: 0, epoch: 1, samples: [], deadLetters: letters)
+        ])
+        if !known.isEmpty {
+            batch.minutes = [
+                ProxyMinute(
+                    proxy: "p", minute: EventTime(microseconds: 60_000_000), partition: Self.partition,
+                    first: Offset(0), next: Offset(2), deadLettered: Int64(known.count))
+            ]
+        }
+        _ = try writer.apply(batch)
         writer.close()
         return store
     }
@@ -71,42 +82,56 @@ import Testing
         try letters.markRedriven([source], at: EventTime(microseconds: 77))
         #expect(try letters.find(source)?.letter.redriven == EventTime(microseconds: 77))
         var filter = DeadLetterFilter()
-        filter.isRedriven = true
+        filter.isMarked = true
         #expect(try letters.list(filter).map(\.source) == [source])
-        filter.isRedriven = false
+        filter.isMarked = false
         #expect(try letters.list(filter).count == 2)
     }
 
-    @Test(arguments: StoreKind.allCases) func oneThatWasSentAgainIsTakenOffItsMinuteOnce(_ kind: StoreKind) throws {
-        let store = try kind.make()
-        var writer = try store.writer()
-        _ = try writer.acquire([Self.partition])
-        var maker = BatchMaker()
-        var letters = [letter(0, .undecodable), letter(1, .undecodable), letter(2, .unknownKind)]
-        letters[0].minute = 0
-        letters[1].minute = 0
-        var batch = try maker.batch([
-            .init(partition: Self.partition, first: 0, epoch: 1, samples: [], deadLetters: letters)
-        ])
-        batch.minutes = [
-            ProxyMinute(
-                proxy: "p", minute: EventTime(microseconds: 60_000_000), partition: Self.partition, first: Offset(0),
-                next: Offset(2), deadLettered: 2)
-        ]
-        _ = try writer.apply(batch)
-        writer.close()
-        func counted() throws -> [Int64] {
-            try store.reader.read { snapshot in
-                try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
-                    .map(\.deadLettered)
-            }
+    @Test(arguments: StoreKind.allCases) func whatIsDiscardedIsMarkedAndLeftInItsMinute(_ kind: StoreKind) throws {
+        let store = try filled(kind, inMinuteOf: [0, 1])
+        let letters = store.deadLetters
+        defer { withExtendedLifetime(store) {} }
+        func source(_ offset: Int64) -> RecordSource {
+            RecordSource(partition: Self.partition, offset: Offset(offset))
         }
-        #expect(try counted() == [2])
+        func mark(_ offset: Int64) throws -> DeadLetterMark? { try letters.find(source(offset))?.letter.mark }
+        func at(_ time: Int64) -> EventTime { EventTime(microseconds: time) }
+        try letters.markRedriven([source(0)], at: at(77))
+        #expect(try deadLettered(store) == [1])
+        try letters.markDiscarded([source(0), source(1), source(7)], at: at(78))
+        try letters.markDiscarded([source(1)], at: at(79))
+        #expect(try mark(0) == .redriven(at(77)) && mark(1) == .discarded(at(78)) && mark(2) == nil)
+        #expect(try letters.find(source(1))?.letter.discarded == at(78))
+        #expect(try deadLettered(store) == [1])
+        var filter = DeadLetterFilter()
+        filter.isMarked = true
+        #expect(Set(try letters.list(filter).map(\.source)) == [source(0), source(1)])
+        filter.isMarked = false
+        #expect(try letters.list(filter).map(\.source) == [source(2)])
+        // Sent again after all: on its way, and no longer discarded.
+        try letters.markRedriven([source(1)], at: at(80))
+        #expect(try mark(1) == .redriven(at(80)))
+        #expect(try deadLettered(store) == [0])
+        try letters.markRedriven([source(1)], at: at(81))
+        #expect(try deadLettered(store) == [0])
+    }
+
+    private func deadLettered(_ store: any StoreUnderTest) throws -> [Int64] {
+        try store.reader.read { snapshot in
+            try snapshot.proxyMinutes(from: EventTime(microseconds: 0), to: EventTime(microseconds: .max))
+                .map(\.deadLettered)
+        }
+    }
+
+    @Test(arguments: StoreKind.allCases) func oneThatWasSentAgainIsTakenOffItsMinuteOnce(_ kind: StoreKind) throws {
+        let store = try filled(kind, inMinuteOf: [0, 1])
+        #expect(try deadLettered(store) == [2])
         let sources = [0, 2].map { RecordSource(partition: Self.partition, offset: Offset($0)) }
         try store.deadLetters.markRedriven(sources, at: EventTime(microseconds: 77))
-        #expect(try counted() == [1])
+        #expect(try deadLettered(store) == [1])
         try store.deadLetters.markRedriven(sources, at: EventTime(microseconds: 78))
-        #expect(try counted() == [1])
+        #expect(try deadLettered(store) == [1])
     }
 
     @Test(arguments: [

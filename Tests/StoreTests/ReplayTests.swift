@@ -3,6 +3,7 @@
 
 import EventCodec
 import Events
+import Glibc
 import Ingest
 import JSONText
 import Normalizer
@@ -13,6 +14,7 @@ import RollupStoreClickHouse
 import Rollups
 import Synchronization
 import Testing
+import Threading
 
 private let partition = TopicPartition(topic: "events", partition: 0)
 private let begin: Int64 = 1_760_054_400_000_000
@@ -133,6 +135,20 @@ private struct Contents: Equatable {
     }
 }
 
+extension Contents {
+    /// Some of what differs, for a reader of a failure.
+    func differences(from other: Contents) -> [String] {
+        let texts = Set(events.keys).union(other.events.keys).filter { events[$0] != other.events[$0] }.map {
+            "\($0): \(events[$0] ?? "missing") instead of \(other.events[$0] ?? "none")"
+        }
+        let places = Set(rollups.rows.keys).union(other.rollups.rows.keys).filter {
+            rollups.rows[$0] != other.rollups.rows[$0]
+        }
+        return texts.sorted().prefix(3) + ["\(texts.count) events and \(places.count) rollups differ"]
+            + places.prefix(3).map { "\($0): \(rollups.rows[$0]?.measures.requests ?? 0)" }
+    }
+}
+
 /// Events of `from ..< to` under other rules from the start.
 private func fromTheStart(
     _ kind: StoreKind, _ log: [RequestEvent], other number: Int?, from: Int64, to: Int64
@@ -152,6 +168,32 @@ private func fromTheStart(
     return try Contents(store)
 }
 
+/// An ingest from the start that is led on to where another stands.
+private final class Reference {
+    private let store: any StoreUnderTest
+    private let ingest: Ingesting
+
+    /// - `number`: rules of `from ..< to`, which are others than those of all other times; nil: the same.
+    init(_ log: [RequestEvent], other number: Int?, from: Int64, to: Int64) throws {
+        store = try StoreKind.sqlite.make()
+        var ingest = try Ingesting(store, log)
+        if let number {
+            _ = try ingest.writer.rules(adopting: RulesText(try rules(number)), now: at(from))
+            _ = try ingest.writer.rules(adopting: RulesText(try rules(0)), now: at(to))
+            ingest.close()
+            ingest = try Ingesting(store, log)
+        }
+        self.ingest = ingest
+    }
+
+    deinit { ingest.close() }
+
+    func contents(upTo end: Int) throws -> Contents {
+        while ingest.next < end { try ingest.apply(min(100, end - ingest.next)) }
+        return try Contents(store)
+    }
+}
+
 /// What is done between the rows of a batch and its slot.
 private final class Between: Sendable {
     struct State {
@@ -168,6 +210,84 @@ private final class Between: Sendable {
 
     func set(_ body: (@Sendable () throws -> Void)?) { state.withLock { $0.body = body } }
     var failures: [String] { state.withLock { $0.failures } }
+}
+
+/// What a question is answered from, of one snapshot: sums by dimensions at two grains, and of the events themselves.
+private struct Look: Equatable {
+    struct Sum: Equatable {
+        var requests: Int64 = 0
+        var cost: Int64 = 0
+    }
+    var sums: [[String: Sum]] = []
+    var events: [String: Sum] = [:]
+
+    init(_ reader: any RollupReader) throws {
+        try reader.read { snapshot in
+            var sets: [Int64: String] = [:]
+            for workspace in ["default", "other"] {
+                for series in try snapshot.series(workspace: workspace) {
+                    sets[series.id] = String(decoding: series.key.set, as: UTF8.self)
+                }
+            }
+            for grain in [Grain.day, .minute] {
+                var sums: [String: Sum] = [:]
+                try snapshot.scanRollups(grain: grain, from: .min, to: .max, series: .all, withBins: false) { row in
+                    guard let set = sets[row.series] else { return }
+                    sums[set, default: Sum()].requests += row.measures.requests
+                    sums[set, default: Sum()].cost += row.measures.costNanoUSD
+                }
+                self.sums.append(sums)
+            }
+            for stored in try StoreTests.events(snapshot) {
+                guard let set = sets[stored.series] else { continue }
+                events[set, default: Sum()].requests += 1
+                events[set, default: Sum()].cost += stored.event.cost?.amount ?? 0
+            }
+        }
+    }
+}
+
+/// Looks again and again, on a thread of its own.
+private final class Poll: Sendable {
+    private struct State {
+        var looks: [Look] = []
+        var failures: [String] = []
+    }
+    private let state = Mutex(State())
+    private let stop = StopSignal()
+    private let thread = Mutex<ServiceThread?>(nil)
+
+    init(_ reader: any RollupReader) {
+        thread.withLock { thread in
+            thread = ServiceThread("poll") {
+                while !self.stop.isStopped {
+                    do {
+                        let look = try Look(reader)
+                        self.state.withLock { $0.looks.append(look) }
+                    } catch { self.state.withLock { $0.failures.append("\(error)") } }
+                }
+            }
+        }
+    }
+
+    var count: Int { state.withLock { $0.looks.count } }
+
+    /// Waits until it has looked from beginning to end since the call.
+    func seesMore() {
+        let seen = count
+        let deadline = ContinuousClock.now.advanced(by: .seconds(30))
+        while count < seen + 2 && ContinuousClock.now < deadline { _ = stop.wait(milliseconds: 1) }
+        #expect(count >= seen + 2)
+    }
+
+    func end() -> (looks: [Look], failures: [String]) {
+        stop.stop()
+        thread.withLock { thread in
+            thread?.join()
+            thread = nil
+        }
+        return state.withLock { ($0.looks, $0.failures) }
+    }
 }
 
 @Suite struct ReplayTests {
@@ -214,6 +334,42 @@ private final class Between: Sendable {
         #expect(done.scanned == begun.total && done.changed == 0 && done.state == .live)
         #expect(try Contents(store) == before)
         #expect(try store.reader.read { try $0.generationName } != "1")
+        replays.close()
+        ingest.close()
+    }
+
+    /// What another replay made of the events, or makes of late ones below it, is no longer what ingest has made of them.
+    @Test(arguments: StoreKind.replaying)
+    func underTheSameRulesNothingChangesOnAnotherReplay(_ kind: StoreKind) throws {
+        var random = Random(seed: 73)
+        let store = try kind.make()
+        let log = sampleEvents(kind.few(400), &random)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < kind.few(300) { try ingest.apply(kind.few(90)) }
+        var replays = try store.replays()
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
+        func run(_ number: Int?) throws -> StoredReplay? {
+            let begun = try replays.begin(
+                try plan(number, from: begin, to: begin + 72 * hour), now: at(begin))
+            guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
+            return done
+        }
+        let first = try #require(try run(1))
+        let before = try Contents(store)
+        let second = try #require(try run(nil))
+        #expect(first.changed > 0 && second.changed == 0)
+        #expect(try Contents(store) == before)
+
+        // Late ones are counted under the rules of now, and below under those of before.
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
+        #expect(try replayer.revert(second).state == .retired)
+        #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: begin, to: begin + 72 * hour))
+        #expect(try replayer.revert(first).state == .retired)
+        let old = try Contents(store)
+        #expect(try old == fromTheStart(kind, log, other: nil, from: begin, to: begin))
+        let third = try #require(try run(nil))
+        #expect(third.changed == 0)
+        #expect(try Contents(store) == old)
         replays.close()
         ingest.close()
     }
@@ -297,6 +453,80 @@ private final class Between: Sendable {
         #expect(rounds > 3)
         while ingest.next < log.count { try ingest.apply(kind.few(90)) }
         #expect(try Contents(store) == fromTheStart(kind, log, other: 1, from: from, to: to))
+        ingest.close()
+    }
+
+    /// `kill -9` of the commands at any moment, beside live ingest: given again they go on, and come to the same.
+    @Test(arguments: StoreKind.replaying)
+    func commandsKilledAtAnyMomentComeToTheSame(_ kind: StoreKind) throws {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        print("\(kind.rawValue): seed \(seed)")
+        var random = Random(seed: seed)
+        let rounds = kind == .sqlite ? rounds(50) : max(6, rounds(50) / 6)
+        let store = try kind.make()
+        let (stored, live) = (kind.few(1_600), kind.few(40))
+        let log = sampleEvents(stored + 2 * rounds * live, &random)
+        let (from, to) = (begin + 7 * hour, begin + 60 * hour + 77)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < stored { try ingest.apply(kind.few(90)) }
+        let old = try Reference(log, other: nil, from: from, to: to)
+        let new = try Reference(log, other: 1, from: from, to: to)
+        let command = try Command(on: store)
+        try command.write(texts[1], to: "rules.yaml")
+        var kills = 0
+
+        /// One start of a command and, unless it is quicker, its end; true: it has done what it was asked.
+        func isDone(_ words: [String], within milliseconds: Int) throws -> Bool {
+            let running = try command.start(["replay"] + words)
+            let end = ContinuousClock.now.advanced(by: .milliseconds(Int(random.next() % UInt64(milliseconds))))
+            let last = ingest.next + live
+            while running.isRunning, ContinuousClock.now < end {
+                try ingest.apply(min(last - ingest.next, 1 + live / 8))
+                usleep(5_000)
+            }
+            if running.kill() {
+                kills += 1
+                return false
+            }
+            guard running.status == 0 else { throw Failure("\(words): \(running.output)") }
+            return true
+        }
+        func replayed(_ words: [String]) -> [String] {
+            ["--from", RFC3339.precise(at(from)), "--to", RFC3339.precise(at(to)), "--rate", "\(stored)"] + words
+        }
+        /// Later tries have longer.
+        func persist(_ words: [String], within milliseconds: Int) throws {
+            let usual = kind == .clickhouse ? 3 * milliseconds : milliseconds
+            for tries in 1...100 where try isDone(words, within: usual * (4 + tries) / 4) { return }
+            throw Failure("\(words): it comes to no end")
+        }
+        func latest(_ state: StoredReplay.State) throws -> StoredReplay? {
+            var replays = try store.replays()
+            defer { replays.close() }
+            return try replays.list().first { $0.state == state }
+        }
+
+        var cycles = 0
+        while kills < rounds || cycles < 3 {
+            cycles += 1
+            let other = ["--rules", "rules.yaml"]
+            if cycles % 3 == 0 {
+                // Given up in the middle.
+                _ = try isDone(replayed(other), within: 400)
+                if let left = try latest(.building) { try persist(["cancel", "\(left.id)"], within: 300) }
+            } else {
+                try persist(replayed(cycles % 3 == 1 ? other : []), within: 900)
+            }
+            let isOther = try latest(.live)?.plan.rules != nil
+            let seen = try Contents(store)
+            let wanted = try (isOther ? new : old).contents(upTo: ingest.next)
+            #expect(seen == wanted, "cycle \(cycles): \(seen.differences(from: wanted))")
+            // One that was killed behind its swap was begun again.
+            while let live = try latest(.live) { try persist(["revert", "\(live.id)"], within: 300) }
+            #expect(try Contents(store) == old.contents(upTo: ingest.next), "cycle \(cycles), taken back")
+        }
+        #expect(try latest(.building) == nil && latest(.live) == nil)
+        print("\(kind.rawValue): \(kills) kills in \(cycles) replays, \(ingest.next) events")
         ingest.close()
     }
 
@@ -406,7 +636,6 @@ private final class Between: Sendable {
         let other = try replays.begin(try plan(1, from: begin + 25 * hour, to: begin + 26 * hour), now: at(begin))
         #expect(other.id != first.id)
         _ = try replays.cancel(first.id)
-        #expect(refusal { _ = try replays.cancel(first.id) }.contains("it is cancelled"))
         #expect(refusal { _ = try replays.resume(first.id) }.contains("it is cancelled"))
         #expect(refusal { _ = try replays.resume(99) }.contains("there is none"))
         #expect(refusal { _ = try replays.swap(ReplayStep(), other, now: at(begin)) }.contains("not ready"))
@@ -420,6 +649,87 @@ private final class Between: Sendable {
         #expect(try replays.list().count == 2)
         replays.close()
         ingest.close()
+    }
+
+    /// Whoever lost the answer asks again, and is told how the replay stands.
+    @Test(arguments: StoreKind.replaying)
+    func anEndingAskedForAgainIsAnsweredAsItStands(_ kind: StoreKind) throws {
+        var random = Random(seed: 123)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(kind.few(200), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        ingest.close()
+        let before = try Contents(store)
+        var replays = try store.replays()
+        let given = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin))
+        let cancelled = try replays.cancel(given.id)
+        #expect(cancelled.state == .cancelled)
+        #expect(try replays.cancel(given.id) == cancelled)
+
+        let begun = try replays.begin(try plan(1, from: begin, to: begin + 72 * hour), now: at(begin))
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
+        guard case .swapped(let live) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        let after = try Contents(store)
+        var another = try store.replays()
+        #expect(try another.swap(ReplayStep(), live, now: at(begin)) == live)
+        #expect(throws: RollupStoreError.self) { try another.cancel(live.id) }
+        #expect(try Contents(store) == after)
+        let retired = try replayer.revert(live)
+        #expect(try another.revert(live) == retired)
+        #expect(try replayer.revert(retired) == retired)
+        // Neither is what the other asks for, nor an answer to a swap.
+        #expect(throws: RollupStoreError.self) { try another.cancel(live.id) }
+        #expect(throws: RollupStoreError.self) { try another.revert(cancelled) }
+        #expect(throws: RollupStoreError.self) { try another.swap(ReplayStep(), live, now: at(begin)) }
+        #expect(try Contents(store) == before)
+        #expect(try replays.list() == [retired, cancelled])
+        another.close()
+        replays.close()
+    }
+
+    /// A reader that looks again and again while replays are swapped in and taken back: all of the old, or all of the new.
+    @Test(arguments: StoreKind.replaying)
+    func aReaderSeesOnlyOldOrNewTotals(_ kind: StoreKind) throws {
+        var random = Random(seed: 127)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(kind.few(160), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        ingest.close()
+        var replays = try store.replays()
+        let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
+        let plan = try plan(1, from: begin, to: begin + 72 * hour, prices: "{}")
+        let old = try Look(store.reader)
+        let poll = Poll(store.reader)
+        defer { _ = poll.end() }
+        var new: Look?
+        var swaps = 0
+        while poll.count < 1_000 || swaps < 3 {
+            var replayer = try self.replayer(store, stepEvents: kind.few(50))
+            guard case .swapped(let live) = try replayer.run(replays.begin(plan, now: at(begin)), reprice: reprice)
+            else {
+                Issue.record("it was not swapped in")
+                return
+            }
+            swaps += 1
+            let seen = try Look(store.reader)
+            #expect(seen != old && seen == new ?? seen)
+            new = seen
+            poll.seesMore()
+            #expect(try replayer.revert(live).state == .retired)
+            try replayer.sweep()
+            #expect(try Look(store.reader) == old)
+            poll.seesMore()
+        }
+        let (looks, failures) = poll.end()
+        #expect(failures == [])
+        #expect(looks.count >= 1_000)
+        #expect(looks.allSatisfy { $0 == old || $0 == new })
+        // It looked before, between and after.
+        #expect(looks.contains(old) && looks.contains { $0 == new })
+        replays.close()
     }
 
     /// Whether an answer was lost or a caller is confused: a step of the scan follows from one place.

@@ -35,6 +35,8 @@ protocol StoreUnderTest: AnyObject {
     var keys: any KeyStore { get }
     var deadLetters: any DeadLetterArchive { get }
     func replays() throws -> any ReplayStore
+    /// For `store.url`.
+    var url: String { get }
 }
 
 /// A directory that goes with the test.
@@ -68,6 +70,7 @@ final class SQLiteUnderTest: StoreUnderTest {
     var keys: any KeyStore { store.keys }
     var deadLetters: any DeadLetterArchive { store.deadLetters }
     func replays() throws -> any ReplayStore { try store.makeReplayStore() }
+    var url: String { "sqlite:\(store.path)" }
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
