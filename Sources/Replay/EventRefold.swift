@@ -20,7 +20,8 @@ package struct EventRefold {
     private var admission = SetAdmission()
     private var folder = BatchFolder()
     private var step = ReplayStep()
-    private var encoded: [UInt8] = []
+    /// Of this step, by the store's number.
+    private var seriesOfStored: [Int64: Int32] = [:]
 
     /// - `normalizer`: any that has the key of hashed values.
     /// - `reprice`: applied to the events of the plan's range.
@@ -41,76 +42,110 @@ package struct EventRefold {
         admission.know(series.set, of: series.workspace, in: row.bucket)
     }
 
-    package mutating func add(_ event: ReplayEvent) throws(RollupStoreError) {
-        let stored = event.stored
-        var full = stored.event
+    package mutating func add(_ event: ReplayEvent) {
+        let old = event.stored.event
+        // `truncated` is what normalization made of `ok`; everything else is how the metadata came.
+        let status = old.metadataStatus == .truncated ? .ok : old.metadataStatus
+        let (raw, metadata, conflicts) = normalize(event, status)
+        var (cost, priceVersion) = (old.cost, old.priceVersion)
+        if let reprice, old.time >= plan.from, old.time < plan.to, old.usageSource == .response {
+            let price = reprice(full(event))
+            cost = price?.cost
+            priceVersion = price?.version ?? ""
+        }
+        let series = series(of: event, metadata.set)
+        folder.add(EventFields(measured: old, cost: cost), series: series)
+        step.events += 1
+        let isSame =
+            metadata.set == event.series.set && metadata.extra == event.stored.extra
+            && metadata.status == old.metadataStatus && conflicts == old.metadataConflicts
+            && raw.map { $0 == old.metadataRaw } ?? true && cost == old.cost && priceVersion == old.priceVersion
+        if !isSame { step.changed += 1 }
+        // Without a revision of its own the event reads as ingest has made it, whatever another replay makes of it.
+        if isSame && !event.stored.isRevised { return }
+        step.revisions.append(
+            EventRevision(
+                time: old.time, id: old.id, series: series, metadataStatus: metadata.status,
+                metadataConflicts: conflicts, metadataRaw: raw ?? old.metadataRaw, extra: metadata.extra, cost: cost,
+                priceVersion: priceVersion))
+    }
+
+    /// With what its series holds.
+    private func full(_ event: ReplayEvent) -> RequestEvent {
+        var full = event.stored.event
         full.workspace = event.series.workspace
         full.apiKey = event.series.apiKey
         full.provider = event.series.provider
         full.operation = event.series.operation
         full.outcome = event.series.outcome
-        // `truncated` is what normalization made of `ok`; everything else is how the metadata came.
-        if full.metadataStatus == .truncated { full.metadataStatus = .ok }
-        let (raw, metadata, conflicts) = normalize(full, event)
-        var new = full
-        new.metadataRaw = raw
-        new.metadataConflicts = conflicts
-        if let reprice, full.time >= plan.from, full.time < plan.to, full.usageSource == .response {
-            let price = reprice(full)
-            new.cost = price?.cost
-            new.priceVersion = price?.version ?? ""
-        }
-        encoded.removeAll(keepingCapacity: true)
-        EventEncoder.encode(new, into: &encoded)
-        let series: Int32
-        do {
-            series = try encoded.withUnsafeBytes { bytes in
-                folder.add(try EventDecoder.decode(bytes, base: 0), bytes: bytes, set: metadata.set)
-            }
-        } catch {
-            throw RollupStoreError(
-                code: .corrupt, tried: "replay the event \(full.id)", reason: "\(error)",
-                next: "Look at it with 'GET /v1/events/\(full.id)'.")
-        }
-        step.events += 1
-        let isSame =
-            metadata.set == event.series.set && metadata.extra == stored.extra
-            && metadata.status == stored.event.metadataStatus && conflicts == stored.event.metadataConflicts
-            && raw == stored.event.metadataRaw && new.cost == stored.event.cost
-            && new.priceVersion == stored.event.priceVersion
-        if !isSame { step.changed += 1 }
-        // Without a revision of its own the event reads as ingest has made it, whatever another replay makes of it.
-        if isSame && !stored.isRevised { return }
-        step.revisions.append(
-            EventRevision(
-                time: full.time, id: full.id, series: series, metadataStatus: metadata.status,
-                metadataConflicts: conflicts, metadataRaw: raw, extra: metadata.extra, cost: new.cost,
-                priceVersion: new.priceVersion))
+        return full
     }
 
+    /// Most events stay in their series; others go to that of the new set.
+    private mutating func series(of event: ReplayEvent, _ set: [UInt8]) -> Int32 {
+        if set == event.series.set {
+            if let known = seriesOfStored[event.stored.series] { return known }
+            let series = folder.series(event.series)
+            seriesOfStored[event.stored.series] = series
+            return series
+        }
+        var key = event.series
+        key.set = set
+        return folder.series(key)
+    }
+
+    /// `raw` is nil where it stays.
     private mutating func normalize(
-        _ event: RequestEvent, _ stored: ReplayEvent
-    ) -> (raw: [UInt8], metadata: NormalizedMetadata, conflicts: UInt32) {
-        event.metadataRaw.withUnsafeBytes { raw in
-            let old = before.normalize(raw: raw, status: event.metadataStatus, at: event.time)
-            let kept = after.redact(raw, at: event.time) ?? event.metadataRaw
-            var new = after.normalize(raw: kept, status: event.metadataStatus, at: event.time)
-            let hour = Grain.hour.bucket(of: event.time)
-            if SetText.isFiled(new.set, new.extra, as: stored.series.set, stored.stored.extra) {
-                (new.set, new.extra) = (stored.series.set, stored.stored.extra)
-                admission.know(new.set, of: event.workspace, in: hour)
-            } else if let filing = admission.admit(new.set, of: event.workspace, in: hour, { _, _ in nil }) {
+        _ event: ReplayEvent, _ status: MetadataStatus
+    ) -> (raw: [UInt8]?, metadata: NormalizedMetadata, conflicts: UInt32) {
+        let (old, series) = (event.stored.event, event.series)
+        return old.metadataRaw.withUnsafeBytes { raw in
+            // What the proxy has counted of conflicts stays; what normalization has counted is counted anew.
+            var others: UInt32 = 0
+            if old.metadataConflicts > 0 {
+                others = old.metadataConflicts &- before.normalize(raw: raw, status: status, at: old.time).conflicts
+            }
+            let kept = after.redact(raw, at: old.time)
+            var new =
+                if let kept {
+                    after.normalize(raw: kept, status: status, at: old.time)
+                } else {
+                    after.normalize(raw: raw, status: status, at: old.time)
+                }
+            let hour = Grain.hour.bucket(of: old.time)
+            if SetText.isFiled(new.set, new.extra, as: series.set, event.stored.extra) {
+                (new.set, new.extra) = (series.set, event.stored.extra)
+                admission.know(new.set, of: series.workspace, in: hour)
+            } else if let filing = admission.admit(new.set, of: series.workspace, in: hour, { _, _ in nil }) {
                 (new.set, new.extra) = (filing.set, filing.extra(new.extra))
             }
-            // What the proxy has counted stays; what normalization has counted is counted anew.
-            return (kept, new, event.metadataConflicts &- old.conflicts &+ new.conflicts)
+            return (kept, new, others &+ new.conflicts)
         }
     }
 
     /// What was added since the last step.
     package mutating func finish() -> ReplayStep {
         (step.series, step.delta) = folder.finish()
+        seriesOfStored.removeAll(keepingCapacity: true)
         defer { step = ReplayStep() }
         return step
+    }
+}
+
+extension EventFields {
+    /// The time and what is measured; no texts.
+    fileprivate init(measured event: RequestEvent, cost: NanoUSD?) {
+        self.init()
+        time = event.time
+        inputTokens = event.inputTokens
+        outputTokens = event.outputTokens
+        cachedTokens = event.cachedTokens
+        reasoningTokens = event.reasoningTokens
+        self.cost = cost
+        requestBytes = event.requestBytes
+        responseBytes = event.responseBytes
+        latencyMicroseconds = event.latencyMicroseconds
+        firstTokenMicroseconds = event.firstTokenMicroseconds
+        overheadMicroseconds = event.overheadMicroseconds
     }
 }

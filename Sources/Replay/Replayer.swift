@@ -10,10 +10,14 @@ package struct ReplayOptions: Sendable {
     /// | limit | unit | value | why |
     /// | --- | --- | --- | --- |
     /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second; under a rate, a tenth of a second's events |
-    /// | `share` | of the time | 0.5 | the rest is ingest's: steps are followed by a pause as long as they took |
+    /// | `share` | of the time | 0.5 | the rest is ingest's: while it moves, steps are followed by a pause as long as they took |
+    /// | `aloneShare` | of the time | 0.9 | an ingest that waits for the store's lock comes in between two steps |
+    /// | `quiet` | time | 2 s | so long after ingest moved it still has its share |
     /// | `swapTries` | tries | 200 | each settles what came since the one before |
     package var stepEvents = 5_000
     package var share = 0.5
+    package var aloneShare = 0.9
+    package var quiet = Duration.seconds(2)
     package var swapTries = 200
     /// Events a second at the most; nil: as `share` allows.
     package var rate: Int?
@@ -58,25 +62,32 @@ package struct Replayer {
         var refold = try refold(replay, reprice)
         // What an earlier run has built counts against the budgets.
         try store.rows(of: replay.id, replay, .hour) { refold.know($0, $1) }
+        var ingest: (at: Int64, since: ContinuousClock.Instant)?
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now
             let page = try Self.patiently(wait) { () throws(RollupStoreError) in
                 try store.scan(replay, limit: options.scanEvents)
             }
-            for event in page.events { try refold.add(event) }
+            if ingest?.at != page.ingested {
+                // Where it stood at the first look says nothing of whether it moves.
+                ingest = (page.ingested, ingest == nil ? began - options.quiet : began)
+            }
+            for event in page.events { refold.add(event) }
             var step = refold.finish()
             step.cursor = page.cursor
             step.isScanned = page.isEnd
             replay = try Self.patiently(wait) { () throws(RollupStoreError) in
                 try store.add(step, to: replay.id, under: replay)
             }
-            if wait(pause(after: began.duration(to: .now), events: page.events.count)) { return .stopped(replay) }
+            let isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            let pause = pause(after: began.duration(to: .now), events: page.events.count, isAlone: isAlone)
+            if wait(pause) { return .stopped(replay) }
         }
         progress(replay)
         for _ in 0..<options.swapTries {
             let pending = try store.pending(for: replay.id, replay, limit: options.stepEvents)
-            let step = try settle(pending, &refold)
+            let step = settle(pending, &refold)
             if pending.count == options.stepEvents || replay.plan.isDryRun {
                 if !pending.isEmpty { replay = try store.add(step, to: replay.id, under: replay) }
                 if pending.count < options.stepEvents { return .built(replay) }
@@ -104,7 +115,7 @@ package struct Replayer {
                 while true {
                     let pending = try store.pending(for: generation, replay, limit: options.stepEvents)
                     if pending.isEmpty { break }
-                    _ = try store.add(try settle(pending, &refold), to: generation, under: replay)
+                    _ = try store.add(settle(pending, &refold), to: generation, under: replay)
                 }
             }
             if let done = try store.revert(replay) { return done }
@@ -128,8 +139,8 @@ package struct Replayer {
         return try EventRefold(replay.plan, normalizer: normalizer, before: before, after: after, reprice: reprice)
     }
 
-    private func settle(_ pending: [ReplayEvent], _ refold: inout EventRefold) throws(RollupStoreError) -> ReplayStep {
-        for event in pending { try refold.add(event) }
+    private func settle(_ pending: [ReplayEvent], _ refold: inout EventRefold) -> ReplayStep {
+        for event in pending { refold.add(event) }
         var step = refold.finish()
         step.settled = pending.map { EventPlace(time: $0.stored.event.time, id: $0.stored.event.id) }
         return step
@@ -150,8 +161,8 @@ package struct Replayer {
         }
     }
 
-    private func pause(after work: Duration, events: Int) -> Duration {
-        let fair = work * (1 / options.share - 1)
+    private func pause(after work: Duration, events: Int, isAlone: Bool) -> Duration {
+        let fair = work * (1 / (isAlone ? options.aloneShare : options.share) - 1)
         guard let rate = options.rate else { return fair }
         return max(fair, .seconds(Double(events) / Double(max(1, rate))) - work)
     }

@@ -333,11 +333,14 @@ package struct ReplayPage: Sendable {
     /// The last event looked at; nil where there was none.
     package var cursor: EventPlace?
     package var isEnd: Bool
+    /// Where ingest stood then: the sum of the next offsets of all partitions.
+    package var ingested: Int64
 
-    package init(events: [ReplayEvent], cursor: EventPlace?, isEnd: Bool) {
+    package init(events: [ReplayEvent], cursor: EventPlace?, isEnd: Bool, ingested: Int64) {
         self.events = events
         self.cursor = cursor
         self.isEnd = isEnd
+        self.ingested = ingested
     }
 }
 

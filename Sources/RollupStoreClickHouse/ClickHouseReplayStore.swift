@@ -10,6 +10,7 @@
 
 import EventCodec
 package import Events
+import RecordLog
 package import RollupStore
 package import Rollups
 
@@ -183,8 +184,9 @@ package final class ClickHouseReplayStore: ReplayStore {
         } catch {
             throw RollupStoreError.reading(error)
         }
+        let ingested = state.positions.reduce(0) { $0 + $1.ledger.next.value }
         guard let last = read.last?.event, let first = read.first?.event else {
-            return ReplayPage(events: [], cursor: replay.cursor, isEnd: true)
+            return ReplayPage(events: [], cursor: replay.cursor, isEnd: true, ingested: ingested)
         }
         var pending: Set<EventID> = []
         let end = EventTime(microseconds: first.time.microseconds + 1)
@@ -197,7 +199,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         }
         return ReplayPage(
             events: try withSeries(read.filter { !pending.contains($0.event.id) }, state, connection),
-            cursor: EventPlace(time: last.time, id: last.id), isEnd: read.count < limit)
+            cursor: EventPlace(time: last.time, id: last.id), isEnd: read.count < limit, ingested: ingested)
     }
 
     package func pending(

@@ -205,8 +205,10 @@ package final class PostgreSQLReplayStore: ReplayStore {
             } catch {
                 throw ServerFailure.reading(error)
             }
+            let offsets = try connection.query("SELECT coalesce(sum(next_offset), 0)::bigint FROM offsets")
+            let ingested = offsets.integer(0, 0)
             guard let last = read.last, let first = read.first else {
-                return ReplayPage(events: [], cursor: replay.cursor, isEnd: true)
+                return ReplayPage(events: [], cursor: replay.cursor, isEnd: true, ingested: ingested)
             }
             var parameters = Parameters()
             parameters.add(replay.id)
@@ -220,7 +222,8 @@ package final class PostgreSQLReplayStore: ReplayStore {
             let pending = Set((0..<rows.count).map { EventID(rows.bytes($0, 0)) })
             return ReplayPage(
                 events: try withSeries(read.filter { !pending.contains($0.event.id) }, connection),
-                cursor: EventPlace(time: last.event.time, id: last.event.id), isEnd: read.count < limit)
+                cursor: EventPlace(time: last.event.time, id: last.event.id), isEnd: read.count < limit,
+                ingested: ingested)
         }
     }
 

@@ -162,8 +162,9 @@ package final class SQLiteReplayStore: ReplayStore {
             } catch {
                 throw RollupStoreError.reading(error)
             }
+            let ingested = try connection.number("SELECT sum(next_offset) FROM offsets") ?? 0
             guard let last = read.last, let first = read.first else {
-                return ReplayPage(events: [], cursor: replay.cursor, isEnd: true)
+                return ReplayPage(events: [], cursor: replay.cursor, isEnd: true, ingested: ingested)
             }
             var pending: Set<EventID> = []
             let rows = try connection.statement(
@@ -175,7 +176,8 @@ package final class SQLiteReplayStore: ReplayStore {
             rows.reset()
             return ReplayPage(
                 events: try withSeries(read.filter { !pending.contains($0.event.id) }, connection),
-                cursor: EventPlace(time: last.event.time, id: last.event.id), isEnd: read.count < limit)
+                cursor: EventPlace(time: last.event.time, id: last.event.id), isEnd: read.count < limit,
+                ingested: ingested)
         }
     }
 

@@ -67,12 +67,26 @@ package struct BatchFolder {
                 provider: text(fields.provider, bytes), operation: text(fields.operation, bytes),
                 model: text(fields.model, bytes), set: self.set(set), outcome: fields.outcome,
                 statusClass: UInt8(clamping: fields.status / 100)))
+        add(fields, series: series)
+        return series
+    }
+
+    /// The index of a series in this batch, for events that have been folded before.
+    package mutating func series(_ key: SeriesKey) -> Int32 {
+        series(
+            of: Combination(
+                workspace: text(key.workspace), apiKey: text(key.apiKey), provider: text(key.provider),
+                operation: text(key.operation), model: text(key.model), set: set(key.set), outcome: key.outcome,
+                statusClass: key.statusClass))
+    }
+
+    /// Adds an event of a series of this batch; of `fields` only the time and what is measured count.
+    package mutating func add(_ fields: EventFields, series: Int32) {
         let row = row(RowKey(bucket: Grain.minute.bucket(of: fields.time), series: series))
         measures[row] += Measures(of: fields)
         note(row, .latency, fields.latencyMicroseconds)
         note(row, .firstToken, fields.firstTokenMicroseconds)
         note(row, .overhead, fields.overheadMicroseconds)
-        return series
     }
 
     /// Ends the batch: its series, its rows of all grains. The next `add` begins another.
@@ -111,6 +125,13 @@ package struct BatchFolder {
     private mutating func text(_ range: ByteRange, _ bytes: UnsafeRawBufferPointer) -> Int32 {
         let number = texts.intern(UnsafeRawBufferPointer(rebasing: bytes[range.range]))
         if Int(number) == strings.count { strings.append(String(decoding: texts[number], as: UTF8.self)) }
+        return number
+    }
+
+    private mutating func text(_ text: String) -> Int32 {
+        var text = text
+        let number = text.withUTF8 { texts.intern(UnsafeRawBufferPointer($0)) }
+        if Int(number) == strings.count { strings.append(text) }
         return number
     }
 

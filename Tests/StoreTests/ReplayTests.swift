@@ -748,7 +748,7 @@ private final class Poll: Sendable {
         var refold = try EventRefold(
             begun.plan, normalizer: Normalizer(rules: try rules(0), hash: nil), before: timeline, after: timeline,
             reprice: nil)
-        for event in page.events { try refold.add(event) }
+        for event in page.events { refold.add(event) }
         var step = refold.finish()
         step.cursor = page.cursor
         let first = try replays.add(step, to: begun.id, under: begun)
