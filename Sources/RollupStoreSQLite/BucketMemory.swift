@@ -277,13 +277,22 @@ final class BucketFiller: Sendable {
         _ = requests.tryPush(())
     }
 
-    /// In one transaction: rows and their version are of one state.
+    /// In one transaction: rows and their version are of one state. Rows that are being deleted, of a replay that has
+    /// ended or before a boundary of retention, go without a word to the version, and a read of an older state may still
+    /// want them all: they are passed over.
     private static func takeIn(
         _ wanted: [(key: BucketMemory.Key, withBins: Bool)], _ memory: BucketMemory, _ connection: Connection
     ) throws(RollupStoreError) {
         try connection.statement("BEGIN").run()
         do throws(RollupStoreError) {
-            for (key, withBins) in wanted { memory.remember(try read(key, withBins, connection), as: key) }
+            let live = Set(try GenerationMap.live(connection).map(\.generation)).union([GenerationMap.first])
+            for (key, withBins) in wanted where live.contains(key.generation) {
+                if let kept = try SQLiteSnapshot.retained(key.grain, connection), kept > key.grain.start(of: key.bucket)
+                {
+                    continue
+                }
+                memory.remember(try read(key, withBins, connection), as: key)
+            }
             try connection.statement("COMMIT").run()
         } catch {
             if connection.isInTransaction { try connection.statement("ROLLBACK").run() }

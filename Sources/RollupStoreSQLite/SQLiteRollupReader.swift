@@ -168,7 +168,9 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         try memory.series(workspace: workspace, connection)
     }
 
-    func retained(_ grain: Grain?) throws -> EventTime? {
+    func retained(_ grain: Grain?) throws -> EventTime? { try Self.retained(grain, connection) }
+
+    static func retained(_ grain: Grain?, _ connection: Connection) throws(RollupStoreError) -> EventTime? {
         let statement = try connection.statement("SELECT from_us FROM retained WHERE what = ?1")
         statement.bind(1, Int64(grain?.rawValue ?? 3))
         defer { statement.reset() }
