@@ -14,7 +14,7 @@ struct HealthCheck: Sendable {
     /// nil while all is well.
     var problem: @Sendable () -> String?
 
-    /// Event loops that have stopped turning, by what one of them waits for.
+    /// Event loops that have stopped turning. `silence`: of the one that has stood longest.
     static func loops(_ name: String, _ silence: @escaping @Sendable () -> Duration) -> HealthCheck {
         HealthCheck(name: name, isNeeded: true, isCuredByRestart: true) {
             let silence = silence()

@@ -113,7 +113,7 @@ private func isUTF8(_ bytes: UnsafeRawBufferPointer) -> Bool {
 // Writing. Defaults are left out, as proto3 says; `optional` fields are written when present.
 extension [UInt8] {
     @inline(__always)
-    mutating func appendVarint(_ value: UInt64) {
+    package mutating func appendVarint(_ value: UInt64) {
         var rest = value
         while rest >= 0x80 {
             append(UInt8(truncatingIfNeeded: rest) | 0x80)

@@ -111,7 +111,8 @@ extension Answer {
         let shape = evaluation.shape
         groupNames = question.groupBy.map(\.name)
         measureNames = question.measures.map(\.name)
-        totals = question.measures.map { evaluation.total.value(of: $0, shape) }
+        let total = evaluation.total()
+        totals = question.measures.map { total.value(of: $0, shape) }
         self.plan = plan
         self.watermark = watermark
         overlapping = question.groupBy.contains(where: \.each)

@@ -207,7 +207,7 @@ struct Evaluation {
     // MARK: Rows and events -> cells
 
     /// All events once each, whatever the groups.
-    var total: Cell { areCellsDisjoint ? cells.reduce(into: shape.empty) { $0.add($1) } : overlappingTotal }
+    func total() -> Cell { areCellsDisjoint ? cells.reduce(into: shape.empty) { $0.add($1) } : overlappingTotal }
 
     /// Its place in `cells`; nil where there are too many.
     private mutating func cell(bucket: Int, group: Int32) -> Int? {

@@ -132,7 +132,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
     private static func total(_ plan: ReplayPlan, _ connection: Connection) throws(ServerFailure) -> Int64 {
         var total: Int64 = 0
         let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
-        for part in GenerationMap(live: try GenerationMap.live(connection)).cut(.day, from: days.0, to: days.1) {
+        for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
             var parameters = Parameters()
             parameters.add(part.generation)
             parameters.add(part.from)
@@ -192,7 +192,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
 
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
         try look { connection throws(ServerFailure) in
-            let map = GenerationMap(live: try GenerationMap.live(connection))
+            let map = try GenerationMap.read(connection)
             var read: [StoredEvent] = []
             do {
                 try PostgreSQLSnapshot(connection: connection, map: map, memory: memory).scanEvents(
@@ -258,10 +258,8 @@ package final class PostgreSQLReplayStore: ReplayStore {
         _ events: [StoredEvent], _ connection: Connection
     ) throws(ServerFailure) -> [ReplayEvent] {
         try memory.update(connection)
-        do throws(RollupStoreError) {
-            return try ReplayEvent.all(events, next: "Restore the database from a backup.", key: memory.key)
-        } catch {
-            throw ServerFailure(error)
+        return try ServerFailure.passing { () throws(RollupStoreError) in
+            try ReplayEvent.all(events, next: "Restore the database from a backup.", key: memory.key)
         }
     }
 
@@ -303,7 +301,10 @@ package final class PostgreSQLReplayStore: ReplayStore {
     ) throws(RollupStoreError) -> StoredReplay {
         try withNumbers(step) { connection, series throws(ServerFailure) in
             let found = try Self.hold(replay, generation == replay.id ? .building : .live, connection)
-            if try Self.hasTaken(step, replay, found) { return found }
+            let isTaken = try ServerFailure.passing { () throws(RollupStoreError) in
+                try found.hasTaken(step, after: replay)
+            }
+            if isTaken { return found }
             try put(step, generation, series, connection)
             var parameters = Parameters()
             parameters.add(replay.id)
@@ -343,20 +344,10 @@ package final class PostgreSQLReplayStore: ReplayStore {
         _ replay: StoredReplay, _ state: StoredReplay.State, _ connection: Connection
     ) throws(ServerFailure) -> StoredReplay {
         let found = try lock(replay.id, connection)
-        do throws(RollupStoreError) {
+        try ServerFailure.passing { () throws(RollupStoreError) in
             try replay.check(state: found.state, epoch: found.epoch, is: state)
-        } catch {
-            throw ServerFailure(error)
         }
         return found
-    }
-
-    private static func hasTaken(
-        _ step: ReplayStep, _ replay: StoredReplay, _ found: StoredReplay
-    ) throws(ServerFailure) -> Bool {
-        do throws(RollupStoreError) { return try found.hasTaken(step, after: replay) } catch {
-            throw ServerFailure(error)
-        }
     }
 
     private func put(
@@ -510,6 +501,10 @@ extension StoredReplay {
 }
 
 extension GenerationMap {
+    static func read(_ connection: Connection) throws(ServerFailure) -> GenerationMap {
+        GenerationMap(live: try live(connection))
+    }
+
     /// In the order of their swaps.
     static func live(_ connection: Connection) throws(ServerFailure) -> [Segment] {
         let rows = try connection.query(
@@ -542,6 +537,13 @@ extension ReplayScope {
 }
 
 extension ServerFailure {
+    /// A decision of ours, within a transaction.
+    fileprivate static func passing<Answer>(
+        _ body: () throws(RollupStoreError) -> Answer
+    ) throws(ServerFailure) -> Answer {
+        do throws(RollupStoreError) { return try body() } catch { throw ServerFailure(error) }
+    }
+
     /// What came out of a scan, whose type is not known.
     fileprivate static func reading(_ error: any Error) -> ServerFailure {
         error as? ServerFailure ?? ServerFailure(RollupStoreError.reading(error))

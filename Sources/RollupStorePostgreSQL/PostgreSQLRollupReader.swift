@@ -67,7 +67,7 @@ package final class PostgreSQLRollupReader: RollupReader, @unchecked Sendable {
                     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY events IN ACCESS SHARE MODE
                     """)
                 // The first look fixes what the whole read sees.
-                return (connection, GenerationMap(live: try GenerationMap.live(connection)))
+                return (connection, try GenerationMap.read(connection))
             } catch {
                 giveBack(connection, false)
                 if isNew || connection.isAlive { throw error.error }

@@ -39,7 +39,7 @@ extension PostgreSQLRollupWriter {
     package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
         return try repeating { connection throws(ServerFailure) in
             var parameters = Parameters()
-            let map = GenerationMap(live: try GenerationMap.live(connection))
+            let map = try GenerationMap.read(connection)
             parameters.add(Int16(truncatingIfNeeded: map.generation(at: Grain.hour.start(of: bucket))))
             parameters.add(bucket)
             parameters.add(Int64(maxRows) + 1)

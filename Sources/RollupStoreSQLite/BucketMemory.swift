@@ -7,6 +7,7 @@
 // the running day is not taken in at every batch; a thread beside the reads takes in what is wanted (BucketFiller), so
 // that none waits for it.
 
+import Events
 import RollupStore
 import Rollups
 import Synchronization
@@ -29,7 +30,7 @@ struct RememberedBucket: Sendable {
 
     mutating func append(series id: Int64, _ row: Measures, bins blob: UnsafeRawBufferPointer) {
         series.append(id)
-        row.encode(into: &bytes)
+        row.append(to: &bytes)
         if hasBins { bytes.append(contentsOf: blob) }
         ends.append(UInt32(truncatingIfNeeded: bytes.count))
     }
@@ -67,61 +68,6 @@ struct RememberedBucket: Sendable {
     }
 }
 
-extension Measures {
-    /// Each as a varint: 7 bits a byte, low first, high bit: more follows.
-    fileprivate func encode(into bytes: inout [UInt8]) {
-        for value in [
-            requests, inputTokens, outputTokens, cachedTokens, reasoningTokens, costNanoUSD, requestBytes,
-            responseBytes,
-            latencyCount, latencySum, firstTokenCount, firstTokenSum, overheadCount, overheadSum,
-        ] {
-            var rest = UInt64(bitPattern: value)
-            while rest >= 0x80 {
-                bytes.append(UInt8(truncatingIfNeeded: rest) | 0x80)
-                rest >>= 7
-            }
-            bytes.append(UInt8(truncatingIfNeeded: rest))
-        }
-    }
-
-    /// Leaves what follows; nil where the bytes end too soon.
-    fileprivate init?(decoding rest: inout UnsafeRawBufferPointer) {
-        var place = 0
-        var isBroken = false
-        let bytes = rest
-        @inline(__always) func next() -> Int64 {
-            var value: UInt64 = 0
-            var shift: UInt64 = 0
-            while place < bytes.count && shift < 64 {
-                let byte = bytes[place]
-                place += 1
-                value |= UInt64(byte & 0x7F) << shift
-                if byte < 0x80 { return Int64(bitPattern: value) }
-                shift += 7
-            }
-            isBroken = true
-            return 0
-        }
-        self.init()
-        requests = next()
-        inputTokens = next()
-        outputTokens = next()
-        cachedTokens = next()
-        reasoningTokens = next()
-        costNanoUSD = next()
-        requestBytes = next()
-        responseBytes = next()
-        latencyCount = next()
-        latencySum = next()
-        firstTokenCount = next()
-        firstTokenSum = next()
-        overheadCount = next()
-        overheadSum = next()
-        if isBroken { return nil }
-        rest = UnsafeRawBufferPointer(rebasing: bytes[place...])
-    }
-}
-
 final class BucketMemory: Sendable {
     /// | limit | unit | value | why | at the limit |
     /// | --- | --- | --- | --- | --- |
@@ -142,10 +88,7 @@ final class BucketMemory: Sendable {
         var bucket: Int32
 
         /// Days since 1970.
-        var day: Int32 {
-            let inADay = Int32(Grain.day.microseconds / grain.microseconds)
-            return bucket >= 0 ? bucket / inADay : (bucket + 1) / inADay - 1
-        }
+        var day: Int32 { Grain.day.bucket(of: grain.start(of: bucket)) }
     }
 
     private struct State {
@@ -163,9 +106,6 @@ final class BucketMemory: Sendable {
         var fullUntil: Int64 = 0
     }
     private let state = Mutex(State())
-    private let limit: Int
-
-    init(limit: Int = Limits.size) { self.limit = limit }
 
     /// What is remembered of each, nil for the others; those that come up again are wanted from now on.
     func find(_ keys: [Key], versions: [Int64], withBins: Bool) -> [RememberedBucket?] {
@@ -217,13 +157,13 @@ final class BucketMemory: Sendable {
     func remember(_ bucket: RememberedBucket, as key: Key) {
         state.withLock { state in
             if let old = state.buckets.removeValue(forKey: key) { state.size -= old.bucket.size }
-            if state.size + bucket.size > limit {
+            if state.size + bucket.size > Limits.size {
                 for (old, kept) in state.buckets where kept.used < state.clock - Limits.reads {
                     state.buckets[old] = nil
                     state.size -= kept.bucket.size
                 }
             }
-            if state.size + bucket.size > limit {
+            if state.size + bucket.size > Limits.size {
                 state.fullUntil = max(state.fullUntil, state.clock + Limits.reads)
                 state.wanted = [:]
                 return
@@ -286,11 +226,10 @@ final class BucketFiller: Sendable {
         try connection.statement("BEGIN").run()
         do throws(RollupStoreError) {
             let live = Set(try GenerationMap.live(connection).map(\.generation)).union([GenerationMap.first])
+            var kept: [Grain: EventTime] = [:]
+            for grain in Grain.allCases { kept[grain] = try SQLiteSnapshot.retained(grain, connection) }
             for (key, withBins) in wanted where live.contains(key.generation) {
-                if let kept = try SQLiteSnapshot.retained(key.grain, connection), kept > key.grain.start(of: key.bucket)
-                {
-                    continue
-                }
+                if let first = kept[key.grain], first > key.grain.start(of: key.bucket) { continue }
                 memory.remember(try read(key, withBins, connection), as: key)
             }
             try connection.statement("COMMIT").run()

@@ -100,7 +100,7 @@ package final class SQLiteReplayStore: ReplayStore {
             "SELECT sum(requests) FROM rollups WHERE generation = ?1 AND grain = 2 AND bucket >= ?2 AND bucket < ?3")
         var total: Int64 = 0
         let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
-        for part in GenerationMap(live: try GenerationMap.live(connection)).cut(.day, from: days.0, to: days.1) {
+        for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
             sum.bind(1, part.generation)
             sum.bind(2, Int64(part.from))
             sum.bind(3, Int64(part.to))
@@ -145,7 +145,7 @@ package final class SQLiteReplayStore: ReplayStore {
 
     private func snapshot(_ connection: Connection) throws(RollupStoreError) -> SQLiteSnapshot {
         SQLiteSnapshot(
-            connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: memory)
+            connection: connection, map: try GenerationMap.read(connection), memory: memory)
     }
 
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
@@ -429,6 +429,10 @@ extension StoredReplay {
 }
 
 extension GenerationMap {
+    static func read(_ connection: Connection) throws(RollupStoreError) -> GenerationMap {
+        GenerationMap(live: try live(connection))
+    }
+
     /// In the order of their swaps.
     static func live(_ connection: Connection) throws(RollupStoreError) -> [Segment] {
         let rows = try connection.statement(

@@ -47,7 +47,7 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
         do {
             // The first look fixes what the whole read sees.
             let snapshot = SQLiteSnapshot(
-                connection: connection, map: GenerationMap(live: try GenerationMap.live(connection)), memory: series,
+                connection: connection, map: try GenerationMap.read(connection), memory: series,
                 buckets: bucketMemory)
             let answer = try body(snapshot)
             try connection.statement("COMMIT").run()

@@ -39,7 +39,7 @@ extension SQLiteRollupWriter {
                     WHERE generation = ?1 AND grain = \(Grain.hour.rawValue) AND bucket = ?2 LIMIT ?3
                 ) AS r JOIN series s ON s.id = r.series JOIN metadata_sets m ON m.id = s.set_id
                 """)
-            let map = GenerationMap(live: try GenerationMap.live(connection))
+            let map = try GenerationMap.read(connection)
             found.bind(1, map.generation(at: Grain.hour.start(of: bucket)))
             found.bind(2, Int64(bucket))
             found.bind(3, Int64(maxRows) + 1)

@@ -108,18 +108,17 @@ package enum BinBlob {
     }
 
     private struct Reader {
-        private let blob: UnsafeRawBufferPointer
-        private var position = 0
+        private var varints: VarintReader
         private var last: UInt64 = 0
         private(set) var isBroken = false
 
-        init(_ blob: UnsafeRawBufferPointer) { self.blob = blob }
+        init(_ blob: UnsafeRawBufferPointer) { varints = VarintReader(blob) }
 
         /// nil at the end, and where the rest does not parse.
         @inline(__always)
         mutating func next() -> (key: UInt32, count: UInt64)? {
-            if position == blob.count || isBroken { return nil }
-            guard let gap = varint(), let count = varint(), gap <= 0x3_0000, last + gap < 0x3_0000,
+            if varints.isAtEnd || isBroken { return nil }
+            guard let gap = varints.next(), let count = varints.next(), gap <= 0x3_0000, last + gap < 0x3_0000,
                 gap > 0 || last == 0
             else {
                 isBroken = true
@@ -128,19 +127,30 @@ package enum BinBlob {
             last += gap
             return (UInt32(truncatingIfNeeded: last), count)
         }
+    }
+}
 
-        @inline(__always)
-        private mutating func varint() -> UInt64? {
-            var value: UInt64 = 0
-            var shift: UInt64 = 0
-            while position < blob.count, shift < 64 {
-                let byte = blob[position]
-                position += 1
-                value |= UInt64(byte & 0x7F) << shift
-                if byte < 0x80 { return value }
-                shift += 7
-            }
-            return nil
+/// Unsigned numbers of 7 bits a byte, low first, high bit: more follows.
+struct VarintReader {
+    private let bytes: UnsafeRawBufferPointer
+    private(set) var position = 0
+
+    init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+
+    var isAtEnd: Bool { position == bytes.count }
+
+    /// nil where the bytes end too soon, or one has no end.
+    @inline(__always)
+    mutating func next() -> UInt64? {
+        var value: UInt64 = 0
+        var shift: UInt64 = 0
+        while position < bytes.count, shift < 64 {
+            let byte = bytes[position]
+            position += 1
+            value |= UInt64(byte & 0x7F) << shift
+            if byte < 0x80 { return value }
+            shift += 7
         }
+        return nil
     }
 }
