@@ -526,6 +526,11 @@ func expectInvariants(
             let other = try again.ledger(topic)
             return log.high.allSatisfy { other[$0.key]?.next ?? 0 >= $0.value }
         }
-        check(try again.wholeRollups() == store.wholeRollups(), "I4 replay", "the second store differs")
+        let (first, second) = (try Set(store.wholeRollups()), try Set(again.wholeRollups()))
+        let (lost, gained) = (first.subtracting(second), second.subtracting(first))
+        check(
+            first == second, "I4 replay",
+            "\(lost.count) rows of \(first.count) are not in the second store, such as "
+                + "\(lost.sorted().prefix(3)); it has \(gained.count) others: \(gained.sorted().prefix(3))")
     }
 }
