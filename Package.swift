@@ -73,10 +73,10 @@ let package = Package(
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
                 .embedInCode("sqlite-6-replay.sql"),
-                .embedInCode("sqlite-7-days.sql"),
+                .embedInCode("sqlite-7-days.sql"), .embedInCode("sqlite-8-log.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
                 .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
-                .embedInCode("postgresql-5-replay.sql"),
+                .embedInCode("postgresql-5-replay.sql"), .embedInCode("postgresql-6-log.sql"),
                 .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
@@ -130,7 +130,8 @@ let package = Package(
                 "RollupStore", "Telemetry", "Threading",
             ]),
         module(
-            "Replay", ["EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "Rollups", "RollupStore"]),
+            "Replay",
+            ["EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog", "Rollups", "RollupStore"]),
         module(
             "Reconciling",
             ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),

@@ -74,6 +74,10 @@ CREATE TABLE IF NOT EXISTS commits (
 SETTINGS enable_block_number_column = 1, non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1, fsync_part_directory = 1;
 
+-- Of a replay that reads the log: up to which instant (its first line), and by partition where the log began, how far it
+-- is read and where it ends (topic, partition, begin, next, end). Empty: it reads stored events alone.
+ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_log_scans Array(String) AFTER replay_turns;
+
 -- One row for each combination of all dimensions; found by the hash of the combination. Two writers that meet the same
 -- one at the same moment may give it two ids: both count.
 CREATE TABLE IF NOT EXISTS series (

@@ -168,8 +168,9 @@ extension Program {
                     Option("rules", "FILE", "normalization rules for these events", standard: "those of their time"),
                     Option("prices", "FILE", "a price table for these events", standard: "costs stay"),
                     Option(
-                        "source", "SOURCE", "where events are read: events, as the store keeps them", standard: "events"
-                    ),
+                        "source", "SOURCE",
+                        "events, as the store keeps them, or log, for days that the store has no longer all events of",
+                        standard: "events where they are all kept, else log"),
                     Option("dry-run", nil, "show what would change, largest first"),
                     Option("rate", "N", "events a second at the most", standard: "half of the time is left to ingest"),
                     Option("json", nil, "answer as JSON"),
@@ -181,6 +182,9 @@ extension Program {
                     Example(
                         "millrace replay --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --prices prices.json",
                         "a week at the right prices"),
+                    Example(
+                        "millrace replay --from 2026-08-01T00:00:00Z --to 2026-08-02T00:00:00Z --source log --dry-run",
+                        "what would the log make of a day whose events are past their retention?"),
                 ],
                 subcommands: [
                     Command(

@@ -130,6 +130,15 @@ enum Preparation {
         }
     }
 
+    /// The log, for who reads the past again beside the consumer.
+    static func history(_ configuration: MillraceConfiguration, _ log: Log) -> any RecordLogHistory {
+        switch configuration.log.kind {
+        case .journal:
+            JournalHistory(directory: configuration.journal.directory, log: log, metrics: JournalMetrics())
+        case .kafka: KafkaHistory(configuration.log.kafka.options, log: log, metrics: KafkaMetrics())
+        }
+    }
+
     /// `makesStore`: also where there is none. A role that only reads keys leaves that to others: a store that is away
     /// for a while must not come back as an empty one.
     static func openKeyStore(_ configuration: MillraceConfiguration, makesStore: Bool) throws -> any KeyStore {

@@ -10,9 +10,11 @@ import JSONText
 import Normalizer
 import Queries
 import QueryAPI
+import RecordLog
 import Replay
 import RollupStore
 import Rollups
+import Telemetry
 
 enum ReplayCommands {
     /// Changes shown as a table; `--json` has all of them.
@@ -31,8 +33,9 @@ enum ReplayCommands {
         // An end in the future means now.
         let to = min(asked ?? now, now)
         guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
-        if let source = invocation.text("source"), source != "events" {
-            throw UsageError("--source \(source): not a source", hint: "events: what the store keeps of each event")
+        let source = invocation.text("source")
+        if let source, source != "events", source != "log" {
+            throw UsageError("--source \(source): not a source", hint: "events (as the store keeps them) or log")
         }
         let rules = try invocation.text("rules").map { try RulesCommands.valid($0) }
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
@@ -42,7 +45,8 @@ enum ReplayCommands {
             rules: rules.map { RulesText($0) }, prices: prices, isDryRun: invocation.flag("dry-run"))
         let inputs = try Inputs(configuration, rules)
         var store = try inputs.replays()
-        let replay = try store.begin(plan, now: now)
+        let reach = source == "events" ? nil : try reach(plan, source, inputs, &store)
+        let replay = try store.begin(plan, log: reach, now: now)
         if replay.epoch > 1 { Terminal.complain("Goes on with replay \(replay.id): \(progress(of: replay)).") }
         return try drive(replay, inputs, store, invocation)
     }
@@ -51,22 +55,41 @@ enum ReplayCommands {
     private static func canonical(
         _ from: EventTime, _ to: EventTime?, _ rules: RulesText?, _ prices: String?, _ invocation: Invocation
     ) -> String {
-        let members: [(String, JSONValue)] = [
+        var members: [(String, JSONValue)] = [
             ("from", .string(RFC3339.precise(from))), ("to", .string(to.map { RFC3339.precise($0) } ?? "now")),
             ("rules", .string(rules?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
             ("dry_run", .boolean(invocation.flag("dry-run"))),
         ]
+        if let source = invocation.text("source") { members.append(("source", .string(source))) }
         return JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text
+    }
+
+    /// Where days are read that the store has no longer the events of; nil: there are none.
+    private static func reach(
+        _ plan: ReplayPlan, _ source: String?, _ inputs: Inputs, _ store: inout any ReplayStore
+    ) throws -> LogReach? {
+        // The same one goes on where it stands, wherever the log begins by now.
+        if try store.list().contains(where: { $0.state == .building && $0.plan.asked == plan.asked }) { return nil }
+        let reach = try LogCoverage.reach(plan, try store.bounds(), inputs.history)
+        if let reach {
+            Terminal.complain(
+                "Events before \(RFC3339.precise(reach.until)) are past their retention: they are read from the log.")
+        } else if source == "log" {
+            Terminal.complain("The store still has all events of these days: they are read there.")
+        }
+        return reach
     }
 
     /// What is needed beside the store.
     private struct Inputs {
         let open: OpenStore
+        let history: any RecordLogHistory
         let normalizer: Normalizer
 
         /// - `rules`: may need a key where the configured ones do not.
         init(_ configuration: MillraceConfiguration, _ rules: Rules? = nil) throws {
             open = try Preparation.openExistingStore(configuration)
+            history = Preparation.history(configuration, Log(role: "replay"))
             let needing = if let rules, rules.needsHashKey { rules } else { try Preparation.read(configuration).rules }
             normalizer = try Preparation.normalizer(configuration, needing)
         }
@@ -80,20 +103,18 @@ enum ReplayCommands {
         var options = ReplayOptions()
         options.rate = try invocation.integer("rate", in: 1...100_000_000)
         var reprice: Reprice?
-        if let prices = replay.plan.prices {
-            let table = try PriceTable(json: Array(prices.utf8))
-            reprice = { event in
-                table.cost(
-                    provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
-                    cached: event.cachedTokens
-                ).map { ($0, table.version) }
-            }
-        }
+        if let prices = replay.plan.prices { reprice = try Self.reprice(prices) }
         let meter = Meter(replay)
         var replayer = Replayer(
-            store, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
+            store, log: inputs.history, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
             wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) }, progress: meter.show)
-        switch try replayer.run(replay, reprice: reprice) {
+        let ending = try replayer.run(replay, reprice: reprice, repriced: try repricings(replay, inputs))
+        if replayer.unreadable > 0 {
+            Terminal.complain(
+                "\(replayer.unreadable) records of the log could not be counted, as when they came first: see "
+                    + "'millrace dead-letters list'.")
+        }
+        switch ending {
         case .swapped(let done):
             if invocation.flag("json") {
                 try Terminal.write(json(done).text + "\n")
@@ -101,7 +122,7 @@ enum ReplayCommands {
                 let what = done.changed == 0 ? "none of them differs" : "\(done.changed) of them differ"
                 try Terminal.write(
                     "Replay \(done.id) answers for \(RFC3339.precise(done.plan.from)) to "
-                        + "\(RFC3339.precise(done.plan.to)): \(done.scanned) events counted anew, \(what).\n"
+                        + "\(RFC3339.precise(done.plan.to)): \(done.scanned) \(unit(of: done)) counted anew, \(what).\n"
                         + "'millrace replay revert \(done.id)' goes back.\n")
             }
             return 0
@@ -120,6 +141,30 @@ enum ReplayCommands {
                     + "'millrace replay cancel \(left.id)' gives it up.")
             return 1
         }
+    }
+
+    private static func reprice(_ prices: String) throws -> Reprice {
+        let table = try PriceTable(json: Array(prices.utf8))
+        return { event in
+            table.cost(
+                provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
+                cached: event.cachedTokens
+            ).map { ($0, table.version) }
+        }
+    }
+
+    /// Of what answers now: the log knows costs as they were recorded.
+    private static func repricings(_ replay: StoredReplay, _ inputs: Inputs) throws -> [Repricing] {
+        if replay.log == nil { return [] }
+        var store = try inputs.replays()
+        defer { store.close() }
+        var all: [Repricing] = []
+        let live = try store.list().filter { $0.state == .live && $0.id != replay.id }
+        for other in live.sorted(by: { ($0.swapped ?? $0.created) < ($1.swapped ?? $1.created) }) {
+            guard let prices = other.plan.prices else { continue }
+            all.append(Repricing(from: other.plan.from, to: other.plan.to, reprice: try reprice(prices)))
+        }
+        return all
     }
 
     /// Against what answers now. Exact where nothing of these days came while both were read.
@@ -178,6 +223,9 @@ enum ReplayCommands {
             ["prices", replay.plan.prices == nil ? "as they were" : "other"], ["progress", progress(of: replay)],
             ["changed", "\(replay.changed) events"], ["started", RFC3339.precise(replay.created)],
         ]
+        for part in replay.log?.parts ?? [] {
+            rows.append(["\(part.partition.topic)/\(part.partition.partition)", "\(Int(progress(of: part) * 100)) %"])
+        }
         if let swapped = replay.swapped { rows.append(["answers since", RFC3339.precise(swapped)]) }
         try Terminal.write(TextTable(heads: ["replay", "\(replay.id)"], rows).text)
         return 0
@@ -240,7 +288,14 @@ enum ReplayCommands {
     // MARK: Text
 
     private static func progress(of replay: StoredReplay) -> String {
-        "\(replay.scanned) of \(replay.total) events, \(Int(ReplayRow.progress(of: replay) * 100)) %"
+        "\(replay.scanned) of \(replay.total) \(unit(of: replay)), \(Int(ReplayRow.progress(of: replay) * 100)) %"
+    }
+
+    private static func unit(of replay: StoredReplay) -> String { replay.log == nil ? "events" : "records and events" }
+
+    private static func progress(of part: LogScan.Part) -> Double {
+        part.end == part.begin
+            ? 1 : Double(part.next.value - part.begin.value) / Double(part.end.value - part.begin.value)
     }
 
     /// How far it is, every few seconds, to standard error.
@@ -257,7 +312,7 @@ enum ReplayCommands {
             let seconds = began.duration(to: .now) / .seconds(1)
             let rate = Double(replay.scanned - first) / max(seconds, 0.001)
             let left = rate > 0 ? "\(Int(Double(max(0, replay.total - replay.scanned)) / rate)) s left" : "waiting"
-            Terminal.complain("\(progress(of: replay)), \(Int(rate)) events/s, \(left)")
+            Terminal.complain("\(progress(of: replay)), \(Int(rate))/s, \(left)")
         }
     }
 
@@ -267,6 +322,16 @@ enum ReplayCommands {
             JSONMember(key: "events", value: JSONValue(replay.scanned)),
             JSONMember(key: "changed_events", value: JSONValue(replay.changed)),
         ]
+        if let log = replay.log {
+            let parts = log.parts.map { part -> JSONValue in
+                [
+                    "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
+                    "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
+                    "end": JSONValue(part.end.value),
+                ]
+            }
+            members.append(JSONMember(key: "partitions", value: .array(parts)))
+        }
         return .object(members)
     }
 
@@ -292,7 +357,8 @@ enum ReplayCommands {
             let text = measure == "cost_nano_usd" ? decimal(value, digits: 9) : "\(value)"
             return signed && value > 0 ? "+" + text : text
         }
-        var out = "\(replay.scanned) events, \(replay.changed) of them would differ. Nothing was changed.\n"
+        var out =
+            "\(replay.scanned) \(unit(of: replay)), \(replay.changed) of them would differ. Nothing was changed.\n"
         if !isExact { out += "Events of these days came meanwhile: the figures are not to the bit.\n" }
         if changes.isEmpty { return out + "No total, group or cost would change.\n" }
         let rows = changes.prefix(changesShown).map { change in

@@ -20,6 +20,10 @@ import Rollups
 package enum IngestLimits {
     package static let earliest = EventTime(microseconds: 946_684_800_000_000)
     package static let aheadMicroseconds: Int64 = 86_400_000_000
+
+    package static func admits(_ time: EventTime, now: EventTime) -> Bool {
+        time >= earliest && time.microseconds - aheadMicroseconds <= now.microseconds
+    }
 }
 
 /// How old a late event was when it came. It is counted like any other, in the bucket of its own time.
@@ -242,9 +246,7 @@ package struct BatchBuilder: Sendable {
         case .event:
             do {
                 let fields = try EventDecoder.decode(value, base: bytes.count)
-                guard fields.time >= IngestLimits.earliest,
-                    fields.time.microseconds - IngestLimits.aheadMicroseconds <= now.microseconds
-                else {
+                guard IngestLimits.admits(fields.time, now: now) else {
                     return reject(
                         .timeOutOfRange,
                         "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now")

@@ -12,7 +12,8 @@ package enum ReplayRow {
         [
             "id": JSONValue(replay.id), "state": .string(replay.state.rawValue),
             "from": .string(RFC3339.precise(replay.plan.from)), "to": .string(RFC3339.precise(replay.plan.to)),
-            "source": "events", "rules": replay.plan.rules.map { .string($0.fingerprint) } ?? .null,
+            "source": replay.log == nil ? "events" : "log",
+            "rules": replay.plan.rules.map { .string($0.fingerprint) } ?? .null,
             "progress": MeasureValue.number(progress(of: replay)).json,
         ]
     }

@@ -1,6 +1,6 @@
-// Stored events, normalized and priced again -> a step of a replay. Pure.
+// Stored events, or those of the log, normalized and priced again -> a step of a replay. Pure.
 
-import EventCodec
+package import EventCodec
 package import Events
 import Ingest
 package import Normalizer
@@ -10,11 +10,25 @@ package import Rollups
 /// What an event costs, and by which table; nil: no price is known.
 package typealias Reprice = @Sendable (RequestEvent) -> (cost: NanoUSD, version: String)?
 
+/// Prices of a stretch of time that a replay has put in place of those that were recorded.
+package struct Repricing: Sendable {
+    package var from: EventTime
+    package var to: EventTime
+    package var reprice: Reprice
+
+    package init(from: EventTime, to: EventTime, reprice: @escaping Reprice) {
+        self.from = from
+        self.to = to
+        self.reprice = reprice
+    }
+}
+
 package struct EventRefold {
     /// The rules that the events were counted under, and those that they are to be counted under now.
     private var before: RulesEras
     private var after: RulesEras
     private let reprice: Reprice?
+    private let repriced: [Repricing]
     private let plan: ReplayPlan
     /// What the generation that is built has. An event whose metadata comes out as before stays filed as it is.
     private var admission = SetAdmission()
@@ -25,11 +39,14 @@ package struct EventRefold {
 
     /// - `normalizer`: any that has the key of hashed values.
     /// - `reprice`: applied to the events of the plan's range.
+    /// - `repriced`: what earlier replays have made of costs, the latest last; a stored event has it already.
     package init(
-        _ plan: ReplayPlan, normalizer: Normalizer, before: RulesTimeline, after: RulesTimeline, reprice: Reprice?
+        _ plan: ReplayPlan, normalizer: Normalizer, before: RulesTimeline, after: RulesTimeline, reprice: Reprice?,
+        repriced: [Repricing] = []
     ) throws(RollupStoreError) {
         self.plan = plan
         self.reprice = reprice
+        self.repriced = repriced
         self.before = RulesEras(replaying: normalizer)
         self.after = RulesEras(replaying: normalizer)
         try self.before.use(before)
@@ -68,6 +85,39 @@ package struct EventRefold {
                 time: old.time, id: old.id, series: series, metadataStatus: metadata.status,
                 metadataConflicts: conflicts, metadataRaw: raw ?? old.metadataRaw, extra: metadata.extra, cost: cost,
                 priceVersion: priceVersion))
+    }
+
+    /// An event of the log, which the store has no more: `bytes` is what its ranges point into. No revision is made of it.
+    package mutating func add(_ fields: EventFields, _ bytes: UnsafeRawBufferPointer) {
+        let (time, status) = (fields.time, fields.metadataStatus)
+        let raw = UnsafeRawBufferPointer(rebasing: bytes[fields.metadataRaw.range])
+        let new = Self.normalize(raw, status, at: time, &after)
+        var priced = fields
+        var isChanged = false
+        if fields.usageSource == .response {
+            func cost(_ reprice: Reprice) -> NanoUSD? { reprice(RequestEvent(fields, in: bytes))?.cost }
+            if let earlier = repriced.last(where: { $0.from <= time && time < $0.to }) {
+                priced.cost = cost(earlier.reprice)
+            }
+            let old = priced.cost
+            if let reprice, plan.from <= time, time < plan.to { priced.cost = cost(reprice) }
+            isChanged = priced.cost != old
+        }
+        if plan.rules != nil, plan.from <= time, time < plan.to {
+            let old = Self.normalize(raw, status, at: time, &before)
+            isChanged = isChanged || old.set != new.set || old.extra != new.extra || old.status != new.status
+        }
+        if isChanged { step.changed += 1 }
+        let workspace = String(decoding: UnsafeRawBufferPointer(rebasing: bytes[fields.workspace.range]), as: UTF8.self)
+        let filing = admission.admit(new.set, of: workspace, in: Grain.hour.bucket(of: time)) { _, _ in nil }
+        _ = folder.add(priced, bytes: bytes, set: filing?.set ?? new.set)
+    }
+
+    private static func normalize(
+        _ raw: UnsafeRawBufferPointer, _ status: MetadataStatus, at time: EventTime, _ eras: inout RulesEras
+    ) -> NormalizedMetadata {
+        guard let kept = eras.redact(raw, at: time) else { return eras.normalize(raw: raw, status: status, at: time) }
+        return eras.normalize(raw: kept, status: status, at: time)
     }
 
     /// With what its series holds.

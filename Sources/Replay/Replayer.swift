@@ -3,6 +3,7 @@
 
 package import Events
 package import Normalizer
+package import RecordLog
 package import RollupStore
 import Rollups
 
@@ -37,19 +38,25 @@ package struct Replayer {
     }
 
     private var store: any ReplayStore
+    private let log: (any RecordLogHistory)?
     private let normalizer: Normalizer
     private let options: ReplayOptions
     private let now: () -> EventTime
     /// Waits that long; true: stop.
     private let wait: (Duration) -> Bool
     private let progress: (StoredReplay) -> Void
+    /// Records of the log that could not be counted, as ingest could not.
+    package private(set) var unreadable: Int64 = 0
 
+    /// - `log`: for replays of days that the store has no events of any more.
     package init(
-        _ store: any ReplayStore, normalizer: Normalizer, options: ReplayOptions = ReplayOptions(),
+        _ store: any ReplayStore, log: (any RecordLogHistory)? = nil, normalizer: Normalizer,
+        options: ReplayOptions = ReplayOptions(),
         now: @escaping () -> EventTime, wait: @escaping (Duration) -> Bool,
         progress: @escaping (StoredReplay) -> Void = { _ in }
     ) {
         self.store = store
+        self.log = log
         self.normalizer = normalizer
         self.options = options
         self.now = now
@@ -57,22 +64,25 @@ package struct Replayer {
         self.progress = progress
     }
 
-    package mutating func run(_ begun: StoredReplay, reprice: Reprice?) throws(RollupStoreError) -> Ending {
+    /// - `repriced`: what live replays have made of costs, the latest last.
+    package mutating func run(
+        _ begun: StoredReplay, reprice: Reprice?, repriced: [Repricing] = []
+    ) throws(RollupStoreError) -> Ending {
         var replay = begun
-        var refold = try refold(replay, reprice)
+        var refold = try refold(replay, reprice, repriced)
         // What an earlier run has built counts against the budgets.
         try store.rows(of: replay.id, replay, .hour) { refold.know($0, $1) }
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
+        if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
+            return .stopped(replay)
+        }
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now
             let page = try Self.patiently(wait) { () throws(RollupStoreError) in
                 try store.scan(replay, limit: options.scanEvents)
             }
-            if ingest?.at != page.ingested {
-                // Where it stood at the first look says nothing of whether it moves.
-                ingest = (page.ingested, ingest == nil ? began - options.quiet : began)
-            }
+            note(page.ingested, at: began, &ingest)
             for event in page.events { refold.add(event) }
             var step = refold.finish()
             step.cursor = page.cursor
@@ -101,6 +111,48 @@ package struct Replayer {
             code: .unavailable, tried: "swap in replay \(replay.id)",
             reason: "events of its days come faster than they are settled",
             next: "Run 'millrace replay resume \(replay.id)' at a quieter time, or end the range before now.")
+    }
+
+    /// The part of the scan that the log is read for. True when it was stopped.
+    private mutating func readLog(
+        _ scan: LogScan, _ replay: inout StoredReplay, _ refold: inout EventRefold,
+        _ ingest: inout (at: Int64, since: ContinuousClock.Instant)?
+    ) throws(RollupStoreError) -> Bool {
+        guard let log else {
+            throw RollupStoreError(
+                code: .configuration, tried: "go on with replay \(replay.id)", reason: "it reads the log",
+                next: "Name the log as the consumer does.")
+        }
+        let wait = wait
+        var passage = LogPassage(log, replay, scan) { wait(.zero) }
+        guard try passage.recall() else { return true }
+        while passage.scan.current != nil {
+            progress(replay)
+            let began = ContinuousClock.now
+            let count = try passage.read(limit: options.scanEvents) { refold.add($0, $1) }
+            var step = refold.finish()
+            step.events = count
+            step.log = passage.scan
+            if count == 0 { return true }
+            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
+                try store.add(step, to: replay.id, under: replay)
+            }
+            let ingested = try Self.patiently(wait) { () throws(RollupStoreError) in try store.ingested() }
+            note(ingested, at: began, &ingest)
+            let isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) { return true }
+        }
+        unreadable = passage.unreadable
+        return false
+    }
+
+    private func note(
+        _ ingested: Int64, at time: ContinuousClock.Instant,
+        _ ingest: inout (at: Int64, since: ContinuousClock.Instant)?
+    ) {
+        if ingest?.at == ingested { return }
+        // Where it stood at the first look says nothing of whether it moves.
+        ingest = (ingested, ingest == nil ? time - options.quiet : time)
     }
 
     /// What answered before a live replay answers again.
@@ -132,11 +184,14 @@ package struct Replayer {
         }
     }
 
-    private mutating func refold(_ replay: StoredReplay, _ reprice: Reprice?) throws(RollupStoreError) -> EventRefold {
+    private mutating func refold(
+        _ replay: StoredReplay, _ reprice: Reprice?, _ repriced: [Repricing]
+    ) throws(RollupStoreError) -> EventRefold {
         let before = try store.timeline(without: replay.id)
         var after = before
         if let rules = replay.plan.rules { after.overlay(rules, from: replay.plan.from, to: replay.plan.to) }
-        return try EventRefold(replay.plan, normalizer: normalizer, before: before, after: after, reprice: reprice)
+        return try EventRefold(
+            replay.plan, normalizer: normalizer, before: before, after: after, reprice: reprice, repriced: repriced)
     }
 
     private func settle(_ pending: [ReplayEvent], _ refold: inout EventRefold) -> ReplayStep {

@@ -33,9 +33,12 @@ package struct StoredReplay: Sendable, Equatable {
     package var epoch: Int64
     /// Scanned from the end down to here, exclusive; nil: nothing yet.
     package var cursor: EventPlace?
+    /// Read before the events are scanned; nil: all days are scanned as events.
+    package var log: LogScan?
     package var isScanned: Bool
+    /// Events of the store and records of the log.
     package var scanned: Int64
-    /// Events to scan, as counted at the start.
+    /// Of both, as counted at the start.
     package var total: Int64
     package var changed: Int64
     package var created: EventTime
@@ -43,14 +46,15 @@ package struct StoredReplay: Sendable, Equatable {
     package var swapped: EventTime?
 
     package init(
-        id: Int64, state: State, plan: ReplayPlan, epoch: Int64, cursor: EventPlace?, isScanned: Bool, scanned: Int64,
-        total: Int64, changed: Int64, created: EventTime, swapped: EventTime?
+        id: Int64, state: State, plan: ReplayPlan, epoch: Int64, cursor: EventPlace?, log: LogScan?, isScanned: Bool,
+        scanned: Int64, total: Int64, changed: Int64, created: EventTime, swapped: EventTime?
     ) {
         self.id = id
         self.state = state
         self.plan = plan
         self.epoch = epoch
         self.cursor = cursor
+        self.log = log
         self.isScanned = isScanned
         self.scanned = scanned
         self.total = total
@@ -58,6 +62,9 @@ package struct StoredReplay: Sendable, Equatable {
         self.created = created
         self.swapped = swapped
     }
+
+    /// Events are scanned from here on: what is before it the log has.
+    package var eventsBegin: EventTime { min(max(plan.begin, log?.until ?? plan.begin), plan.end) }
 }
 
 /// A place in the order of events: by time, then id.
@@ -293,6 +300,8 @@ package struct ReplayStep: Sendable {
     package var changed: Int64 = 0
     /// Where the scan stands now; nil in a step of pending events.
     package var cursor: EventPlace?
+    /// The same of the log; nil where the step has read none of it.
+    package var log: LogScan?
     package var isScanned = false
     /// Events that are pending no more.
     package var settled: [EventPlace] = []
@@ -351,7 +360,15 @@ package protocol ReplayStore {
 
     /// A new replay in the state `building`; or, taken over under a new epoch, the unfinished one of the same `asked`.
     /// Where an unfinished one overlaps: `configuration`, with its id.
-    mutating func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay
+    ///
+    /// - `log`: where days that the store no longer has all events of are read; nil: nowhere.
+    mutating func begin(_ plan: ReplayPlan, log: LogReach?, now: EventTime) throws(RollupStoreError) -> StoredReplay
+
+    /// What is whole from when on.
+    mutating func bounds() throws(RollupStoreError) -> ReplayBounds
+
+    /// Where ingest stands: the sum of the next offsets of all partitions.
+    mutating func ingested() throws(RollupStoreError) -> Int64
 
     /// Takes an unfinished replay over.
     mutating func resume(_ id: Int64) throws(RollupStoreError) -> StoredReplay
@@ -400,6 +417,13 @@ package protocol ReplayStore {
     mutating func close()
 }
 
+extension ReplayStore {
+    /// Of stored events alone.
+    package mutating func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
+        try begin(plan, log: nil, now: now)
+    }
+}
+
 extension StoredReplay {
     /// The compare-and-set of every step: as it stands now it is still the caller's, and in this state.
     package func check(
@@ -416,11 +440,13 @@ extension StoredReplay {
     ///
     /// - `seen`: what the step follows from.
     package func hasTaken(_ step: ReplayStep, after seen: StoredReplay) throws(RollupStoreError) -> Bool {
-        if step.cursor == nil && !step.isScanned { return false }
-        if cursor == seen.cursor && isScanned == seen.isScanned && scanned == seen.scanned { return false }
+        if step.cursor == nil && step.log == nil && !step.isScanned { return false }
+        if cursor == seen.cursor && log == seen.log && isScanned == seen.isScanned && scanned == seen.scanned {
+            return false
+        }
         let isTaken =
-            cursor == (step.cursor ?? seen.cursor) && isScanned == (seen.isScanned || step.isScanned)
-            && scanned == seen.scanned + step.events
+            cursor == (step.cursor ?? seen.cursor) && log == (step.log ?? seen.log)
+            && isScanned == (seen.isScanned || step.isScanned) && scanned == seen.scanned + step.events
         guard isTaken else { throw Self.refused(id, "its scan stands elsewhere") }
         return true
     }
@@ -435,6 +461,32 @@ extension StoredReplay {
         RollupStoreError(
             code: .configuration, tried: "find replay \(id)", reason: "there is none",
             next: "'millrace replay list' names those there are.")
+    }
+
+    /// Throws where days of the plan are past their retention and not read from the log, or their rollups are.
+    package static func check(
+        _ plan: ReplayPlan, _ log: LogReach?, _ bounds: ReplayBounds
+    ) throws(RollupStoreError) {
+        if let days = bounds.daysFrom, log != nil, days > plan.begin {
+            throw RollupStoreError(
+                code: .configuration, tried: "replay from \(RFC3339.precise(plan.begin))",
+                reason: "rollups of days before \(RFC3339.precise(days)) are past their retention",
+                next: "Begin at or after that instant; whole UTC days are built.")
+        }
+        if let kept = bounds.eventsFrom, kept > max(plan.begin, log?.until ?? plan.begin) {
+            throw beyondRetention(plan, keptFrom: kept)
+        }
+    }
+
+    /// Throws where events that the scan has still to come to are past their retention by now.
+    package func checkScan(keptFrom: EventTime?) throws(RollupStoreError) {
+        guard let keptFrom, keptFrom > eventsBegin, eventsBegin < plan.end,
+            cursor.map({ $0.time > eventsBegin }) ?? true
+        else { return }
+        throw RollupStoreError(
+            code: .configuration, tried: "go on with replay \(id)",
+            reason: "events before \(RFC3339.precise(keptFrom)) went past their retention before they were scanned",
+            next: "End it ('millrace replay cancel \(id)'), and start it again.")
     }
 
     package static func beyondRetention(_ plan: ReplayPlan, keptFrom: EventTime) -> RollupStoreError {

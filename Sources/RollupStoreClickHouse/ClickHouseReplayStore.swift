@@ -75,11 +75,13 @@ package final class ClickHouseReplayStore: ReplayStore {
         return replay
     }
 
-    package func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
+    package func begin(
+        _ plan: ReplayPlan, log: LogReach?, now: EventTime
+    ) throws(RollupStoreError) -> StoredReplay {
         let connection = try opened()
         while true {
             var seen = try writer.latest(connection)
-            if let same = try unfinished(plan, seen, connection) { return try takeOver(same, connection) }
+            if let same = try unfinished(plan, log, seen, connection) { return try takeOver(same, connection) }
             if let rules = plan.rules { try writer.keep(rules, connection) }
             let taken = try writer.takeNumber(connection)
             let number = taken.number
@@ -89,9 +91,17 @@ package final class ClickHouseReplayStore: ReplayStore {
             text.strings("asked") { _ in Array(plan.asked.utf8) }
             text.strings("prices") { _ in Array((plan.prices ?? "").utf8) }
             try connection.insert(text, into: "replay_plans", token: "replay_plans-\(number)")
-            while try unfinished(plan, seen, connection) == nil {
+            while try unfinished(plan, log, seen, connection) == nil {
                 var next = seen.next(by: number, settles: true, isLast: true)
-                let id = next.begin(plan, number: number, total: try total(plan, seen, connection), now: now)
+                var scan: LogScan?
+                if let log {
+                    scan = try LogScan(
+                        log,
+                        applied: seen.positions.filter { $0.generation == GenerationMap.first }
+                            .map { ($0.ledger.partition, $0.ledger.next) })
+                }
+                let total = (scan?.total ?? 0) + (try total(plan, from: log?.until, seen, connection))
+                let id = next.begin(plan, log: scan, number: number, total: total, now: now)
                 if try writer.win(next, nil, connection) { return try stored(id, next, connection) }
                 seen = try writer.latest(connection)
             }
@@ -100,22 +110,34 @@ package final class ClickHouseReplayStore: ReplayStore {
 
     /// The unfinished replay of the same `asked`. Throws where the plan cannot begin.
     private func unfinished(
-        _ plan: ReplayPlan, _ state: StoreState, _ connection: Connection
+        _ plan: ReplayPlan, _ log: LogReach?, _ state: StoreState, _ connection: Connection
     ) throws(RollupStoreError) -> Int64? {
         let unfinished = try stored(state.replays.filter { $0.state == .building }, connection)
         if let same = unfinished.first(where: { $0.plan.asked == plan.asked }) { return same.id }
         if let other = unfinished.first(where: { $0.plan.overlaps(plan) }) { throw StoredReplay.overlapping(other) }
-        if let kept = state.retained[StoreState.events], kept > plan.begin.microseconds {
-            throw StoredReplay.beyondRetention(plan, keptFrom: EventTime(microseconds: kept))
-        }
+        try StoredReplay.check(plan, log, Self.bounds(state))
         return nil
     }
 
+    package func bounds() throws(RollupStoreError) -> ReplayBounds { Self.bounds(try writer.latest(try opened())) }
+
+    private static func bounds(_ state: StoreState) -> ReplayBounds {
+        func kept(_ what: UInt8) -> EventTime? { state.retained[what].map { EventTime(microseconds: $0) } }
+        return ReplayBounds(eventsFrom: kept(StoreState.events), daysFrom: kept(Grain.day.rawValue))
+    }
+
+    package func ingested() throws(RollupStoreError) -> Int64 { Self.ingested(try writer.latest(try opened())) }
+
+    private static func ingested(_ state: StoreState) -> Int64 {
+        state.positions.reduce(0) { $0 + $1.ledger.next.value }
+    }
+
+    /// - `from`: where that is later than the begin of the days.
     private func total(
-        _ plan: ReplayPlan, _ state: StoreState, _ connection: Connection
+        _ plan: ReplayPlan, from: EventTime?, _ state: StoreState, _ connection: Connection
     ) throws(RollupStoreError) -> Int64 {
         var total: Int64 = 0
-        let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
+        let days = (Grain.day.bucket(of: max(plan.begin, from ?? plan.begin)), Grain.day.bucket(of: plan.end))
         for part in state.generations.cut(.day, from: days.0, to: days.1) {
             total += try count(
                 "sum(requests)",
@@ -170,12 +192,13 @@ package final class ClickHouseReplayStore: ReplayStore {
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
         let connection = try opened()
         let state = try writer.latest(connection)
+        try replay.checkScan(keptFrom: Self.bounds(state).eventsFrom)
         var snapshot = snapshot(state, connection)
         snapshot.firstPage = limit
         var read: [StoredEvent] = []
         do {
             try snapshot.scanEvents(
-                from: replay.plan.begin, to: replay.plan.end,
+                from: replay.eventsBegin, to: replay.plan.end,
                 before: replay.cursor.map { (time: $0.time, id: $0.id) }, series: .all
             ) {
                 read.append($0)
@@ -184,7 +207,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         } catch {
             throw RollupStoreError.reading(error)
         }
-        let ingested = state.positions.reduce(0) { $0 + $1.ledger.next.value }
+        let ingested = Self.ingested(state)
         guard let last = read.last?.event, let first = read.first?.event else {
             return ReplayPage(events: [], cursor: replay.cursor, isEnd: true, ingested: ingested)
         }
@@ -273,6 +296,7 @@ package final class ClickHouseReplayStore: ReplayStore {
     ) throws(RollupStoreError) -> StoredReplay? {
         var last = step
         last.cursor = nil
+        last.log = nil
         last.isScanned = false
         let swapped = try take(
             last, replay.id, replay, isSwap: true,
@@ -303,7 +327,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         let connection = try writer.opened()
         let deed = ReplayDeed(
             replay: replay.id, epoch: replay.epoch, generation: generation, cursor: step.cursor,
-            isScanned: step.isScanned, events: step.events, settled: step.settled, isSwap: isSwap)
+            log: step.log, isScanned: step.isScanned, events: step.events, settled: step.settled, isSwap: isSwap)
         // The deed is told once: nothing that can fail comes after.
         if case .replay(deed) = try writer.settleDoubt(connection) { return writer.state?.seen(replay) }
         let hasRows = !(step.delta.rows.isEmpty && step.revisions.isEmpty && step.settled.isEmpty)
@@ -390,7 +414,7 @@ extension StoredReplay {
     fileprivate init(_ replay: StoreState.Replay, _ plan: ReplayPlan) {
         self.init(
             id: replay.generation, state: replay.state, plan: plan, epoch: replay.epoch, cursor: replay.cursor,
-            isScanned: replay.isScanned, scanned: replay.scanned, total: replay.total, changed: replay.changed,
-            created: replay.created, swapped: replay.swapped)
+            log: replay.log, isScanned: replay.isScanned, scanned: replay.scanned, total: replay.total,
+            changed: replay.changed, created: replay.created, swapped: replay.swapped)
     }
 }

@@ -372,7 +372,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
     func events(at places: String, limit: Int) throws(RollupStoreError) -> [StoredEvent] {
         var answer = try select(
             Self.eventColumns,
-            "FROM events WHERE (time_us, id) IN (\(places)) AND \(state.eventCondition) "
+            "FROM events WHERE (time_us, id) IN (\(places)) AND \(state.condition) "
                 + "ORDER BY time_us, id LIMIT \(limit)", "read events", [])
         var all: [StoredEvent] = []
         while try answer.next() { all.append(try Self.event(&answer)) }

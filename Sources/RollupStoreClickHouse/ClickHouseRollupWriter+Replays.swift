@@ -11,6 +11,7 @@ struct ReplayDeed: Equatable {
     var epoch: Int64
     var generation: Int64
     var cursor: EventPlace?
+    var log: LogScan?
     var isScanned: Bool
     var events: Int64
     var settled: [EventPlace]

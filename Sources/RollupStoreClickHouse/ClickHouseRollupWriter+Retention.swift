@@ -66,10 +66,15 @@ extension ClickHouseRollupWriter {
         guard let since = retainedSince, !since.isDeleted,
             since.at.duration(to: .now) >= .seconds(limits.graceTime)
         else { return }
+        var isAnyHeld = false
         if let boundary = state.retained[StoreState.events] {
             let today = boundary / Self.day
             for table in ["events", "revisions", "replay_pending", "replay_settled"] {
                 for day in try partitions(of: table, connection) where day < today {
+                    if state.isHeld(day: day) {
+                        isAnyHeld = true
+                        continue
+                    }
                     try connection.run("ALTER TABLE \(table) DROP PARTITION \(day)", "delete \(table) past their time")
                 }
             }
@@ -87,7 +92,7 @@ extension ClickHouseRollupWriter {
                     "DELETE FROM \(table) WHERE minute_us < \(minute)", "delete \(table) past their time")
             }
         }
-        retainedSince?.isDeleted = true
+        retainedSince?.isDeleted = !isAnyHeld
     }
 
     /// As the partition of `events` in clickhouse.sql.

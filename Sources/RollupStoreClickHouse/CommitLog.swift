@@ -30,7 +30,7 @@ enum CommitLog {
         "replay_generations", "replay_states", "replay_numbers", "replay_from_us", "replay_to_us", "replay_rules",
         "replay_are_dry_runs", "replay_epochs", "replay_cursor_times_us", "replay_cursor_ids", "replay_are_scanned",
         "replay_scanned", "replay_totals", "replay_changed", "replay_created_us", "replay_swapped_us", "replay_ranks",
-        "replay_turns",
+        "replay_turns", "replay_log_scans",
     ]
 
     private static let columns =
@@ -121,6 +121,7 @@ enum CommitLog {
         block.array("replay_swapped_us", optional: replays.map { $0.swapped?.microseconds })
         block.array("replay_ranks", replays.map(\.rank))
         block.array("replay_turns", replays.map(\.turns))
+        block.array("replay_log_scans", replays.map { $0.log?.text ?? "" })
     }
 
     private static func replays(_ answer: inout Answer, _ slot: Int64) throws(RollupStoreError) -> [StoreState.Replay] {
@@ -141,24 +142,32 @@ enum CommitLog {
         let swapped = try optionals(&answer)
         var turns: [[Int64]] = []
         for _ in 0..<2 { turns.append(try integers(&answer)) }
+        var logs = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
+        // A slot of before there was such a column.
+        if logs.isEmpty { logs = generations.map { _ in "" } }
         let lengths = [states, dryRuns, scannedFlags].map(\.count) + (early + counts + turns + [epochs]).map(\.count)
-        let sizes = Set(lengths + [rules.count, cursorTimes.count, cursorIDs.count, swapped.count, generations.count])
+        let sizes = Set(
+            lengths + [rules.count, cursorTimes.count, cursorIDs.count, swapped.count, logs.count, generations.count])
         guard sizes.count == 1, states.allSatisfy({ Int($0) < replayStates.count }) else {
             throw uneven(slot, "read the replays")
         }
-        return generations.indices.map { index in
-            StoreState.Replay(
-                generation: generations[index], state: replayStates[Int(states[index])], number: early[0][index],
-                from: EventTime(microseconds: early[1][index]), to: EventTime(microseconds: early[2][index]),
-                rules: rules[index], isDryRun: dryRuns[index] != 0, epoch: epochs[index],
-                cursor: cursorTimes[index].map {
-                    EventPlace(time: EventTime(microseconds: $0), id: cursorIDs[index])
-                },
-                isScanned: scannedFlags[index] != 0, scanned: counts[0][index], total: counts[1][index],
-                changed: counts[2][index], created: EventTime(microseconds: counts[3][index]),
-                swapped: swapped[index].map { EventTime(microseconds: $0) }, rank: turns[0][index],
-                turns: turns[1][index])
+        var all: [StoreState.Replay] = []
+        for index in generations.indices {
+            all.append(
+                StoreState.Replay(
+                    generation: generations[index], state: replayStates[Int(states[index])], number: early[0][index],
+                    from: EventTime(microseconds: early[1][index]), to: EventTime(microseconds: early[2][index]),
+                    rules: rules[index], isDryRun: dryRuns[index] != 0, epoch: epochs[index],
+                    cursor: cursorTimes[index].map {
+                        EventPlace(time: EventTime(microseconds: $0), id: cursorIDs[index])
+                    },
+                    log: try LogScan.stored(logs[index], of: generations[index]), isScanned: scannedFlags[index] != 0,
+                    scanned: counts[0][index], total: counts[1][index], changed: counts[2][index],
+                    created: EventTime(microseconds: counts[3][index]),
+                    swapped: swapped[index].map { EventTime(microseconds: $0) }, rank: turns[0][index],
+                    turns: turns[1][index]))
         }
+        return all
     }
 
     private static func uneven(_ slot: Int64, _ tried: String) -> RollupStoreError {

@@ -24,7 +24,8 @@ package struct ClickHouseRollupStore: Sendable {
         package init() {}
     }
 
-    static let schemaVersion: UInt32 = 1
+    /// 2: replays that read the log.
+    static let schemaVersion: UInt32 = 2
 
     package let location: ClickHouseLocation
     package let reader: ClickHouseRollupReader
@@ -119,7 +120,7 @@ final class Tables: Sendable {
                 next: "Name another database in store.url.")
         }
         let statements = Schemas.clickhouse.split(separator: ";\n").map(String.init)
-        for statement in statements.filter({ $0.contains("EXISTS commits") }) {
+        for statement in statements where [" EXISTS commits ", " TABLE commits "].contains(where: statement.contains) {
             try connection.run(statement, "make the tables")
         }
         if let row = try CommitLog.latest(connection) {

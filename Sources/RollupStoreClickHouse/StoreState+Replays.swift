@@ -18,6 +18,7 @@ extension StoreState {
         var isDryRun: Bool
         var epoch: Int64
         var cursor: EventPlace?
+        var log: LogScan?
         var isScanned: Bool
         var scanned: Int64
         var total: Int64
@@ -64,13 +65,15 @@ extension StoreState {
         return found
     }
 
-    mutating func begin(_ plan: ReplayPlan, number: Int64, total: Int64, now: EventTime) -> Int64 {
+    mutating func begin(
+        _ plan: ReplayPlan, log: LogScan?, number: Int64, total: Int64, now: EventTime
+    ) -> Int64 {
         let generation = (replays.map(\.generation).max() ?? GenerationMap.first) + 1
         replays.append(
             Replay(
                 generation: generation, state: .building, number: number, from: plan.from, to: plan.to,
-                rules: plan.rules?.fingerprint ?? "", isDryRun: plan.isDryRun, epoch: 1, cursor: nil, isScanned: false,
-                scanned: 0, total: total, changed: 0, created: now, swapped: nil, rank: 0, turns: 0))
+                rules: plan.rules?.fingerprint ?? "", isDryRun: plan.isDryRun, epoch: 1, cursor: nil, log: log,
+                isScanned: false, scanned: 0, total: total, changed: 0, created: now, swapped: nil, rank: 0, turns: 0))
         return generation
     }
 
@@ -86,6 +89,7 @@ extension StoreState {
     mutating func add(_ step: ReplayStep, under id: Int64) {
         change(id) {
             $0.cursor = step.cursor ?? $0.cursor
+            $0.log = step.log ?? $0.log
             $0.isScanned = $0.isScanned || step.isScanned
             $0.scanned += step.events
             $0.changed += step.changed
@@ -125,9 +129,22 @@ extension StoreState {
         "FROM revisions WHERE generation = \(generation) AND \(eventCondition(from: from, to: to))"
     }
 
-    /// Events that are pending for a generation: noted, and not settled.
+    /// Days that an unfinished replay reads from the log: what comes late of them is kept until it is settled.
+    func isHeld(day: Int64) -> Bool {
+        replays.contains { replay in
+            guard replay.state == .building, let log = replay.log else { return false }
+            let begin = Int64(Grain.day.bucket(of: replay.days.begin))
+            return day >= begin && day < Int64(Grain.day.bucket(of: log.until))
+        }
+    }
+
+    /// Events that are pending for a generation: noted, and not settled. For an unfinished replay also those that are past
+    /// their retention.
     func pending(for generation: Int64, from: EventTime, to: EventTime) -> String {
-        let rows = "WHERE generation = \(generation) AND \(eventCondition(from: from, to: to))"
+        let counts = replay(generation)?.state == .building ? condition : eventCondition
+        let rows =
+            "WHERE generation = \(generation) AND time_us >= \(from.microseconds) AND time_us < \(to.microseconds) "
+            + "AND \(counts)"
         return "FROM replay_pending \(rows) AND id NOT IN (SELECT id FROM replay_settled \(rows))"
     }
 }

@@ -9,6 +9,7 @@
 
 import EventCodec
 package import Events
+import RecordLog
 package import RollupStore
 package import Rollups
 
@@ -81,17 +82,20 @@ package final class PostgreSQLReplayStore: ReplayStore {
         return try find(id, connection)
     }
 
-    package func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
+    package func begin(
+        _ plan: ReplayPlan, log: LogReach?, now: EventTime
+    ) throws(RollupStoreError) -> StoredReplay {
         try change { connection throws(ServerFailure) in
             if let same = try Self.unfinished(of: plan, connection) { return try Self.takeOver(same, connection) }
-            let total = try Self.total(plan, connection)
+            let total = try Self.total(plan, from: log?.until, connection)
             try Self.exclude(connection)
             // Another one may have been quicker.
             if let same = try Self.unfinished(of: plan, connection) { return try Self.takeOver(same, connection) }
-            let kept = try connection.query("SELECT from_us FROM retained WHERE what = 3")
-            if kept.count > 0, kept.integer(0, 0) > plan.begin.microseconds {
-                throw ServerFailure(
-                    StoredReplay.beyondRetention(plan, keptFrom: EventTime(microseconds: kept.integer(0, 0))))
+            let (bounds, offsets) = (try Self.bounds(connection), try Self.offsets(connection))
+            let scan = try ServerFailure.passing { () throws(RollupStoreError) -> LogScan? in
+                try StoredReplay.check(plan, log, bounds)
+                guard let log else { return nil }
+                return try LogScan(log, applied: offsets)
             }
             if let rules = plan.rules { try PostgreSQLRollupWriter.keep(rules, connection) }
             var parameters = Parameters()
@@ -103,14 +107,16 @@ package final class PostgreSQLReplayStore: ReplayStore {
             parameters.add(plan.rules.map { Array($0.fingerprint.utf8) })
             parameters.add(plan.prices.map { Array($0.utf8) })
             parameters.add(UInt8(plan.isDryRun ? 1 : 0))
-            parameters.add(total)
+            parameters.add((scan?.total ?? 0) + total)
             parameters.add(now.microseconds)
+            parameters.add(texts: [scan?.text ?? ""])
             let made = try connection.query(
                 """
                 INSERT INTO replays (generation, state, asked, from_us, to_us, begin_us, end_us, rules, prices,
-                    is_dry_run, epoch, total, created_us)
+                    is_dry_run, epoch, total, created_us, log_scan)
                 VALUES ((SELECT coalesce(max(generation), 1) + 1 FROM replays), 'building', $1::bytea, $2::bigint,
-                    $3::bigint, $4::bigint, $5::bigint, $6::text, $7::bytea, $8::boolean, 1, $9::bigint, $10::bigint)
+                    $3::bigint, $4::bigint, $5::bigint, $6::text, $7::bytea, $8::boolean, 1, $9::bigint, $10::bigint,
+                    ($11::text[])[1])
                 RETURNING generation
                 """, parameters)
             return try Self.find(made.integer(0, 0), connection)
@@ -129,9 +135,47 @@ package final class PostgreSQLReplayStore: ReplayStore {
         return nil
     }
 
-    private static func total(_ plan: ReplayPlan, _ connection: Connection) throws(ServerFailure) -> Int64 {
+    package func bounds() throws(RollupStoreError) -> ReplayBounds {
+        try look { connection throws(ServerFailure) in try Self.bounds(connection) }
+    }
+
+    private static func bounds(_ connection: Connection) throws(ServerFailure) -> ReplayBounds {
+        ReplayBounds(eventsFrom: try kept(3, connection), daysFrom: try kept(Grain.day.rawValue, connection))
+    }
+
+    private static func kept(_ what: UInt8, _ connection: Connection) throws(ServerFailure) -> EventTime? {
+        let kept = try connection.query("SELECT from_us FROM retained WHERE what = \(what)")
+        return kept.count > 0 ? EventTime(microseconds: kept.integer(0, 0)) : nil
+    }
+
+    private static func offsets(
+        _ connection: Connection
+    ) throws(ServerFailure) -> [(partition: TopicPartition, next: Offset)] {
+        let rows = try connection.query(
+            "SELECT topic, partition, next_offset FROM offsets WHERE generation = \(GenerationMap.first)")
+        return (0..<rows.count).map { row in
+            (
+                TopicPartition(
+                    topic: rows.text(row, 0), partition: Int32(truncatingIfNeeded: rows.integer(row, 1))),
+                Offset(rows.integer(row, 2))
+            )
+        }
+    }
+
+    package func ingested() throws(RollupStoreError) -> Int64 {
+        try look { connection throws(ServerFailure) in try Self.ingested(connection) }
+    }
+
+    private static func ingested(_ connection: Connection) throws(ServerFailure) -> Int64 {
+        try connection.query("SELECT coalesce(sum(next_offset), 0)::bigint FROM offsets").integer(0, 0)
+    }
+
+    /// - `from`: where that is later than the begin of the days.
+    private static func total(
+        _ plan: ReplayPlan, from: EventTime?, _ connection: Connection
+    ) throws(ServerFailure) -> Int64 {
         var total: Int64 = 0
-        let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
+        let days = (Grain.day.bucket(of: max(plan.begin, from ?? plan.begin)), Grain.day.bucket(of: plan.end))
         for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
             var parameters = Parameters()
             parameters.add(part.generation)
@@ -193,10 +237,12 @@ package final class PostgreSQLReplayStore: ReplayStore {
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
         try look { connection throws(ServerFailure) in
             let map = try GenerationMap.read(connection)
+            let kept = try Self.kept(3, connection)
+            try ServerFailure.passing { () throws(RollupStoreError) in try replay.checkScan(keptFrom: kept) }
             var read: [StoredEvent] = []
             do {
                 try PostgreSQLSnapshot(connection: connection, map: map, memory: memory).scanEvents(
-                    from: replay.plan.begin, to: replay.plan.end,
+                    from: replay.eventsBegin, to: replay.plan.end,
                     before: replay.cursor.map { (time: $0.time, id: $0.id) }, series: .all
                 ) {
                     read.append($0)
@@ -205,8 +251,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
             } catch {
                 throw ServerFailure.reading(error)
             }
-            let offsets = try connection.query("SELECT coalesce(sum(next_offset), 0)::bigint FROM offsets")
-            let ingested = offsets.integer(0, 0)
+            let ingested = try Self.ingested(connection)
             guard let last = read.last, let first = read.first else {
                 return ReplayPage(events: [], cursor: replay.cursor, isEnd: true, ingested: ingested)
             }
@@ -316,6 +361,9 @@ package final class PostgreSQLReplayStore: ReplayStore {
                 moved = "cursor_time_us = $5::bigint, cursor_id = $6::uuid, "
                 parameters.add(cursor.time.microseconds)
                 parameters.add(cursor.id.bytes)
+            } else if let log = step.log {
+                moved = "log_scan = ($5::text[])[1], "
+                parameters.add(texts: [log.text])
             }
             _ = try connection.query(
                 """
@@ -480,10 +528,12 @@ extension StoredReplay {
         let rows = try connection.query(
             """
             SELECT p.generation, p.state, p.asked, p.from_us, p.to_us, p.rules, r.text, p.prices, p.is_dry_run, p.epoch,
-                p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us
+                p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us,
+                p.log_scan
             FROM replays p LEFT JOIN rules r ON r.fingerprint = p.rules ORDER BY p.generation DESC
             """)
-        return (0..<rows.count).map { row in
+        var all: [StoredReplay] = []
+        for row in 0..<rows.count {
             func time(_ column: Int32) -> EventTime { EventTime(microseconds: rows.integer(row, column)) }
             let rules = rows.isNull(row, 5) ? nil : RulesText(fingerprint: rows.text(row, 5), text: rows.text(row, 6))
             let plan = ReplayPlan(
@@ -491,12 +541,17 @@ extension StoredReplay {
                 prices: rows.isNull(row, 7) ? nil : rows.text(row, 7), isDryRun: rows.integer(row, 8) != 0)
             let cursor =
                 rows.isNull(row, 11) ? nil : EventPlace(time: time(10), id: EventID(rows.bytes(row, 11)))
-            return StoredReplay(
-                id: rows.integer(row, 0), state: State(rawValue: rows.text(row, 1)) ?? .cancelled, plan: plan,
-                epoch: rows.integer(row, 9), cursor: cursor, isScanned: rows.integer(row, 12) != 0,
-                scanned: rows.integer(row, 13), total: rows.integer(row, 14), changed: rows.integer(row, 15),
-                created: time(16), swapped: rows.isNull(row, 17) ? nil : time(17))
+            let log = try ServerFailure.passing { () throws(RollupStoreError) in
+                try LogScan.stored(rows.text(row, 18), of: rows.integer(row, 0))
+            }
+            all.append(
+                StoredReplay(
+                    id: rows.integer(row, 0), state: State(rawValue: rows.text(row, 1)) ?? .cancelled, plan: plan,
+                    epoch: rows.integer(row, 9), cursor: cursor, log: log, isScanned: rows.integer(row, 12) != 0,
+                    scanned: rows.integer(row, 13), total: rows.integer(row, 14), changed: rows.integer(row, 15),
+                    created: time(16), swapped: rows.isNull(row, 17) ? nil : time(17)))
         }
+        return all
     }
 }
 

@@ -34,19 +34,24 @@ extension PostgreSQLRollupWriter {
                 if deleted.changes > 0 { try mark(Int16(grain.rawValue), boundary, connection) }
             }
             if left > 0 {
+                // A late one that an unfinished replay has still to count goes once it is settled.
                 var parameters = Parameters()
                 parameters.add(boundaries.events.microseconds)
                 parameters.add(left)
                 let deleted = try connection.query(
                     """
                     DELETE FROM events AS e USING (
-                        SELECT id FROM events WHERE time_us < $1::bigint ORDER BY time_us LIMIT $2::bigint) AS old
+                        SELECT id FROM events AS a WHERE time_us < $1::bigint AND NOT EXISTS (
+                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.building))
+                                AND p.time_us = a.time_us AND p.id = a.id)
+                        ORDER BY time_us LIMIT $2::bigint) AS old
                     WHERE e.id = old.id
                     """, parameters)
                 left -= Int64(deleted.changes)
                 if deleted.changes > 0 { try mark(3, boundaries.events, connection) }
             }
-            for table in ["revisions", "replay_pending"] where left > 0 {
+            let unfinished = " AND generation NOT IN (\(Self.building))"
+            for (table, kept) in [("revisions", ""), ("replay_pending", unfinished)] where left > 0 {
                 var parameters = Parameters()
                 parameters.add(boundaries.events.microseconds)
                 parameters.add(left)
@@ -54,7 +59,7 @@ extension PostgreSQLRollupWriter {
                     """
                     DELETE FROM \(table) WHERE ctid = ANY (ARRAY (
                         SELECT ctid FROM \(table) WHERE generation = ANY (\(Self.allGenerations))
-                            AND time_us < $1::bigint
+                            AND time_us < $1::bigint\(kept)
                         LIMIT $2::bigint))
                     """, parameters)
                 left -= Int64(deleted.changes)
@@ -75,6 +80,8 @@ extension PostgreSQLRollupWriter {
     }
 
     private static let allGenerations = "ARRAY (SELECT 1::smallint UNION SELECT generation FROM replays)"
+
+    private static let building = "SELECT generation FROM replays WHERE state = 'building'"
 
     /// What is left of `maxRows`. By one at a time, as above.
     func sweepReplays(maxRows: Int64, _ connection: Connection) throws(ServerFailure) -> Int64 {
@@ -130,7 +137,8 @@ extension PostgreSQLRollupWriter {
         }
     }
 
-    /// Partitions of days before the boundary's in which nothing is of the boundary's time or later.
+    /// Partitions of days before the boundary's in which nothing is of the boundary's time or later, and nothing that an
+    /// unfinished replay has still to count.
     private func droppable(
         before boundary: EventTime, _ connection: Connection
     ) throws(ServerFailure) -> (names: [String], heldEvents: Bool) {
@@ -153,6 +161,12 @@ extension PostgreSQLRollupWriter {
             let latest = try connection.query("SELECT max(time_us) FROM \(name)").optionalInteger(0, 0)
             if let latest {
                 if latest >= boundary.microseconds { continue }
+                let pending = try connection.query(
+                    """
+                    SELECT 1 FROM replay_pending AS p JOIN \(name) AS e ON e.time_us = p.time_us AND e.id = p.id
+                    WHERE p.generation IN (\(Self.building)) LIMIT 1
+                    """)
+                if pending.count > 0 { continue }
                 heldEvents = true
             }
             names.append(name)

@@ -2,6 +2,7 @@
 
 import EventCodec
 package import Events
+import RecordLog
 package import RollupStore
 package import Rollups
 import Threading
@@ -61,24 +62,25 @@ package final class SQLiteReplayStore: ReplayStore {
         return found
     }
 
-    package func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
+    package func begin(
+        _ plan: ReplayPlan, log: LogReach?, now: EventTime
+    ) throws(RollupStoreError) -> StoredReplay {
         try transaction { connection throws(RollupStoreError) in
             let unfinished = try StoredReplay.all(connection).filter { $0.state == .building }
             if let same = unfinished.first(where: { $0.plan.asked == plan.asked }) {
                 return try takeOver(same.id, connection)
             }
             if let other = unfinished.first(where: { $0.plan.overlaps(plan) }) { throw StoredReplay.overlapping(other) }
-            let kept = try connection.number("SELECT from_us FROM retained WHERE what = 3")
-            if let kept, kept > plan.begin.microseconds {
-                throw StoredReplay.beyondRetention(plan, keptFrom: EventTime(microseconds: kept))
-            }
+            try StoredReplay.check(plan, log, try bounds(connection))
+            var scan: LogScan?
+            if let log { scan = try LogScan(log, applied: try offsets(connection)) }
             if let rules = plan.rules { try SQLiteRollupWriter.keep(rules, connection) }
             let insert = try connection.statement(
                 """
                 INSERT INTO replays (generation, state, asked, from_us, to_us, begin_us, end_us, rules, prices,
-                    is_dry_run, epoch, total, created_us)
+                    is_dry_run, epoch, total, created_us, log_scan)
                 VALUES ((SELECT coalesce(max(generation), 1) + 1 FROM replays), 'building', ?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                    ?8, 1, ?9, ?10)
+                    ?8, 1, ?9, ?10, ?11)
                 """)
             insert.bind(1, copying: plan.asked)
             insert.bind(2, plan.from.microseconds)
@@ -88,18 +90,55 @@ package final class SQLiteReplayStore: ReplayStore {
             if let rules = plan.rules { insert.bind(6, copying: rules.fingerprint) } else { insert.bind(6, nil) }
             if let prices = plan.prices { insert.bind(7, copying: prices) } else { insert.bind(7, nil) }
             insert.bind(8, plan.isDryRun ? 1 : 0)
-            insert.bind(9, try total(plan, connection))
+            insert.bind(9, (scan?.total ?? 0) + (try total(plan, from: log?.until, connection)))
             insert.bind(10, now.microseconds)
+            insert.bind(11, copying: scan?.text ?? "")
             try insert.run()
             return try find(connection.lastRowID, connection)
         }
     }
 
-    private func total(_ plan: ReplayPlan, _ connection: Connection) throws(RollupStoreError) -> Int64 {
+    package func bounds() throws(RollupStoreError) -> ReplayBounds {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in try bounds(connection) }
+    }
+
+    private func bounds(_ connection: Connection) throws(RollupStoreError) -> ReplayBounds {
+        ReplayBounds(
+            eventsFrom: try SQLiteSnapshot.retained(nil, connection),
+            daysFrom: try SQLiteSnapshot.retained(.day, connection))
+    }
+
+    private func offsets(
+        _ connection: Connection
+    ) throws(RollupStoreError) -> [(partition: TopicPartition, next: Offset)] {
+        let rows = try connection.statement("SELECT topic, partition, next_offset FROM offsets WHERE generation = ?1")
+        rows.bind(1, GenerationMap.first)
+        defer { rows.reset() }
+        var all: [(partition: TopicPartition, next: Offset)] = []
+        while try rows.step() {
+            all.append(
+                (
+                    TopicPartition(topic: rows.text(0), partition: Int32(truncatingIfNeeded: rows.integer(1))),
+                    Offset(rows.integer(2))
+                ))
+        }
+        return all
+    }
+
+    package func ingested() throws(RollupStoreError) -> Int64 {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            try connection.number("SELECT sum(next_offset) FROM offsets") ?? 0
+        }
+    }
+
+    /// - `from`: where that is later than the begin of the days.
+    private func total(
+        _ plan: ReplayPlan, from: EventTime?, _ connection: Connection
+    ) throws(RollupStoreError) -> Int64 {
         let sum = try connection.statement(
             "SELECT sum(requests) FROM rollups WHERE generation = ?1 AND grain = 2 AND bucket >= ?2 AND bucket < ?3")
         var total: Int64 = 0
-        let days = (Grain.day.bucket(of: plan.begin), Grain.day.bucket(of: plan.end))
+        let days = (Grain.day.bucket(of: max(plan.begin, from ?? plan.begin)), Grain.day.bucket(of: plan.end))
         for part in try GenerationMap.read(connection).cut(.day, from: days.0, to: days.1) {
             sum.bind(1, part.generation)
             sum.bind(2, Int64(part.from))
@@ -150,10 +189,11 @@ package final class SQLiteReplayStore: ReplayStore {
 
     package func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
+            try replay.checkScan(keptFrom: try SQLiteSnapshot.retained(nil, connection))
             var read: [StoredEvent] = []
             do {
                 try snapshot(connection).scanEvents(
-                    from: replay.plan.begin, to: replay.plan.end,
+                    from: replay.eventsBegin, to: replay.plan.end,
                     before: replay.cursor.map { (time: $0.time, id: $0.id) }, series: .all
                 ) {
                     read.append($0)
@@ -252,7 +292,8 @@ package final class SQLiteReplayStore: ReplayStore {
             let move = try connection.statement(
                 """
                 UPDATE replays SET cursor_time_us = coalesce(?2, cursor_time_us), cursor_id = coalesce(?3, cursor_id),
-                    is_scanned = max(is_scanned, ?4), scanned = scanned + ?5, changed = changed + ?6
+                    is_scanned = max(is_scanned, ?4), scanned = scanned + ?5, changed = changed + ?6,
+                    log_scan = coalesce(?7, log_scan)
                 WHERE generation = ?1
                 """)
             move.bind(1, replay.id)
@@ -261,6 +302,7 @@ package final class SQLiteReplayStore: ReplayStore {
             move.bind(4, step.isScanned ? 1 : 0)
             move.bind(5, step.events)
             move.bind(6, step.changed)
+            if let log = step.log { move.bind(7, copying: log.text) } else { move.bind(7, nil) }
             try move.run()
             failPoint("replay_added")
             return try find(replay.id, connection)
@@ -402,7 +444,8 @@ extension StoredReplay {
         let rows = try connection.statement(
             """
             SELECT p.generation, p.state, p.asked, p.from_us, p.to_us, p.rules, r.text, p.prices, p.is_dry_run, p.epoch,
-                p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us
+                p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us,
+                p.log_scan
             FROM replays p LEFT JOIN rules r ON r.fingerprint = p.rules ORDER BY p.generation DESC
             """)
         defer { rows.reset() }
@@ -419,7 +462,8 @@ extension StoredReplay {
             all.append(
                 StoredReplay(
                     id: rows.integer(0), state: State(rawValue: rows.text(1)) ?? .cancelled, plan: plan,
-                    epoch: rows.integer(9), cursor: cursor, isScanned: rows.integer(12) != 0,
+                    epoch: rows.integer(9), cursor: cursor,
+                    log: try LogScan.stored(rows.text(18), of: rows.integer(0)), isScanned: rows.integer(12) != 0,
                     scanned: rows.integer(13), total: rows.integer(14), changed: rows.integer(15),
                     created: EventTime(microseconds: rows.integer(16)),
                     swapped: rows.optionalInteger(17).map { EventTime(microseconds: $0) }))

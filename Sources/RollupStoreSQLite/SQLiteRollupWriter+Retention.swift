@@ -24,21 +24,26 @@ extension SQLiteRollupWriter {
                 left -= try delete(rows, wholeFrom: boundary.microseconds, of: Int64(grain.rawValue), connection)
             }
             if left > 0 {
+                // A late one that an unfinished replay has still to count goes once it is settled.
                 let rows = try connection.statement(
                     """
                     DELETE FROM events WHERE (time_us, id) IN (
-                        SELECT time_us, id FROM events WHERE time_us < ?1 ORDER BY time_us LIMIT ?2)
+                        SELECT time_us, id FROM events AS e WHERE time_us < ?1 AND NOT EXISTS (
+                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.building))
+                                AND p.time_us = e.time_us AND p.id = e.id)
+                        ORDER BY time_us LIMIT ?2)
                     """)
                 rows.bind(1, boundaries.events.microseconds)
                 rows.bind(2, left)
                 left -= try delete(rows, wholeFrom: boundaries.events.microseconds, of: 3, connection)
             }
-            for table in ["revisions", "replay_pending"] where left > 0 {
+            for (table, kept) in [("revisions", ""), ("replay_pending", " EXCEPT \(Self.building)")] where left > 0 {
                 let rows = try connection.statement(
                     """
                     DELETE FROM \(table) WHERE (generation, time_us, id) IN (
                         SELECT generation, time_us, id FROM \(table)
-                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays) AND time_us < ?2 LIMIT ?3)
+                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays\(kept)) AND time_us < ?2
+                        LIMIT ?3)
                     """)
                 rows.bind(1, generation)
                 rows.bind(2, boundaries.events.microseconds)
@@ -60,6 +65,8 @@ extension SQLiteRollupWriter {
             return left <= 0
         }
     }
+
+    private static let building = "SELECT generation FROM replays WHERE state = 'building'"
 
     /// How many rows went. `what` is that of the table `retained`.
     private func delete(

@@ -112,6 +112,85 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
+        @Test(
+            "Days whose events are past their retention are counted anew from the log", .timeLimit(.minutes(4)),
+            arguments: ["journal", "kafka"])
+        func readsTheLog(_ kind: String) throws {
+            let brokers = try WorkDirectory("kafka")
+            let kafka = kind == "kafka" ? try KafkaCluster(in: brokers.path) : nil
+            let pipeline = try Pipeline(
+                "replay-\(kind)", log: kafka?.log ?? "{ kind: journal }", rules: "version: 1",
+                more: "retention: { events_days: 2, minute_days: 10 }")
+            let roles: [Pipeline.Role] = kafka == nil ? [.up] : [.consumer, .api]
+            for role in roles { try pipeline.start(role) }
+            let today = Int64(time(nil)) / 86_400 * 86_400
+            let (from, to) = (timestamp(today - 5 * 86_400), timestamp(today - 4 * 86_400))
+            let range = ["--from", from, "--to", to]
+            let loaded = try pipeline.command(["loadgen", "--events", "3000", "--seed", "5"] + range)
+            #expect(loaded.status == 0, "\(loaded.errors)")
+            func answer(by key: String = "metadata.env") throws -> JSONValue {
+                let question =
+                    #"{"from":"\#(from)","to":"\#(to)","granularity":"hour","group_by":["\#(key)","model"],"#
+                    + #""measures":["requests","cost_usd","input_tokens","latency_ms.p99"]}"#
+                let answer = try ask(
+                    pipeline.apiPort, "POST", "/v1/query", headers: [("content-type", "application/json")],
+                    body: Array(question.utf8))
+                return try JSONValue.parse(answer.body)
+            }
+            func requests() throws -> Int64? { try answer()["totals"]?["requests"]?.integer }
+            try waitUntil("all events are counted", seconds: 60) { try requests() == 3_000 }
+            let before = try #require(try answer()["data"])
+            // A consumer looks for what is past its time when it starts.
+            try pipeline.stopAll()
+            for role in roles { try pipeline.start(role) }
+            try waitUntil("the events are gone", seconds: 30) {
+                let page = try JSONValue.parse(
+                    try ask(pipeline.apiPort, "GET", "/v1/events?from=\(from)&to=\(to)").body)
+                return page["data"]?.array?.isEmpty == true
+            }
+
+            let refused = try pipeline.command(["replay", "--source", "events"] + range)
+            #expect(refused.status == 1 && refused.errors.contains("are past their retention"), "\(refused.errors)")
+            #expect(try replay(pipeline, ["list"]).array?.isEmpty == true)
+
+            let same = try pipeline.command(["replay", "--json"] + range)
+            #expect(same.status == 0 && same.errors.contains("they are read from the log"), "\(same.errors)")
+            let done = try JSONValue.parse(same.output)
+            #expect(done["source"]?.string == "log" && done["state"]?.string == "live")
+            #expect(done["changed_events"]?.integer == 0 && (done["events"]?.integer ?? 0) >= 3_000)
+            let parts = done["partitions"]?.array ?? []
+            #expect(!parts.isEmpty && parts.allSatisfy { $0["next"]?.integer == $0["end"]?.integer })
+            #expect(try answer()["data"] == before)
+            let id = try #require(done["id"]?.integer)
+            let status = try pipeline.command(["replay", "status", "\(id)"])
+            #expect(status.output.contains("100 %"), "\(status.output)")
+            let listed = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays").body)["data"]?.array ?? []
+            #expect(listed.map { $0["source"]?.string } == ["log"])
+
+            let old = try #require(before.array?.compactMap { $0["metadata.env"]?.string }.first)
+            try writeText(
+                "\(pipeline.work.path)/new.yaml", "version: 1\nvalues: { maps: { env: { \(old): renamed } } }\n")
+            let other = try replay(pipeline, ["--source", "log", "--rules", "new.yaml"] + range)
+            #expect((other["changed_events"]?.integer ?? 0) > 0)
+            let after = try #require(try answer()["data"])
+            #expect(try requests() == 3_000)
+            #expect(!after.text.contains("\"\(old)\"") && after.text.contains("\"renamed\""))
+
+            if let kafka {
+                let topic = KafkaTopic(servers: kafka.servers, name: "millrace.request-events.v1")
+                let partition = try #require((Int32(0)..<3).first { (try? topic.end(of: $0)) ?? 0 > 20 })
+                try topic.deleteRecords(of: partition, before: 20)
+                let late = try pipeline.command(["replay"] + range)
+                let boundary = timestamp(today - 2 * 86_400).prefix(10)
+                #expect(late.status == 1 && late.errors.contains("events are kept from \(boundary)"), "\(late.errors)")
+                #expect(
+                    late.errors.contains("millrace.request-events.v1/\(partition) from ")
+                        && late.errors.contains(" (offset 20) on"), "\(late.errors)")
+                #expect(try replay(pipeline, ["list"]).array?.count == 2)
+            }
+            try pipeline.stopAll()
+        }
+
         @Test("Mistakes end with a sentence that says what to do", .timeLimit(.minutes(1)))
         func namesMistakes() throws {
             let pipeline = try Pipeline("replay-mistakes")

@@ -66,7 +66,7 @@ private final class Ingesting {
     let log: [RequestEvent]
     private(set) var next = 0
     private var builder: BatchBuilder
-    private var chunk = RecordChunk(partitions: [partition])
+    private(set) var chunk = RecordChunk(partitions: [partition])
     private let now = at(begin + 80 * hour)
 
     init(_ store: any StoreUnderTest, _ log: [RequestEvent], rules number: Int = 0) throws {
@@ -109,6 +109,55 @@ private final class Ingesting {
     }
 
     func close() { writer.close() }
+}
+
+/// The log of an ingest, from some offset on.
+private final class MemoryLog: RecordLogHistory {
+    let chunk: RecordChunk
+    var first: Int64 = 0
+    var time: EventTime?
+
+    init(_ ingest: Ingesting) { chunk = ingest.chunk }
+
+    func beginnings() throws(RecordLogError) -> [LogBeginning] {
+        [LogBeginning(partition: partition, first: Offset(first), time: time)]
+    }
+
+    func reader() throws(RecordLogError) -> any RecordLogReader { Reader(log: self) }
+
+    struct Reader: RecordLogReader {
+        let log: MemoryLog
+        var next: Int64?
+        var isTold = false
+
+        mutating func poll(
+            maxRecords: Int, maxBytes: Int, timeoutMilliseconds: Int32
+        ) throws(RecordLogError) -> LogEvent {
+            guard let next else {
+                defer { isTold = true }
+                return isTold ? .idle(degraded: nil) : .discovered([partition])
+            }
+            if next < log.first {
+                self.next = log.first
+                return .gap(partition, from: Offset(next), to: Offset(log.first))
+            }
+            let last = min(log.chunk.records.count, Int(next) + maxRecords)
+            if last <= next { return .idle(degraded: nil) }
+            self.next = Int64(last)
+            return .records(
+                RecordChunk(
+                    partitions: [partition], records: Array(log.chunk.records[Int(next)..<last]), bytes: log.chunk.bytes
+                ))
+        }
+
+        mutating func start(_ positions: [(partition: TopicPartition, next: Offset)]) throws(RecordLogError) {
+            next = positions.first?.next.value
+        }
+        mutating func restart() { next = nil }
+        mutating func applied(_ partition: TopicPartition, next: Offset) {}
+        var lag: [(partition: TopicPartition, records: Int64)] { [] }
+        mutating func close() { next = nil }
+    }
 }
 
 /// Everything that answers: rollups, and what is said of each event.
@@ -300,18 +349,19 @@ private final class Poll: Sendable {
     }
 
     private func replayer(
-        _ store: any StoreUnderTest, stepEvents: Int, wait: @escaping () -> Bool = { false }
+        _ store: any StoreUnderTest, log: MemoryLog? = nil, stepEvents: Int, wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
-        try replayer(over: try store.replays(), stepEvents: stepEvents, wait: wait)
+        try replayer(over: try store.replays(), log: log, stepEvents: stepEvents, wait: wait)
     }
 
     private func replayer(
-        over replays: any ReplayStore, stepEvents: Int, wait: @escaping () -> Bool = { false }
+        over replays: any ReplayStore, log: MemoryLog? = nil, stepEvents: Int,
+        wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
         var options = ReplayOptions()
         options.stepEvents = stepEvents
         return Replayer(
-            replays, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
+            replays, log: log, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
             now: { at(begin + 80 * hour) }, wait: { _ in wait() })
     }
 
@@ -527,6 +577,163 @@ private final class Poll: Sendable {
         }
         #expect(try latest(.building) == nil && latest(.live) == nil)
         print("\(kind.rawValue): \(kills) kills in \(cycles) replays, \(ingest.next) events")
+        ingest.close()
+    }
+
+    // MARK: From the log
+
+    /// Events of the first two days go; rollups stay.
+    private func expireTwoDays(_ ingest: Ingesting) throws {
+        let days = RetentionDays(events: 0, minute: 1_000, hour: 1_000, day: 1_000)
+        while try ingest.writer.expire(RetentionBoundaries(days, now: at(begin + 48 * hour)), maxRows: 1_000) {}
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func theLogUnderTheSameRulesChangesNothing(_ kind: StoreKind) throws {
+        var random = Random(seed: 171)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(kind.few(900), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let whole = try Contents(store)
+        try expireTwoDays(ingest)
+        let before = try Contents(store)
+        #expect(before.rollups == whole.rollups && before.events.count < whole.events.count / 2)
+        let log = MemoryLog(ingest)
+        var replays = try store.replays()
+        let plan = try plan(nil, from: begin, to: begin + 72 * hour)
+        #expect {
+            _ = try replays.begin(plan, now: at(begin + 80 * hour))
+        } throws: {
+            "\($0)".contains("past their retention")
+        }
+        let reach = try #require(try LogCoverage.reach(plan, try replays.bounds(), log))
+        #expect(reach.until == at(begin + 48 * hour))
+        let begun = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
+        #expect(begun.total == Int64(ingest.log.count + before.events.count))
+        var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50))
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        #expect(done.scanned == begun.total && done.changed == 0 && replayer.unreadable == 0)
+        let after = try Contents(store)
+        #expect(after == before, "\(after.differences(from: before))")
+        #expect(try store.reader.read { try $0.generationName } != "1")
+        replays.close()
+        ingest.close()
+    }
+
+    /// Killed after any step, beside late events of days that are past their retention, which go on being deleted.
+    @Test(arguments: StoreKind.replaying, [181, 182] as [UInt64])
+    func theLogUnderOtherRulesIsAnIngestFromTheStart(_ kind: StoreKind, _ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let store = try kind.make()
+        let first = sampleEvents(kind.few(900), &random)
+        // A copy of an event that is deleted is not known as one.
+        var known: Set<EventID> = []
+        let rest = sampleEvents(kind.few(500), &random).filter { known.insert($0.id).inserted }
+        let events = first + rest
+        let (from, to) = (begin + 7 * hour, begin + 60 * hour + 77)
+        let ingest = try Ingesting(store, events)
+        while ingest.next < first.count { try ingest.apply(min(kind.few(90), first.count - ingest.next)) }
+        try expireTwoDays(ingest)
+        let log = MemoryLog(ingest)
+        let plan = try plan(1, from: from, to: to)
+        var rounds = 0
+        var last: Int64 = 0
+        while true {
+            rounds += 1
+            try #require(rounds < 200)
+            var replays = try store.replays()
+            let reach = try LogCoverage.reach(plan, try replays.bounds(), log)
+            let replay = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
+            #expect(replay.scanned >= last)
+            last = replay.scanned
+            var steps = Int(random.next() % 4)
+            var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50)) {
+                steps -= 1
+                return steps < 0
+            }
+            let ending = try replayer.run(replay, reprice: nil)
+            replays.close()
+            if case .swapped(let done) = ending {
+                #expect(done.changed > 0)
+                break
+            }
+            if ingest.next < events.count - kind.few(100) { try ingest.apply(kind.few(16)) }
+            try expireTwoDays(ingest)
+        }
+        #expect(rounds > 3)
+        while ingest.next < events.count { try ingest.apply(kind.few(90)) }
+        let after = try Contents(store)
+        let wanted = try fromTheStart(kind, events, other: 1, from: from, to: to)
+        #expect(after.rollups == wanted.rollups, "\(after.differences(from: wanted))")
+        let kept = Set(events.filter { $0.time >= at(begin + 48 * hour) }.map(\.id))
+        #expect(after.events.filter { kept.contains($0.key) } == wanted.events.filter { kept.contains($0.key) })
+        ingest.close()
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func aLogThatReachesNotFarEnoughIsNamedAndOneThatGoesMeanwhileIsNoticed(_ kind: StoreKind) throws {
+        var random = Random(seed: 191)
+        let store = try kind.make()
+        let ingest = try Ingesting(store, sampleEvents(kind.few(600), &random))
+        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        try expireTwoDays(ingest)
+        let before = try Contents(store)
+        let log = MemoryLog(ingest)
+        var replays = try store.replays()
+        let plan = try plan(1, from: begin, to: begin + 72 * hour)
+        let bounds = try replays.bounds()
+        (log.first, log.time) = (10, at(begin + 30 * hour))
+        #expect {
+            _ = try LogCoverage.reach(plan, bounds, log)
+        } throws: {
+            let kept = RFC3339.precise(at(begin + 48 * hour))
+            let part = "events/0 from \(RFC3339.precise(at(begin + 30 * hour))) (offset 10) on"
+            return "\($0)".contains("events are kept from \(kept) on") && "\($0)".contains(part)
+                && "\($0)".contains("Begin at or after \(kept)")
+        }
+        // A log that says no times is asked for its first event; one that begins early enough covers everything.
+        log.time = nil
+        let told = ingest.log[10].time > plan.begin
+        #expect(((try? LogCoverage.reach(plan, bounds, log)) == nil) == told)
+        log.time = at(begin)
+        #expect(try LogCoverage.reach(plan, bounds, log)?.beginnings == [partition: Offset(10)])
+        #expect(try LogCoverage.reach(self.plan(1, from: begin + 49 * hour, to: begin + 50 * hour), bounds, log) == nil)
+        // Another topic than the one that was counted.
+        #expect {
+            _ = try replays.begin(
+                plan, log: LogReach(until: at(begin + 48 * hour), beginnings: [:]), now: at(begin + 80 * hour))
+        } throws: {
+            "\($0)".contains("the store has counted events/0, and the log has none")
+        }
+        #expect(try replays.list().isEmpty)
+
+        log.first = 0
+        let reach = try LogCoverage.reach(plan, bounds, log)
+        let begun = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
+        var steps = 2
+        var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50)) {
+            steps -= 1
+            return steps == 0
+        }
+        guard case .stopped(let left) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not stopped")
+            return
+        }
+        let place = try #require(left.log?.parts.first?.next.value)
+        #expect(place == 2 * Int64(kind.few(50)))
+        log.first = place + 7
+        #expect {
+            _ = try replayer.run(try replays.resume(left.id), reprice: nil)
+        } throws: {
+            "\($0)".contains("events/0 begins at offset \(place + 7) by now: records from 0 on went past")
+                && "\($0)".contains("replay cancel \(left.id)")
+        }
+        #expect(try replays.cancel(left.id).state == .cancelled)
+        #expect(try Contents(store) == before)
+        replays.close()
         ingest.close()
     }
 
@@ -787,7 +994,7 @@ private final class Poll: Sendable {
                     return fault
                 }
             })
-        let replays = try failing.makeReplayStore()
+        var replays = try failing.makeReplayStore()
         var replayer = try self.replayer(over: replays, stepEvents: 15)
         var failures = 0
         func persist<Answer>(_ body: () throws -> Answer?) throws -> Answer {
@@ -836,7 +1043,7 @@ private final class Poll: Sendable {
         let sound = try ClickHouseRollupStore.open(
             url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
         between.set {
-            let replays = try sound.makeReplayStore()
+            var replays = try sound.makeReplayStore()
             defer { replays.close() }
             if try replays.list().contains(where: { $0.state == .live }) { return }
             var replayer = try self.replayer(over: replays, stepEvents: 20) { true }

@@ -74,7 +74,7 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
-        (version: 7, sql: "DROP TABLE rollup_days;"),
+        (version: 8, sql: "ALTER TABLE replays DROP COLUMN log_scan;"), (version: 7, sql: "DROP TABLE rollup_days;"),
         (
             version: 6,
             sql: """
