@@ -148,7 +148,7 @@ struct LogPassage {
             }
         } while since.duration(to: .now) < Self.patience
         throw RollupStoreError(
-            code: .configuration, tried: "read the log for replay \(replay.id)", reason: problem,
+            code: .unavailable, tried: "read the log for replay \(replay.id)", reason: problem,
             next: "'millrace replay resume \(replay.id)' goes on once it can be read.")
     }
 
@@ -198,7 +198,11 @@ struct LogPassage {
 
 extension RollupStoreError {
     init(reading error: RecordLogError, _ tried: String) {
-        self.init(
-            code: .configuration, tried: "\(tried), and there \(error.tried)", reason: error.reason, next: error.next)
+        let code: Code =
+            switch error.code {
+            case .configuration, .topicMissing, .notAuthorized: .configuration
+            case .unreachable, .fatal, .io: .unavailable
+            }
+        self.init(code: code, tried: "\(tried), and there \(error.tried)", reason: error.reason, next: error.next)
     }
 }

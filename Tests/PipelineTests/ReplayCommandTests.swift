@@ -128,9 +128,9 @@ extension PipelineTests {
             let range = ["--from", from, "--to", to]
             let loaded = try pipeline.command(["loadgen", "--events", "3000", "--seed", "5"] + range)
             #expect(loaded.status == 0, "\(loaded.errors)")
-            func answer(by key: String = "metadata.env") throws -> JSONValue {
+            func answer() throws -> JSONValue {
                 let question =
-                    #"{"from":"\#(from)","to":"\#(to)","granularity":"hour","group_by":["\#(key)","model"],"#
+                    #"{"from":"\#(from)","to":"\#(to)","granularity":"hour","group_by":["metadata.env","model"],"#
                     + #""measures":["requests","cost_usd","input_tokens","latency_ms.p99"]}"#
                 let answer = try ask(
                     pipeline.apiPort, "POST", "/v1/query", headers: [("content-type", "application/json")],
@@ -150,7 +150,7 @@ extension PipelineTests {
             }
 
             let refused = try pipeline.command(["replay", "--source", "events"] + range)
-            #expect(refused.status == 1 && refused.errors.contains("are past their retention"), "\(refused.errors)")
+            #expect(refused.status == 2 && refused.errors.contains("are past their retention"), "\(refused.errors)")
             #expect(try replay(pipeline, ["list"]).array?.isEmpty == true)
 
             let same = try pipeline.command(["replay", "--json"] + range)
@@ -167,7 +167,7 @@ extension PipelineTests {
             let listed = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays").body)["data"]?.array ?? []
             #expect(listed.map { $0["source"]?.string } == ["log"])
 
-            let old = try #require(before.array?.compactMap { $0["metadata.env"]?.string }.first)
+            let old = try #require(before.array?.compactMap { $0["group"]?["metadata.env"]?.string }.first)
             try writeText(
                 "\(pipeline.work.path)/new.yaml", "version: 1\nvalues: { maps: { env: { \(old): renamed } } }\n")
             let other = try replay(pipeline, ["--source", "log", "--rules", "new.yaml"] + range)
@@ -182,7 +182,7 @@ extension PipelineTests {
                 try topic.deleteRecords(of: partition, before: 20)
                 let late = try pipeline.command(["replay"] + range)
                 let boundary = timestamp(today - 2 * 86_400).prefix(10)
-                #expect(late.status == 1 && late.errors.contains("events are kept from \(boundary)"), "\(late.errors)")
+                #expect(late.status == 2 && late.errors.contains("events are kept from \(boundary)"), "\(late.errors)")
                 #expect(
                     late.errors.contains("millrace.request-events.v1/\(partition) from ")
                         && late.errors.contains(" (offset 20) on"), "\(late.errors)")
