@@ -112,6 +112,22 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
+        /// A replay that was killed on its way.
+        private func cutShort(_ pipeline: Pipeline, _ words: [String]) throws -> Int64 {
+            let process = try ChildProcess(
+                [Place.binary, "replay", "--config", "\(pipeline.work.path)/millrace.yaml"] + words, name: "replay",
+                directory: pipeline.work.path, outputTo: pipeline.work.path)
+            var found: Int64?
+            try waitUntil("some of the log is read", seconds: 30, detail: { process.errors }) {
+                guard process.isRunning else { throw ChildError("it ended: \(process.errors)") }
+                let building = try replay(pipeline, ["list"]).array?.first { $0["state"]?.string == "building" }
+                found = building.flatMap { ($0["progress"]?.double ?? 0) > 0 ? $0["id"]?.integer : nil }
+                return found != nil
+            }
+            try process.crash()
+            return try #require(found)
+        }
+
         @Test(
             "Days whose events are past their retention are counted anew from the log", .timeLimit(.minutes(4)),
             arguments: ["journal", "kafka"])
@@ -170,23 +186,35 @@ extension PipelineTests {
             let old = try #require(before.array?.compactMap { $0["group"]?["metadata.env"]?.string }.first)
             try writeText(
                 "\(pipeline.work.path)/new.yaml", "version: 1\nvalues: { maps: { env: { \(old): renamed } } }\n")
-            let other = try replay(pipeline, ["--source", "log", "--rules", "new.yaml"] + range)
-            #expect((other["changed_events"]?.integer ?? 0) > 0)
+            // Killed on its way, and gone on with.
+            let left = try cutShort(pipeline, ["--source", "log", "--rules", "new.yaml", "--rate", "300"] + range)
+            #expect(try answer()["data"] == before)
+            let other = try replay(pipeline, ["resume", "\(left)"])
+            #expect(other["id"]?.integer == left && (other["changed_events"]?.integer ?? 0) > 0)
             let after = try #require(try answer()["data"])
             #expect(try requests() == 3_000)
             #expect(!after.text.contains("\"\(old)\"") && after.text.contains("\"renamed\""))
 
             if let kafka {
                 let topic = KafkaTopic(servers: kafka.servers, name: "millrace.request-events.v1")
-                let partition = try #require((Int32(0)..<3).first { (try? topic.end(of: $0)) ?? 0 > 20 })
+                // The broker's retention overtakes a replay.
+                let overtaken = try cutShort(pipeline, ["--rate", "300"] + range)
+                let partition = try #require((Int32(0)..<3).last { (try? topic.end(of: $0)) ?? 0 > 20 })
                 try topic.deleteRecords(of: partition, before: 20)
+                let lapsed = try pipeline.command(["replay", "resume", "\(overtaken)"])
+                #expect(
+                    lapsed.status == 2
+                        && lapsed.errors.contains("\(topic.name)/\(partition) begins at offset 20 by now")
+                        && lapsed.errors.contains("millrace replay cancel \(overtaken)"), "\(lapsed.errors)")
+                _ = try replay(pipeline, ["cancel", "\(overtaken)"])
+                #expect(try answer()["data"] == after)
                 let late = try pipeline.command(["replay"] + range)
                 let boundary = timestamp(today - 2 * 86_400).prefix(10)
                 #expect(late.status == 2 && late.errors.contains("events are kept from \(boundary)"), "\(late.errors)")
                 #expect(
-                    late.errors.contains("millrace.request-events.v1/\(partition) from ")
+                    late.errors.contains("\(topic.name)/\(partition) from ")
                         && late.errors.contains(" (offset 20) on"), "\(late.errors)")
-                #expect(try replay(pipeline, ["list"]).array?.count == 2)
+                #expect(try replay(pipeline, ["list"]).array?.count == 3)
             }
             try pipeline.stopAll()
         }
