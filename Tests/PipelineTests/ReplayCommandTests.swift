@@ -186,6 +186,10 @@ extension PipelineTests {
             let old = try #require(before.array?.compactMap { $0["group"]?["metadata.env"]?.string }.first)
             try writeText(
                 "\(pipeline.work.path)/new.yaml", "version: 1\nvalues: { maps: { env: { \(old): renamed } } }\n")
+            let dry = try replay(pipeline, ["--rules", "new.yaml", "--dry-run"] + range)
+            #expect(dry["exact"]?.boolean == true && (dry["changed_events"]?.integer ?? 0) > 0)
+            let told = (dry["changes"]?.array ?? []).filter { $0["measure"]?.string == "requests" }
+            #expect(Set(told.compactMap { $0["value"]?.string }) == [old, "renamed"])
             // Killed on its way, and gone on with.
             let left = try cutShort(pipeline, ["--source", "log", "--rules", "new.yaml", "--rate", "300"] + range)
             #expect(try answer()["data"] == before)
@@ -214,7 +218,7 @@ extension PipelineTests {
                 #expect(
                     late.errors.contains("\(topic.name)/\(partition) from ")
                         && late.errors.contains(" (offset 20) on"), "\(late.errors)")
-                #expect(try replay(pipeline, ["list"]).array?.count == 3)
+                #expect(try replay(pipeline, ["list"]).array?.count == 4)
             }
             try pipeline.stopAll()
         }

@@ -674,6 +674,41 @@ private final class Poll: Sendable {
     }
 
     @Test(arguments: StoreKind.replaying)
+    func theLogAtOtherPricesIsTheEventsAtOtherPrices(_ kind: StoreKind) throws {
+        // Of two whole days, which the log alone has.
+        let (from, to) = (begin + 5 * hour, begin + 40 * hour)
+        let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
+        func repriced(_ isLog: Bool) throws -> Contents {
+            var random = Random(seed: 201)
+            let store = try kind.make()
+            let ingest = try Ingesting(store, sampleEvents(kind.few(500), &random))
+            while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+            if isLog { try expireTwoDays(ingest) }
+            let log = MemoryLog(ingest)
+            var replays = try store.replays()
+            func run(_ prices: String?, _ repriced: [Repricing]) throws -> StoredReplay? {
+                let plan = try plan(nil, from: from, to: to, prices: prices)
+                let reach = try LogCoverage.reach(plan, try replays.bounds(), log)
+                #expect((reach != nil) == isLog)
+                let begun = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
+                var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50))
+                let ending = try replayer.run(begun, reprice: prices == nil ? nil : reprice, repriced: repriced)
+                guard case .swapped(let done) = ending else { return nil }
+                return done
+            }
+            #expect((try run("{}", [])?.changed ?? 0) > 0)
+            let contents = try Contents(store)
+            // Prices stay, though the log has others.
+            #expect(try run(nil, [Repricing(from: at(from), to: at(to), reprice: reprice)])?.changed == 0)
+            #expect(try Contents(store) == contents)
+            replays.close()
+            ingest.close()
+            return contents
+        }
+        #expect(try repriced(true).rollups == repriced(false).rollups)
+    }
+
+    @Test(arguments: StoreKind.replaying)
     func aLogThatReachesNotFarEnoughIsNamedAndOneThatGoesMeanwhileIsNoticed(_ kind: StoreKind) throws {
         var random = Random(seed: 191)
         let store = try kind.make()
@@ -1087,6 +1122,35 @@ private final class Poll: Sendable {
         }
         replays.close()
         ingest.close()
+    }
+
+    @Test(arguments: isClickHouseWanted ? [161] as [UInt64] : [])
+    func aStoreOfBeforeTheLogWasReadGoesOn(_ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let store = try ClickHouseUnderTest()
+        let ingest = try Ingesting(store, sampleEvents(60, &random))
+        while ingest.next < ingest.log.count { try ingest.apply(30) }
+        ingest.close()
+        func run(_ replays: any ReplayStore) throws -> StoredReplay? {
+            var replays = replays
+            let begun = try replays.begin(try plan(1, from: begin, to: begin + 72 * hour), now: at(begin))
+            var replayer = try self.replayer(over: replays, stepEvents: 30)
+            guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
+            return done
+        }
+        let replays = try store.store.makeReplayStore()
+        #expect(try run(replays)?.state == .live)
+        replays.close()
+        let before = try Contents(store)
+        _ = try store.ask("ALTER TABLE commits DROP COLUMN replay_log_scans")
+        let again = try ClickHouseRollupStore.open(
+            url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
+        let others = try again.makeReplayStore()
+        #expect(try others.list().map(\.state) == [.live])
+        #expect(try run(others)?.changed == 0)
+        #expect(try others.list().allSatisfy { $0.log == nil })
+        others.close()
+        #expect(try Contents(store) == before)
     }
 
     @Test func theMapAnswersForEachInstantOnce() {
