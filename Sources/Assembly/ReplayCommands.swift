@@ -29,8 +29,9 @@ enum ReplayCommands {
         }
         let asked = try invocation.time("to")
         // An end in the future means now.
-        let to = min(asked ?? now, now)
-        guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
+        guard from < min(asked ?? now, now) else {
+            throw UsageError("--from does not lie before --to", hint: "--to is not included")
+        }
         if let source = invocation.text("source"), source != "events" {
             throw UsageError("--source \(source): not a source", hint: "events: what the store keeps of each event")
         }
@@ -38,65 +39,40 @@ enum ReplayCommands {
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
         if let prices { _ = try PriceTable(json: Array(prices.utf8)) }
         let plan = ReplayPlan(
-            asked: canonical(from, asked, rules.map { RulesText($0) }, prices, invocation), from: from, to: to,
-            rules: rules.map { RulesText($0) }, prices: prices, isDryRun: invocation.flag("dry-run"))
-        let inputs = try Inputs(configuration, rules)
+            from: from, to: asked, rules: rules, prices: prices, isDryRun: invocation.flag("dry-run"), now: now)
+        let inputs = try Inputs(configuration)
+        let work = try inputs.work(under: rules)
         var store = try inputs.replays()
         let replay = try store.begin(plan, now: now)
         if replay.epoch > 1 { Terminal.complain("Goes on with replay \(replay.id): \(progress(of: replay)).") }
-        return try drive(replay, inputs, store, invocation)
+        return try drive(replay, work, invocation)
     }
 
-    /// What the same command has in common with itself: given a second time, it finds its unfinished replay.
-    private static func canonical(
-        _ from: EventTime, _ to: EventTime?, _ rules: RulesText?, _ prices: String?, _ invocation: Invocation
-    ) -> String {
-        let members: [(String, JSONValue)] = [
-            ("from", .string(RFC3339.precise(from))), ("to", .string(to.map { RFC3339.precise($0) } ?? "now")),
-            ("rules", .string(rules?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
-            ("dry_run", .boolean(invocation.flag("dry-run"))),
-        ]
-        return JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text
-    }
-
-    /// What is needed beside the store.
+    /// What is needed beside the plan.
     private struct Inputs {
-        let open: OpenStore
-        let normalizer: Normalizer
+        private let configuration: MillraceConfiguration
+        private let open: OpenStore
 
-        /// - `rules`: may need a key where the configured ones do not.
-        init(_ configuration: MillraceConfiguration, _ rules: Rules? = nil) throws {
+        init(_ configuration: MillraceConfiguration) throws {
+            self.configuration = configuration
             open = try Preparation.openExistingStore(configuration)
-            let needing = if let rules, rules.needsHashKey { rules } else { try Preparation.read(configuration).rules }
-            normalizer = try Preparation.normalizer(configuration, needing)
         }
 
         func replays() throws -> any ReplayStore { try open.makeReplayStore() }
-    }
 
-    private static func drive(
-        _ replay: StoredReplay, _ inputs: Inputs, _ store: any ReplayStore, _ invocation: Invocation
-    ) throws -> Int32 {
-        var options = ReplayOptions()
-        options.rate = try invocation.integer("rate", in: 1...100_000_000)
-        var reprice: Reprice?
-        if let prices = replay.plan.prices {
-            let table = try PriceTable(json: Array(prices.utf8))
-            reprice = { event in
-                table.cost(
-                    provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
-                    cached: event.cachedTokens
-                ).map { ($0, table.version) }
+        func work(under rules: Rules? = nil) throws -> ReplayWork {
+            try ReplayWork(configuration, open, configured: Preparation.read(configuration).rules, rules: rules) {
+                Signals.wait(milliseconds: Int($0 / .milliseconds(1)))
             }
         }
-        let meter = Meter(replay)
-        var replayer = Replayer(
-            store, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) }, progress: meter.show)
-        switch try replayer.run(replay, reprice: reprice) {
+    }
+
+    private static func drive(_ replay: StoredReplay, _ work: ReplayWork, _ invocation: Invocation) throws -> Int32 {
+        let rate = try invocation.integer("rate", in: 1...100_000_000)
+        switch try work.run(replay, rate: rate, progress: Meter(replay).show) {
         case .swapped(let done):
             if invocation.flag("json") {
-                try Terminal.write(json(done).text + "\n")
+                try Terminal.write(ReplayRow.json(done).text + "\n")
             } else {
                 let what = done.changed == 0 ? "none of them differs" : "\(done.changed) of them differ"
                 try Terminal.write(
@@ -105,11 +81,7 @@ enum ReplayCommands {
                         + "'millrace replay revert \(done.id)' goes back.\n")
             }
             return 0
-        case .built(let built):
-            let (changes, isExact) = try difference(built, inputs, &replayer, reprice)
-            var ending = try inputs.replays()
-            _ = try ending.cancel(built.id)
-            try replayer.sweep()
+        case .looked(let built, let changes, let isExact):
             try Terminal.write(
                 invocation.flag("json")
                     ? json(built, changes, isExact: isExact).text + "\n" : table(built, changes, isExact: isExact))
@@ -120,22 +92,6 @@ enum ReplayCommands {
                     + "'millrace replay cancel \(left.id)' gives it up.")
             return 1
         }
-    }
-
-    /// Against what answers now. Exact where nothing of these days came while both were read.
-    private static func difference(
-        _ built: StoredReplay, _ inputs: Inputs, _ replayer: inout Replayer, _ reprice: Reprice?
-    ) throws -> (changes: [ReplayDifference.Change], isExact: Bool) {
-        var store = try inputs.replays()
-        var difference = ReplayDifference()
-        for _ in 0..<5 {
-            difference = ReplayDifference()
-            guard case .built = try replayer.run(built, reprice: reprice) else { break }
-            try store.rows(of: nil, built, .day) { difference.add($0, $1, isAfter: false) }
-            try store.rows(of: built.id, built, .day) { difference.add($0, $1, isAfter: true) }
-            if try store.pending(for: built.id, built, limit: 1).isEmpty { return (difference.changes, true) }
-        }
-        return (difference.changes, false)
     }
 
     // MARK: The others
@@ -167,7 +123,7 @@ enum ReplayCommands {
         var store = try Inputs(try invocation.configuration()).replays()
         let replay = try find(invocation, &store)
         if invocation.flag("json") {
-            try Terminal.write(json(replay).text + "\n")
+            try Terminal.write(ReplayRow.json(replay).text + "\n")
             return 0
         }
         var rows = [
@@ -186,18 +142,19 @@ enum ReplayCommands {
     static func resume(_ invocation: Invocation) throws -> Int32 {
         let inputs = try Inputs(try invocation.configuration())
         var store = try inputs.replays()
-        return try drive(try store.resume(try id(invocation)), inputs, store, invocation)
+        let replay = try store.resume(try id(invocation))
+        return try drive(replay, inputs.work(under: ReplayWork.rules(of: replay.plan)), invocation)
     }
 
     static func cancel(_ invocation: Invocation) throws -> Int32 {
         let inputs = try Inputs(try invocation.configuration())
+        let work = try inputs.work()
         var store = try inputs.replays()
         let ended = try store.cancel(try id(invocation))
-        var replayer = sweeper(inputs, store)
-        try replayer.sweep()
+        try work.sweep()
         try Terminal.write(
             invocation.flag("json")
-                ? json(ended).text + "\n" : "Replay \(ended.id) is given up; no answer has changed.\n")
+                ? ReplayRow.json(ended).text + "\n" : "Replay \(ended.id) is given up; no answer has changed.\n")
         return 0
     }
 
@@ -209,19 +166,12 @@ enum ReplayCommands {
         guard replay.state == .live || replay.state == .retired else {
             throw Failure("Replay \(replay.id) is \(replay.state.rawValue): only a live one can be taken back.")
         }
-        var replayer = sweeper(inputs, store)
-        let done = try replayer.revert(replay)
-        try replayer.sweep()
+        let done = try inputs.work().revert(replay)
         try Terminal.write(
             invocation.flag("json")
-                ? json(done).text + "\n" : "Replay \(done.id) is taken back: what answered before it answers again.\n")
+                ? ReplayRow.json(done).text + "\n"
+                : "Replay \(done.id) is taken back: what answered before it answers again.\n")
         return 0
-    }
-
-    private static func sweeper(_ inputs: Inputs, _ store: any ReplayStore) -> Replayer {
-        Replayer(
-            store, normalizer: inputs.normalizer, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) })
     }
 
     private static func find(_ invocation: Invocation, _ store: inout any ReplayStore) throws -> StoredReplay {
@@ -261,29 +211,12 @@ enum ReplayCommands {
         }
     }
 
-    private static func json(_ replay: StoredReplay) -> JSONValue {
-        var members = ReplayRow.json(replay).members ?? []
-        members += [
-            JSONMember(key: "events", value: JSONValue(replay.scanned)),
-            JSONMember(key: "changed_events", value: JSONValue(replay.changed)),
-        ]
-        return .object(members)
-    }
-
     private static func json(
         _ replay: StoredReplay, _ changes: [ReplayDifference.Change], isExact: Bool
     ) -> JSONValue {
-        let rows = changes.map { change -> JSONValue in
-            [
-                "day": .string(RFC3339.precise(change.day)), "key": .string(change.key), "value": .string(change.value),
-                "measure": .string(change.measure), "before": JSONValue(change.before),
-                "after": JSONValue(change.after),
-                "difference": JSONValue(change.difference),
-            ]
-        }
         return [
             "dry_run": true, "events": JSONValue(replay.scanned), "changed_events": JSONValue(replay.changed),
-            "exact": .boolean(isExact), "changes": .array(rows),
+            "exact": .boolean(isExact), "changes": .array(changes.map(\.json)),
         ]
     }
 
