@@ -98,13 +98,21 @@ final class ReplayDesk: ReplayControl {
         try Self.refuseOverlap(plan, try store.list())
         try reserve(.build)
         do {
-            // A key that is missing is said now.
-            _ = try worker(under: rules)
+            try Self.refusing { _ = try worker(under: rules) }
             let begun = try Self.begin(plan, now, &store)
             return try hand(.build(begun, rate: request.rate), begun)
         } catch {
             release()
             throw error
+        }
+    }
+
+    /// A key that is missing is said to whoever asks.
+    private static func refusing(_ body: () throws -> Void) throws {
+        do {
+            try body()
+        } catch let failure as Failure {
+            throw ReplayRefusal(.impossible, failure.description)
         }
     }
 

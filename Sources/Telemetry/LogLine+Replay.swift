@@ -14,7 +14,7 @@ extension LogLine {
             ("key", .text(key)), ("workspace", .text(workspace)), ("status", .number(Int64(status))),
             ("detail", .text(detail)), ("request_id", .text(requestID)),
         ]
-        return LogLine(.info, "audit", "Somebody asked for what concerns the whole installation.", fields)
+        return LogLine(.info, "api_audit", "Somebody asked for what concerns the whole installation.", fields)
     }
 
     package static func replayEnded(_ replay: Int64, ending: String, events: Int64, changed: Int64) -> LogLine {

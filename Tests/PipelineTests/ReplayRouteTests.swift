@@ -144,7 +144,7 @@ extension PipelineTests {
             }
             try pipeline.expectReconciled()
             let lines = pipeline.errors(of: .up).split(separator: "\n").compactMap { try? JSONValue.parse(String($0)) }
-            let audit = lines.filter { $0["code"]?.string == "audit" }
+            let audit = lines.filter { $0["code"]?.string == "api_audit" }
             #expect(
                 audit.map {
                     "\($0["action"]?.string ?? "") \($0["replay"]?.integer ?? 0) \($0["status"]?.integer ?? 0)"
@@ -302,7 +302,7 @@ extension PipelineTests {
                 #expect([404, 422].contains(try post(pipeline, path, [:], key: admin.key).status), "\(path)")
             }
             let lines = pipeline.errors(of: .up).split(separator: "\n").compactMap { try? JSONValue.parse(String($0)) }
-            let audit = lines.filter { $0["code"]?.string == "audit" }
+            let audit = lines.filter { $0["code"]?.string == "api_audit" }
             #expect(audit.count == 12)
             #expect(audit.filter { $0["key"]?.string == asks.id }.allSatisfy { $0["status"]?.integer == 403 })
             #expect(audit.count { $0["key"]?.string == admin.id && $0["workspace"]?.string == "w" } == 4)

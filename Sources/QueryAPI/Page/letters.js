@@ -41,8 +41,9 @@ function showList() {
   $("letters-table").hidden = letters.length === 0;
   $("letters-older").hidden = !next;
   $("letters-redrive").hidden = letters.length === 0;
-  const command = ["millrace dead-letters redrive", state.code && `--code ${state.code}`, state.place && `--source '${state.place.replaceAll("'", "'\\''")}'`, !state.code && !state.place && "--all"];
-  const text = command.filter(Boolean).join(" ");
+  const { from, to } = filter();
+  const words = [`--from ${from}`, to && `--to ${to}`, state.code && `--code ${state.code}`, state.place && `--source '${state.place.replaceAll("'", "'\\''")}'`];
+  const text = ["millrace dead-letters redrive", ...words].filter(Boolean).join(" ");
   if ($("letters-command").textContent !== text) $("letters-command").textContent = text;
   const body = $("letter-rows"), old = new Map(Array.from(body.rows, (row) => [row.dataset.key, row]));
   const rows = letters.map((letter) => old.get(keyOf(letter)) ?? newRow(letter));
@@ -123,10 +124,11 @@ function build() {
   $("view-letters").replaceChildren(
     make("section", { class: "card", "aria-labelledby": "letters-title" },
       make("div", { class: "card-head" }, make("h2", { id: "letters-title" }, "Dead letters"),
-        make("label", { for: "letter-code", class: "soft" }, "Code"),
-        make("select", { id: "letter-code", change: (event) => change({ code: event.target.value }) }, new Option("any", ""), ...codes.map((code) => new Option(code, code))),
-        make("label", { for: "letter-place", class: "soft" }, "Place"),
-        make("input", { id: "letter-place", autocomplete: "off", spellcheck: "false", placeholder: "topic/partition/offset", change: (event) => change({ place: event.target.value.trim() }) }),
+        make("label", { class: "switch soft" }, "Code", make("select", { id: "letter-code", change: (event) => change({ code: event.target.value }) },
+          new Option("any", ""), ...codes.map((code) => new Option(code, code)))),
+        make("label", { class: "switch soft" }, "Place", make("input", {
+          id: "letter-place", autocomplete: "off", spellcheck: "false", placeholder: "topic/partition/offset", change: (event) => change({ place: event.target.value.trim() }),
+        })),
         make("p", { id: "letters-said", class: "soft", role: "status" }),
         make("p", { class: "aside" }, "Records that could not be counted. Choose one to see it.")),
       make("p", { id: "letters-empty", class: "soft", hidden: true }, "No record of this range was rejected. Choose a longer range to look further back, or take a filter out."),

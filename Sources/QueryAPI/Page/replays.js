@@ -30,8 +30,11 @@ function wordOf(row) {
   if (row.state === "building") return row.activity ? [row.dry_run ? "dry run under way" : "being built", "fair"] : ["unfinished", "poor"];
   if (row.state === "live") return ["answers", "good"];
   if (row.state === "retired") return ["taken back", ""];
-  return row.dry_run ? ["dry run", ""] : ["cancelled", ""];
+  return isLookedAt(row) ? ["dry run", ""] : ["cancelled", ""];
 }
+
+// A dry run that came to its end; one that was given up before is cancelled.
+const isLookedAt = (row) => row.dry_run && row.state === "cancelled" && !row.activity && row.progress === 1;
 
 const under = (row) => [
   row.rules ? `rules ${row.rules.slice(0, 12)}` : null, row.prices !== null ? `prices ${row.prices}` : null,
@@ -133,7 +136,7 @@ function showDetail(result) {
   ].filter(([, value]) => value !== null);
   $("replay-facts").replaceChildren(...facts.map(([name, value]) =>
     make("div", { class: "field" }, make("dt", {}, name), make("dd", { class: name === "Problem" ? "problem" : "" }, value))));
-  $("replay-result").replaceChildren(...(row.dry_run && !row.activity && row.state === "cancelled" ? resultOf(row) : []));
+  $("replay-result").replaceChildren(...(isLookedAt(row) ? resultOf(row) : []));
 }
 
 function resultOf({ result, changed_events: changed }) {
@@ -182,8 +185,9 @@ function say(text, isBad = false) {
 function showButtons(rows) {
   const row = dry && rows.find((one) => one.id === dry.id);
   const isSame = dry && dry.asked === JSON.stringify(asked());
-  const isLooked = Boolean(row && isSame && row.state === "cancelled" && !row.activity);
+  const isLooked = Boolean(row && isSame && isLookedAt(row));
   $("start-run").disabled = !isLooked;
+  if (row && !row.activity && row.state === "cancelled") put($("start-said"), "");
   put($("start-hint"), isLooked ? `Dry run ${dry.id} has looked at exactly this.` : "A dry run of the same comes first: it shows what would change, and changes nothing.");
 }
 
@@ -197,7 +201,9 @@ async function start(isDry) {
     say(isDry ? `Dry run ${row.id} is under way.` : `Replay ${row.id} is under way; its figures answer when it has ended.`);
     $("start-dry").disabled = false;
     return change({ replay: String(row.id) });
-  } catch (error) { say(error instanceof Refusal ? sentence(error) : "The API does not answer. Is millrace running?", true); }
+  } catch (error) {
+    say(error instanceof Refusal ? [error.error.message, error.error.hint].filter(Boolean).join("\n") : sentence(error), true);
+  }
   $("start-dry").disabled = false;
 }
 
@@ -207,16 +213,25 @@ async function run() {
 }
 
 // A question that is answered by a button; Escape is no.
+let ending = null;
+
 function confirmed(title, text, label) {
   const box = $("confirm"), asker = document.activeElement;
+  ending?.(false);
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
   $("confirm-yes").textContent = label;
   return new Promise((answer) => {
-    let isYes = false;
-    $("confirm-yes").onclick = () => { isYes = true; box.close(); };
-    $("confirm-no").onclick = () => box.close();
-    box.onclose = () => { asker?.focus?.(); answer(isYes); };
+    ending = (isYes) => {
+      ending = null;
+      if (box.open) box.close();
+      asker?.focus?.();
+      answer(isYes);
+    };
+    $("confirm-yes").onclick = () => ending?.(true);
+    $("confirm-no").onclick = () => ending?.(false);
+    // Of an earlier question it may come when this one is open already.
+    box.onclose = () => { if (!box.open) ending?.(false); };
     box.showModal();
     $("confirm-no").focus();
   });
