@@ -313,7 +313,8 @@ final class ReplayDesk: ReplayControl {
             try body()
         } catch let error as RollupStoreError where error.code == .staleEpoch {
             // Cancelled, or taken over by a command: both are somebody's wish.
-            log(.replayEnded(replay.id, ending: "given_up", events: replay.scanned, changed: replay.changed))
+            let last = (try? list())?.first { $0.id == replay.id } ?? replay
+            log(.replayEnded(last.id, ending: "given_up", events: last.scanned, changed: last.changed))
             _ = jobs.tryPush(.sweep)
         } catch {
             if stopped.isStopped { return }

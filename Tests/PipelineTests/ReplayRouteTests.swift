@@ -155,6 +155,12 @@ extension PipelineTests {
                     ])
             #expect(audit.first?["detail"]?.string?.contains("other rules, dry run") == true)
             #expect(audit.allSatisfy { $0["request_id"]?.string != nil })
+            // What was found lasts as long as the process; how the replays stand lasts.
+            try pipeline.stopAll()
+            try pipeline.start(.up)
+            let later = try row(pipeline, dryID)
+            #expect(later["state"]?.string == "cancelled" && later["result"]?.isNull == true)
+            #expect(try row(pipeline, id)["state"]?.string == "retired")
             try pipeline.stopAll()
         }
 

@@ -41,7 +41,8 @@ const under = (row) => [
 ].filter(Boolean).join(", ") || "those of the time";
 
 function progressOf(row) {
-  const done = `${count.format(row.events)} of ${count.format(row.expected_events)} events`;
+  // What came meanwhile is counted as well.
+  const done = `${count.format(row.events)} of ${count.format(Math.max(row.events, row.expected_events))} events`;
   if (row.activity !== "build") return done;
   if (row.progress === 1) return `${done}, settling what came meanwhile`;
   const rate = row.events_per_second ? `, ${count.format(row.events_per_second)} a second` : "";
