@@ -115,7 +115,7 @@ struct PairCover: Equatable {
         switch condition {
         case .not, .leaf(.number), .leaf(.numberExists), .leaf(.text): return nil
         case .leaf(.dimension(let dimension, let test)):
-            let verdicts = Set(catalog.decide(condition, eventKeys: Set(classes.keys), ofEvents: true))
+            let verdicts = catalog.decide(condition, eventKeys: Set(classes.keys), ofEvents: true)
             if verdicts.contains(.holds) { return nil }
             // Fails for every series: no event at all.
             guard verdicts.contains(.dependsOnEvent) else { return }

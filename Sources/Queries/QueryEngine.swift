@@ -49,8 +49,9 @@ package final class QueryEngine: Sendable {
                 question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : eventKeys(under: rules),
                 readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
         }
-        let reads = EventReads(question.condition, catalog, rules, classMemory)
         let filed = try FiledSpans(stretches, question, catalog, retention, snapshot)
+        let readsEvents = !filed.isEmpty || stretches.contains { $0.grain == nil }
+        let reads = EventReads(readsEvents ? question.condition : nil, catalog, rules, classMemory)
         var inexactness = filed.inexact(retention)
         if !filed.isEmpty {
             let exact = filed.cut(eras, retention)

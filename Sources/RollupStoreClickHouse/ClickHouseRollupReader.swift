@@ -321,9 +321,12 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
         var condition = state.eventCondition(from: from, to: to)
         if let having {
             let isIndexed = Self.isIndexed(having)
+            // Each of the two by its filter, and then by the index on ids.
             condition +=
                 isRevised
-                ? " AND (\(isIndexed) OR id IN (SELECT id \(revisions) AND \(isIndexed)))" : " AND \(isIndexed)"
+                ? " AND id IN (SELECT id FROM events WHERE \(state.eventCondition(from: from, to: to)) AND \(isIndexed) "
+                    + "UNION ALL SELECT id \(revisions) AND \(isIndexed))"
+                : " AND \(isIndexed)"
         }
         if case .only(let wanted) = series {
             if wanted.isEmpty { return true }

@@ -75,6 +75,14 @@ extension PipelineTests {
             try expect("metadata._user = 'u7'") { $1.user == "u7" }
             try expect("metadata._user != 'u7'") { $1.user != "u7" }
             try expect("metadata.request_id = 'r77'") { index, _ in index == 77 }
+            let now = Int64(time(nil))
+            let found = try pipeline.get(
+                "/v1/query?from=\(timestamp(now - 11 * 86_400))&to=\(timestamp(now + 3_600))&where="
+                    + percentEncoded("metadata.request_id = 'r77'"))
+            #expect(found["plan"]?["rows_read"]?.integer == 1)
+            #expect(
+                found["plan"]?["reason"]?.string?.hasSuffix("events are read by the index on metadata.request_id")
+                    == true)
             try expect("metadata.request_id like 'r11%'") { index, _ in "\(index)".hasPrefix("11") }
             try expect("metadata._user in ('u1','u2') and metadata.env = 'staging'") {
                 ["u1", "u2"].contains($1.user) && $1.env == "staging"
