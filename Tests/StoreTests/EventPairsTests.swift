@@ -51,7 +51,7 @@ private func pairs(_ extra: [UInt8]) throws -> Set<[String]> {
 }
 
 /// Whatever is asked, what the index leaves holds all that has the pairs, in order; and it leaves little.
-private func expectTheIndexHoldsAll(
+func expectTheIndexHoldsAll(
     _ store: any StoreUnderTest, _ random: inout Random, rounds: Int = 12, isWhole: Bool = true, _ which: String
 ) throws {
     try store.reader.read { snapshot in

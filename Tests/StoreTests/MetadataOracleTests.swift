@@ -235,6 +235,7 @@ private struct Maker {
         for round in 0..<questions {
             try ask(&maker, drawn, store, texts, "\(which), question \(round) after the replay")
         }
+        try expectTheIndexHoldsAll(store, &maker.random, isWhole: false, "\(which), after the replay")
     }
 
     /// Page by page, newest first.
