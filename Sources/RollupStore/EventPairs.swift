@@ -11,7 +11,7 @@ import JSONText
 
 /// | limit | value | why | at the limit |
 /// | --- | --- | --- | --- |
-/// | `most` | 16 pairs of an event | so many cost about as much as the event itself | `unsaid` stands for all of them, and every question reads the event |
+/// | `most` | 16 pairs of an event | so many take about as much room as the event itself | `unsaid` stands for all of them, and every question reads the event |
 package enum EventPairs {
     package static let most = 16
     /// The event's pairs are not in the index: every question looks for this number too.
