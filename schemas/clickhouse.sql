@@ -162,9 +162,18 @@ CREATE TABLE IF NOT EXISTS events (
     metadata_rejected String,
     metadata_extra String,
     number Int64,
-    INDEX ids id TYPE minmax GRANULARITY 1
+    -- Which pairs the event has beside its metadata set: entities, identifiers, and what a budget left out. A pair is the
+    -- number of its key and value (EventPairs.swift). 0 stands for pairs that are not said: those of events from before
+    -- this column, and of programs that do not know it; every look asks for it too.
+    pair_hashes Array(UInt32) DEFAULT [0],
+    INDEX ids id TYPE minmax GRANULARITY 1,
+    INDEX pairs pair_hashes TYPE bloom_filter(0.01) GRANULARITY 1
 ) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (time_us, id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Of a store that was made before.
+ALTER TABLE events ADD COLUMN IF NOT EXISTS pair_hashes Array(UInt32) DEFAULT [0],
+    ADD INDEX IF NOT EXISTS pairs pair_hashes TYPE bloom_filter(0.01) GRANULARITY 1;
 
 -- What each proxy says it did in a minute. Each part is one lane's count of it, by a serial number of its own: counts
 -- of a part only rise and come again and again, the greatest hold; parts add up. dropped = accepted - recorded.
@@ -287,6 +296,12 @@ CREATE TABLE IF NOT EXISTS revisions (
     metadata_conflicts UInt32,
     metadata_raw String,
     metadata_extra String,
-    number Int64
+    number Int64,
+    -- As in events.
+    pair_hashes Array(UInt32) DEFAULT [0],
+    INDEX pairs pair_hashes TYPE bloom_filter(0.01) GRANULARITY 1
 ) ENGINE = MergeTree PARTITION BY intDiv(time_us, 86400000000) ORDER BY (generation, time_us, id)
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
+
+ALTER TABLE revisions ADD COLUMN IF NOT EXISTS pair_hashes Array(UInt32) DEFAULT [0],
+    ADD INDEX IF NOT EXISTS pairs pair_hashes TYPE bloom_filter(0.01) GRANULARITY 1;

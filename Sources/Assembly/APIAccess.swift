@@ -16,7 +16,7 @@ struct APIAccess: Sendable {
             return .unavailable(reason: keeper.problem?.reason ?? "the API keys are not known yet")
         }
         switch finding {
-        case .known(let entry): return .allowed(workspace: entry.workspace, scopes: entry.scopes)
+        case .known(let entry): return .allowed(workspace: entry.workspace, scopes: entry.scopes, key: entry.id)
         case .revoked: return .unauthorized(reason: "The API key has been revoked.")
         case .unknown: return key.isEmpty ? .unauthorized() : .unauthorized(reason: "The API key is not known.")
         }

@@ -16,7 +16,7 @@ enum DeadLetterCommands {
         filter.limit = try invocation.integer("limit", in: 1...1_000_000) ?? 100
         let letters = try archive(try invocation.configuration()).list(filter)
         if invocation.flag("json") {
-            try Terminal.write(JSONValue.array(letters.map { .object(members($0)) }).text + "\n")
+            try Terminal.write(JSONValue.array(letters.map { .object(DeadLetterRow.members($0)) }).text + "\n")
         } else if letters.isEmpty {
             try Terminal.write("No dead letters.\n")
         } else {
@@ -38,11 +38,7 @@ enum DeadLetterCommands {
             throw Failure("There is no dead letter \(source). See 'millrace dead-letters list'.")
         }
         if invocation.flag("json") {
-            var all = members(letter)
-            all.append(JSONMember(key: "key_hex", value: .string(hex(key))))
-            all.append(JSONMember(key: "value_hex", value: .string(hex(value))))
-            all.append(JSONMember(key: "value_text", value: .string(String(decoding: value, as: UTF8.self))))
-            try Terminal.write(JSONValue.object(all).text + "\n")
+            try Terminal.write(DeadLetterRow.json(letter, key: key, value: value).text + "\n")
         } else {
             var out =
                 "id        \(letter.source)\nfiled     \(RFC3339.precise(letter.time))\ncode      \(letter.code)\n"
@@ -169,34 +165,14 @@ enum DeadLetterCommands {
         }
         filter.from = try invocation.time("from")
         filter.to = try invocation.time("to")
-        guard let place = invocation.text("source") else { return filter }
-        let parts = place.split(separator: "/", omittingEmptySubsequences: false)
-        let numbers = parts.dropFirst().map { Int64($0) ?? -1 }
-        guard (1...3).contains(parts.count), !parts[0].isEmpty, numbers.allSatisfy({ $0 >= 0 })
-        else {
+        if let place = invocation.text("source"), !filter.choose(place: place) {
             throw UsageError(
                 "--source \(place): not a place in the log", hint: "topic, topic/partition or topic/partition/offset")
         }
-        filter.topic = String(parts[0])
-        if let partition = numbers.first { filter.partition = Int32(clamping: partition) }
-        if numbers.count > 1 { filter.offset = Offset(numbers[1]) }
         return filter
     }
 
     // MARK: What is shown
-
-    private static func members(_ letter: FiledDeadLetter) -> [JSONMember] {
-        [
-            JSONMember(key: "id", value: .string(letter.source.description)),
-            JSONMember(key: "time", value: .string(RFC3339.precise(letter.time))),
-            JSONMember(key: "code", value: .string(letter.code)),
-            JSONMember(key: "reason", value: .string(letter.reason)),
-            JSONMember(key: "key_size_bytes", value: JSONValue(letter.keySize)),
-            JSONMember(key: "value_size_bytes", value: JSONValue(letter.valueSize)),
-            JSONMember(key: "redriven", value: letter.redriven.map { .string(RFC3339.precise($0)) } ?? .null),
-            JSONMember(key: "discarded", value: letter.discarded.map { .string(RFC3339.precise($0)) } ?? .null),
-        ]
-    }
 
     /// Columns two blanks apart; the last one as long as it is.
     private static func table(_ heads: [String], _ rows: [[String]]) -> String {
@@ -208,20 +184,15 @@ enum DeadLetterCommands {
         }.joined()
     }
 
-    private static func hex(_ bytes: [UInt8]) -> String {
-        let digits = Array("0123456789abcdef".utf8)
-        return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
-    }
-
     /// Sixteen bytes a line: offset, hex, and as text where they print.
     private static func dump(_ bytes: [UInt8]) -> String {
         stride(from: 0, to: bytes.count, by: 16).map { start in
             let line = Array(bytes[start..<min(start + 16, bytes.count)])
-            let place = hex([
+            let place = DeadLetterRow.hex([
                 UInt8(truncatingIfNeeded: start >> 16), UInt8(truncatingIfNeeded: start >> 8),
                 UInt8(truncatingIfNeeded: start),
             ])
-            let pairs = line.map { hex([$0]) }.joined(separator: " ")
+            let pairs = line.map { DeadLetterRow.hex([$0]) }.joined(separator: " ")
             let blank = String(repeating: " ", count: 47 - pairs.count)
             let shown = String(
                 decoding: line.map { (0x20..<0x7F).contains($0) ? $0 : UInt8(ascii: ".") }, as: UTF8.self)

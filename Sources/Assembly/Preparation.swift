@@ -51,7 +51,7 @@ enum Preparation {
         return Inputs(prices: prices, rules: rules)
     }
 
-    private static func missingHashKey(_ configuration: MillraceConfiguration, _ rules: Rules) -> String? {
+    static func missingHashKey(_ configuration: MillraceConfiguration, _ rules: Rules) -> String? {
         guard rules.needsHashKey, configuration.log.kind == .kafka, configuration.normalization.hashKeyFile == nil
         else {
             return nil

@@ -14,7 +14,6 @@ import RecordLog
 import Replay
 import RollupStore
 import Rollups
-import Telemetry
 
 enum ReplayCommands {
     /// Changes shown as a table; `--json` has all of them.
@@ -31,8 +30,9 @@ enum ReplayCommands {
         }
         let asked = try invocation.time("to")
         // An end in the future means now.
-        let to = min(asked ?? now, now)
-        guard from < to else { throw UsageError("--from does not lie before --to", hint: "--to is not included") }
+        guard from < min(asked ?? now, now) else {
+            throw UsageError("--from does not lie before --to", hint: "--to is not included")
+        }
         let source = invocation.text("source")
         if let source, source != "events", source != "log" {
             throw UsageError("--source \(source): not a source", hint: "events (as the store keeps them) or log")
@@ -41,79 +41,52 @@ enum ReplayCommands {
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
         if let prices { _ = try PriceTable(json: Array(prices.utf8)) }
         let plan = ReplayPlan(
-            asked: canonical(from, asked, rules.map { RulesText($0) }, prices, invocation), from: from, to: to,
-            rules: rules.map { RulesText($0) }, prices: prices, isDryRun: invocation.flag("dry-run"))
-        let inputs = try Inputs(configuration, rules)
+            from: from, to: asked, rules: rules, prices: prices, isDryRun: invocation.flag("dry-run"),
+            source: source, now: now)
+        let inputs = try Inputs(configuration)
+        let work = try inputs.work(under: rules)
         var store = try inputs.replays()
-        let reach = source == "events" ? nil : try reach(plan, source, inputs, &store)
-        let replay = try store.begin(plan, log: reach, now: now)
-        if replay.epoch > 1 { Terminal.complain("Goes on with replay \(replay.id): \(progress(of: replay)).") }
-        return try drive(replay, inputs, store, invocation)
-    }
-
-    /// What the same command has in common with itself: given a second time, it finds its unfinished replay.
-    private static func canonical(
-        _ from: EventTime, _ to: EventTime?, _ rules: RulesText?, _ prices: String?, _ invocation: Invocation
-    ) -> String {
-        var members: [(String, JSONValue)] = [
-            ("from", .string(RFC3339.precise(from))), ("to", .string(to.map { RFC3339.precise($0) } ?? "now")),
-            ("rules", .string(rules?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
-            ("dry_run", .boolean(invocation.flag("dry-run"))),
-        ]
-        if let source = invocation.text("source") { members.append(("source", .string(source))) }
-        return JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text
-    }
-
-    /// Where days are read that the store has no longer the events of; nil: there are none.
-    private static func reach(
-        _ plan: ReplayPlan, _ source: String?, _ inputs: Inputs, _ store: inout any ReplayStore
-    ) throws -> LogReach? {
-        // The same one goes on where it stands, wherever the log begins by now.
-        if try store.list().contains(where: { $0.state == .building && $0.plan.asked == plan.asked }) { return nil }
-        let reach = try LogCoverage.reach(plan, try store.bounds(), inputs.history)
+        let reach = source == "events" ? nil : try work.reach(plan, &store)
         if let reach {
             Terminal.complain(
                 "Events before \(RFC3339.precise(reach.until)) are past their retention: they are read from the log.")
-        } else if source == "log" {
+        }
+        let replay = try store.begin(plan, log: reach, now: now)
+        if source == "log", replay.log == nil {
             Terminal.complain("The store still has all events of these days: they are read there.")
         }
-        return reach
+        if replay.epoch > 1 { Terminal.complain("Goes on with replay \(replay.id): \(progress(of: replay)).") }
+        return try drive(replay, work, invocation)
     }
 
-    /// What is needed beside the store.
+    /// What is needed beside the plan.
     private struct Inputs {
-        let open: OpenStore
-        let history: any RecordLogHistory
-        let normalizer: Normalizer
+        private let configuration: MillraceConfiguration
+        private let open: OpenStore
 
-        /// - `rules`: may need a key where the configured ones do not.
-        init(_ configuration: MillraceConfiguration, _ rules: Rules? = nil) throws {
+        init(_ configuration: MillraceConfiguration) throws {
+            self.configuration = configuration
             open = try Preparation.openExistingStore(configuration)
-            history = Preparation.history(configuration, Log(role: "replay"))
-            let needing = if let rules, rules.needsHashKey { rules } else { try Preparation.read(configuration).rules }
-            normalizer = try Preparation.normalizer(configuration, needing)
         }
 
         func replays() throws -> any ReplayStore { try open.makeReplayStore() }
+
+        func work(under rules: Rules? = nil) throws -> ReplayWork {
+            try ReplayWork(configuration, open, configured: Preparation.read(configuration).rules, rules: rules) {
+                Signals.wait(milliseconds: Int($0 / .milliseconds(1)))
+            }
+        }
     }
 
-    private static func drive(
-        _ replay: StoredReplay, _ inputs: Inputs, _ store: any ReplayStore, _ invocation: Invocation
-    ) throws -> Int32 {
-        var options = ReplayOptions()
-        options.rate = try invocation.integer("rate", in: 1...100_000_000)
-        var reprice: Reprice?
-        if let prices = replay.plan.prices { reprice = try Self.reprice(prices) }
-        let meter = Meter(replay)
-        var replayer = Replayer(
-            store, log: inputs.history, normalizer: inputs.normalizer, options: options, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) }, progress: meter.show)
-        let ending = try replayer.run(replay, reprice: reprice, repriced: try repricings(replay, inputs))
-        if replayer.unreadable > 0 {
-            Terminal.complain(
-                "\(replayer.unreadable) records of the log could not be counted, as when they came first: see "
-                    + "'millrace dead-letters list'.")
-        }
+    private static func drive(_ replay: StoredReplay, _ work: ReplayWork, _ invocation: Invocation) throws -> Int32 {
+        let rate = try invocation.integer("rate", in: 1...100_000_000)
+        let ending = try work.run(
+            replay, rate: rate, progress: Meter(replay).show,
+            unreadable: { count in
+                Terminal.complain(
+                    "\(count) records of the log could not be counted, as when they came first: see "
+                        + "'millrace dead-letters list'.")
+            })
         switch ending {
         case .swapped(let done):
             if invocation.flag("json") {
@@ -126,11 +99,7 @@ enum ReplayCommands {
                         + "'millrace replay revert \(done.id)' goes back.\n")
             }
             return 0
-        case .built(let built):
-            let (changes, isExact) = try difference(built, inputs, &replayer, reprice)
-            var ending = try inputs.replays()
-            _ = try ending.cancel(built.id)
-            try replayer.sweep()
+        case .looked(let built, let changes, let isExact):
             try Terminal.write(
                 invocation.flag("json")
                     ? json(built, changes, isExact: isExact).text + "\n" : table(built, changes, isExact: isExact))
@@ -141,46 +110,6 @@ enum ReplayCommands {
                     + "'millrace replay cancel \(left.id)' gives it up.")
             return 1
         }
-    }
-
-    private static func reprice(_ prices: String) throws -> Reprice {
-        let table = try PriceTable(json: Array(prices.utf8))
-        return { event in
-            table.cost(
-                provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
-                cached: event.cachedTokens
-            ).map { ($0, table.version) }
-        }
-    }
-
-    /// Of what answers now: the log knows costs as they were recorded.
-    private static func repricings(_ replay: StoredReplay, _ inputs: Inputs) throws -> [Repricing] {
-        if replay.log == nil { return [] }
-        var store = try inputs.replays()
-        defer { store.close() }
-        var all: [Repricing] = []
-        let live = try store.list().filter { $0.state == .live && $0.id != replay.id }
-        for other in live.sorted(by: { ($0.swapped ?? $0.created) < ($1.swapped ?? $1.created) }) {
-            guard let prices = other.plan.prices else { continue }
-            all.append(Repricing(from: other.plan.from, to: other.plan.to, reprice: try reprice(prices)))
-        }
-        return all
-    }
-
-    /// Against what answers now. Exact where nothing of these days came while both were read.
-    private static func difference(
-        _ built: StoredReplay, _ inputs: Inputs, _ replayer: inout Replayer, _ reprice: Reprice?
-    ) throws -> (changes: [ReplayDifference.Change], isExact: Bool) {
-        var store = try inputs.replays()
-        var difference = ReplayDifference()
-        for _ in 0..<5 {
-            difference = ReplayDifference()
-            guard case .built = try replayer.run(built, reprice: reprice) else { break }
-            try store.rows(of: nil, built, .day) { difference.add($0, $1, isAfter: false) }
-            try store.rows(of: built.id, built, .day) { difference.add($0, $1, isAfter: true) }
-            if try store.pending(for: built.id, built, limit: 1).isEmpty { return (difference.changes, true) }
-        }
-        return (difference.changes, false)
     }
 
     // MARK: The others
@@ -234,18 +163,19 @@ enum ReplayCommands {
     static func resume(_ invocation: Invocation) throws -> Int32 {
         let inputs = try Inputs(try invocation.configuration())
         var store = try inputs.replays()
-        return try drive(try store.resume(try id(invocation)), inputs, store, invocation)
+        let replay = try store.resume(try id(invocation))
+        return try drive(replay, inputs.work(under: ReplayWork.rules(of: replay.plan)), invocation)
     }
 
     static func cancel(_ invocation: Invocation) throws -> Int32 {
         let inputs = try Inputs(try invocation.configuration())
+        let work = try inputs.work()
         var store = try inputs.replays()
         let ended = try store.cancel(try id(invocation))
-        var replayer = sweeper(inputs, store)
-        try replayer.sweep()
+        try work.sweep()
         try Terminal.write(
             invocation.flag("json")
-                ? json(ended).text + "\n" : "Replay \(ended.id) is given up; no answer has changed.\n")
+                ? ReplayRow.json(ended).text + "\n" : "Replay \(ended.id) is given up; no answer has changed.\n")
         return 0
     }
 
@@ -257,19 +187,12 @@ enum ReplayCommands {
         guard replay.state == .live || replay.state == .retired else {
             throw Failure("Replay \(replay.id) is \(replay.state.rawValue): only a live one can be taken back.")
         }
-        var replayer = sweeper(inputs, store)
-        let done = try replayer.revert(replay)
-        try replayer.sweep()
+        let done = try inputs.work().revert(replay)
         try Terminal.write(
             invocation.flag("json")
-                ? json(done).text + "\n" : "Replay \(done.id) is taken back: what answered before it answers again.\n")
+                ? ReplayRow.json(done).text + "\n"
+                : "Replay \(done.id) is taken back: what answered before it answers again.\n")
         return 0
-    }
-
-    private static func sweeper(_ inputs: Inputs, _ store: any ReplayStore) -> Replayer {
-        Replayer(
-            store, normalizer: inputs.normalizer, now: SystemFacts.now,
-            wait: { Signals.wait(milliseconds: Int($0 / .milliseconds(1))) })
     }
 
     private static func find(_ invocation: Invocation, _ store: inout any ReplayStore) throws -> StoredReplay {
@@ -298,6 +221,20 @@ enum ReplayCommands {
             ? 1 : Double(part.next.value - part.begin.value) / Double(part.end.value - part.begin.value)
     }
 
+    /// A row of the API, and how far each partition is where the log is read.
+    private static func json(_ replay: StoredReplay) -> JSONValue {
+        guard let log = replay.log else { return ReplayRow.json(replay) }
+        let parts = log.parts.map { part -> JSONValue in
+            [
+                "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
+                "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
+                "end": JSONValue(part.end.value),
+            ]
+        }
+        return .object(
+            (ReplayRow.json(replay).members ?? []) + [JSONMember(key: "partitions", value: .array(parts))])
+    }
+
     /// How far it is, every few seconds, to standard error.
     private final class Meter {
         private let began = ContinuousClock.now
@@ -316,39 +253,12 @@ enum ReplayCommands {
         }
     }
 
-    private static func json(_ replay: StoredReplay) -> JSONValue {
-        var members = ReplayRow.json(replay).members ?? []
-        members += [
-            JSONMember(key: "events", value: JSONValue(replay.scanned)),
-            JSONMember(key: "changed_events", value: JSONValue(replay.changed)),
-        ]
-        if let log = replay.log {
-            let parts = log.parts.map { part -> JSONValue in
-                [
-                    "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
-                    "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
-                    "end": JSONValue(part.end.value),
-                ]
-            }
-            members.append(JSONMember(key: "partitions", value: .array(parts)))
-        }
-        return .object(members)
-    }
-
     private static func json(
         _ replay: StoredReplay, _ changes: [ReplayDifference.Change], isExact: Bool
     ) -> JSONValue {
-        let rows = changes.map { change -> JSONValue in
-            [
-                "day": .string(RFC3339.precise(change.day)), "key": .string(change.key), "value": .string(change.value),
-                "measure": .string(change.measure), "before": JSONValue(change.before),
-                "after": JSONValue(change.after),
-                "difference": JSONValue(change.difference),
-            ]
-        }
         return [
             "dry_run": true, "events": JSONValue(replay.scanned), "changed_events": JSONValue(replay.changed),
-            "exact": .boolean(isExact), "changes": .array(rows),
+            "exact": .boolean(isExact), "changes": .array(changes.map(\.json)),
         ]
     }
 

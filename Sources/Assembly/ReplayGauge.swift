@@ -1,6 +1,5 @@
 // `millrace_replays` and how far unfinished ones are: what the store says when it is scraped.
 
-import QueryAPI
 import RollupStore
 import Synchronization
 import Telemetry
@@ -14,9 +13,9 @@ final class ReplayGauge: Sendable {
         var readAt: ContinuousClock.Instant?
     }
     private let state = Mutex(State())
-    private let list: ListReplays
+    private let list: @Sendable () throws -> [StoredReplay]
 
-    init(_ list: @escaping ListReplays) { self.list = list }
+    init(_ list: @escaping @Sendable () throws -> [StoredReplay]) { self.list = list }
 
     var metrics: [Metric] { ReplayMetrics { [self] in look() }.all }
 

@@ -201,12 +201,9 @@ final class Roles {
         let (reconciler, closeReconciler) = Preparation.reconciler(configuration, running.log, kafkaMetrics)
         running.onStop { closeReconciler() }
         running.metrics.register(ReconciliationGauge(reconciler, store.reader).metrics)
-        let listReplays: ListReplays = {
-            var replays = try store.makeReplayStore()
-            defer { replays.close() }
-            return try replays.list()
-        }
-        running.metrics.register(ReplayGauge(listReplays).metrics)
+        let replays = ReplayDesk(configuration, store, rules: inputs.rules, log: running.log)
+        running.onStop { replays.stop() }
+        running.metrics.register(ReplayGauge { try replays.list() }.metrics)
         let operations = operations
         let respond = QueryService.responder(
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
@@ -218,7 +215,7 @@ final class Roles {
             corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
             reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json },
-            listReplays: listReplays)
+            replays: replays, deadLetters: store.deadLetters)
         let tls = try Preparation.serverTLS(configuration.api.tls)
         if let tls {
             let certificate = CertificateMetrics(listener: "api.listen")

@@ -190,15 +190,13 @@ enum RulesCommands {
     // MARK: Files
 
     /// A mistake in the file and where it stands; line 0 where none is to blame.
-    private struct LinedProblem: CustomStringConvertible {
+    struct LinedProblem: CustomStringConvertible {
         var line: Int
         var path: String
         var message: String
 
-        var description: String {
-            let place = path.isEmpty ? "" : "\(path): "
-            return line > 0 ? "line \(line): \(place)\(message)" : "\(place)\(message)"
-        }
+        var description: String { line > 0 ? "line \(line): \(withoutLine)" : withoutLine }
+        var withoutLine: String { path.isEmpty ? message : "\(path): \(message)" }
     }
 
     static func valid(_ path: String) throws -> Rules {
@@ -215,6 +213,11 @@ enum RulesCommands {
         case .failure(let problem): throw Failure("\(path): \(problem.reason)", status: 2)
         case .success(let read): bytes = read
         }
+        return read(bytes)
+    }
+
+    /// The text of a rules file.
+    static func read(_ bytes: [UInt8]) -> (rules: Rules?, problems: [LinedProblem]) {
         let tree: YAMLNode
         do throws(YAMLError) {
             tree = try YAMLNode.parse(bytes)

@@ -86,6 +86,7 @@ package struct BatchBuilder: Sendable {
     private var ranges: [PartitionRange] = []
     private var bytes: [UInt8] = []
     private var extras: [UInt8] = []
+    private var pairs: [UInt32] = []
     private var events: [NormalizedEvent] = []
     private var manifests: [Manifest] = []
     private var minutes = MinuteTally()
@@ -173,17 +174,19 @@ package struct BatchBuilder: Sendable {
         if ranges.isEmpty { return nil }
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
-            ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
-            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
+            ranges: ranges, bytes: bytes, extras: extras, pairs: pairs, series: series, events: events,
+            delta: delta, manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
             rulesVersion: rules.version)
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
-        let (byteCount, extraCount, eventCount) = (bytes.count, extras.count, events.count)
+        let (byteCount, extraCount, pairCount, eventCount) = (bytes.count, extras.count, pairs.count, events.count)
         bytes = []
         bytes.reserveCapacity(byteCount)
         extras = []
         extras.reserveCapacity(extraCount)
+        pairs = []
+        pairs.reserveCapacity(pairCount)
         events = []
         events.reserveCapacity(eventCount)
         manifests = []
@@ -310,11 +313,14 @@ package struct BatchBuilder: Sendable {
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
+        let firstPair = pairs.count
+        metadata.extra.withUnsafeBytes { EventPairs.append(of: $0, to: &pairs) }
         ranges[range].events += 1
         events.append(
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
-                metadataStatus: metadata.status, minute: minute))
+                pairs: ByteRange(start: firstPair, count: pairs.count - firstPair), metadataStatus: metadata.status,
+                minute: minute))
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.

@@ -271,7 +271,7 @@ private struct SeriesMoves {
         var filing: SetAdmission.Filing
         var events = 0
         /// What the event has beside the set where it had nothing.
-        var alone: ByteRange?
+        var alone: (extra: ByteRange, pairs: ByteRange)?
     }
 
     private var moves: [Origin: Move] = [:]
@@ -321,14 +321,12 @@ private struct SeriesMoves {
             batch.events[index].series = number(move.series)
             let isAlone = event.extra.count <= 2
             if isAlone, let known = move.alone {
-                batch.events[index].extra = known
+                (batch.events[index].extra, batch.events[index].pairs) = known
                 continue
             }
-            let extra = move.filing.extra(Array(batch.extras[event.extra.range]))
-            let range = ByteRange(start: batch.extras.count, count: extra.count)
-            batch.extras += extra
-            batch.events[index].extra = range
-            if isAlone { moves.values[place].alone = range }
+            let beside = batch.append(extra: move.filing.extra(Array(batch.extras[event.extra.range])))
+            (batch.events[index].extra, batch.events[index].pairs) = beside
+            if isAlone { moves.values[place].alone = beside }
         }
         let ratio = Int32(Grain.hour.microseconds / Grain.minute.microseconds)
         let minutes = batch.delta.rows.filter { $0.grain == .minute }

@@ -8,7 +8,7 @@ package enum KeyClass: UInt8, Sendable, CaseIterable {
     case dimension = 0
     /// Many values: a rollup of its own (issue of governance), until then on events only.
     case entity = 1
-    /// About unique per request: on events only.
+    /// About unique per request: on events only, in their index.
     case identifier = 2
 
     package var name: String {

@@ -15,10 +15,12 @@ package struct QueryPlan: Sendable, Equatable {
     package var grains: [Grain]
     package var rowsRead: Int
     package var reason: String
+    /// The metadata keys by whose index events were found.
+    package var index: [String]
     /// Fingerprints of the normalization rules that hold in the range, in order of time.
     package var rules: [String]
 
-    init(stretches: [Stretch], rowsRead: Int, eras: [Era], rules: [String]) {
+    init(stretches: [Stretch], rowsRead: Int, eras: [Era], index: [String], rules: [String]) {
         self.rules = rules
         grains = Set(stretches.compactMap(\.grain)).sorted(by: >)
         let hasEvents = stretches.contains { $0.grain == nil }
@@ -30,6 +32,10 @@ package struct QueryPlan: Sendable, Equatable {
             case .both: Self.reason(for: stretches, eras)
             case .events: Self.reason(eras) ?? "no kept rollup covers the range"
             }
+        self.index = index
+        if !index.isEmpty {
+            reason += "; events are read by the index on \(index.map { "metadata.\($0)" }.joined(separator: ", "))"
+        }
     }
 
     /// Eras named in a reason; rules may have changed often.

@@ -2,7 +2,8 @@
 //
 // A rollup row needs an event and a series: the smaller of (events ever applied) and (buckets x series) bounds what is
 // read, for nothing. Only where that bound is above the limit is it looked closer: a few buckets of each stretch are
-// counted and stand for the rest. Events of a stretch are counted by rollups, which hold them in far fewer rows.
+// counted and stand for the rest. Events of a stretch are counted by rollups, which hold them in far fewer rows; those
+// that an index leaves of it, by the index.
 
 import Events
 import RollupStore
@@ -16,7 +17,8 @@ struct CostEstimate {
 
     /// Above `limit` the estimate is a close one.
     init(
-        _ stretches: [Stretch], _ evaluation: borrowing Evaluation, _ snapshot: any RollupSnapshot, limit: Int
+        _ stretches: [Stretch], _ reads: EventReads, _ evaluation: borrowing Evaluation, _ snapshot: any RollupSnapshot,
+        limit: Int
     ) throws {
         let applied = try snapshot.ledger().reduce(Int64(0)) { $0 &+ $1.applied }
         var bound: Int64 = 0
@@ -35,9 +37,31 @@ struct CostEstimate {
         if rows <= limit { return }
         rows = 0
         for stretch in stretches where !evaluation.selected(for: stretch).isEmpty {
-            rows += try Self.rows(
-                stretch, evaluation.selection(for: stretch), snapshot, atMost: Int(clamping: applied))
+            let selection = evaluation.selection(for: stretch)
+            let atMost = Int(clamping: applied)
+            if stretch.grain == nil {
+                for part in reads.parts(of: stretch) { rows += try Self.rows(part, snapshot, atMost: atMost) }
+            } else {
+                rows += try Self.rows(stretch, selection, snapshot, atMost: atMost)
+            }
         }
+    }
+
+    private static func rows(_ part: EventPart, _ snapshot: any RollupSnapshot, atMost: Int) throws -> Int {
+        var rows = 0
+        var end = part.to
+        if let having = part.having {
+            let begin = max(part.from, try snapshot.indexedFrom?.microseconds ?? part.from)
+            if begin < end {
+                rows = try snapshot.countEvents(
+                    from: EventTime(microseconds: begin), to: EventTime(microseconds: end), having: having,
+                    atMost: min(atMost, QueryLimits.rows + 1))
+                end = begin
+            }
+        }
+        if part.from >= end { return rows }
+        let rest = Stretch(grain: nil, from: part.from, to: end)
+        return rows + (try Self.rows(rest, .all, snapshot, atMost: atMost))
     }
 
     private static func rows(

@@ -66,9 +66,9 @@ extension QueryEngine {
             var last: EventCursor?
             var passed = 0
             guard !selected.isEmpty else { return page }
-            try snapshot.scanEvents(
+            try reads(condition, from: from, to: to, catalog, snapshot).scan(
                 from: from, to: to, before: cursor.map { ($0.time, $0.id) },
-                series: selected.count == catalog.count ? .all : .only(selected)
+                series: selected.count == catalog.count ? .all : .only(selected), snapshot
             ) { stored in
                 passed += 1
                 guard let series = positions[stored.series], verdicts[series] != .fails,

@@ -34,8 +34,8 @@ extension QueryEngine {
             var passed = 0
             var isTooLate = false
             if !selected.isEmpty {
-                try snapshot.scanEvents(
-                    from: question.from, to: question.to, before: nil, series: .only(selected.map { catalog.ids[$0] })
+                try reads(question.condition, from: question.from, to: question.to, catalog, snapshot).scan(
+                    from: question.from, to: question.to, series: .only(selected.map { catalog.ids[$0] }), snapshot
                 ) { stored in
                     passed += 1
                     if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }

@@ -50,11 +50,13 @@ package final class QueryEngine: Sendable {
                 readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
         }
         let filed = try FiledSpans(stretches, question, catalog, retention, snapshot)
+        let readsEvents = !filed.isEmpty || stretches.contains { $0.grain == nil }
+        let reads = EventReads(readsEvents ? question.condition : nil, catalog, rules, classMemory)
         var inexactness = filed.inexact(retention)
         if !filed.isEmpty {
             let exact = filed.cut(eras, retention)
             let cut = try Planner.plan(exact, grid: grid, retention: retention)
-            let estimate = try CostEstimate(cut, evaluation(of: cut), snapshot, limit: budget.rows)
+            let estimate = try CostEstimate(cut, reads, evaluation(of: cut), snapshot, limit: budget.rows)
             if estimate.rows <= budget.rows {
                 (eras, stretches) = (exact, cut)
             } else {
@@ -62,13 +64,13 @@ package final class QueryEngine: Sendable {
             }
         }
         var evaluation = evaluation(of: stretches)
-        let estimate = try CostEstimate(stretches, evaluation, snapshot, limit: explains ? 0 : budget.rows)
+        let estimate = try CostEstimate(stretches, reads, evaluation, snapshot, limit: explains ? 0 : budget.rows)
         if estimate.rows > budget.rows {
             throw estimate.refusal(of: question, limit: budget.rows, onlyEvents: onEvents)
         }
-        let explanation = explains ? QueryExplanation(evaluation, stretches, estimatedRows: estimate.rows) : nil
+        let explanation = explains ? QueryExplanation(evaluation, stretches, reads, estimatedRows: estimate.rows) : nil
         for stretch in stretches where !evaluation.isEnded && !evaluation.selected(for: stretch).isEmpty {
-            try Self.scan(stretch, evaluation.selection(for: stretch), snapshot, &evaluation)
+            try Self.scan(stretch, reads, evaluation.selection(for: stretch), snapshot, &evaluation)
         }
         if evaluation.isTooLate { throw QueryBudget.timedOut() }
         guard !evaluation.isTooLarge else {
@@ -78,7 +80,7 @@ package final class QueryEngine: Sendable {
                 hint: "Ask for a coarser granularity, fewer names in group_by or a narrower filter.")
         }
         var plan = QueryPlan(
-            stretches: stretches, rowsRead: evaluation.rowsRead, eras: eras,
+            stretches: stretches, rowsRead: evaluation.rowsRead, eras: eras, index: reads.keys(of: stretches),
             rules: rules.map(\.rules.fingerprint))
         if let inexactness { plan.reason = "\(inexactness.reason); \(plan.reason)" }
         var answer = Answer(evaluation, plan: plan, watermark: watermark)
@@ -88,12 +90,13 @@ package final class QueryEngine: Sendable {
     }
 
     private static func scan(
-        _ stretch: Stretch, _ selection: SeriesSelection, _ snapshot: any RollupSnapshot, _ evaluation: inout Evaluation
+        _ stretch: Stretch, _ reads: EventReads, _ selection: SeriesSelection, _ snapshot: any RollupSnapshot,
+        _ evaluation: inout Evaluation
     ) throws {
         guard let grain = stretch.grain else {
-            try snapshot.scanEvents(
-                from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
-                series: selection
+            try reads.scan(
+                from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to),
+                series: selection, snapshot
             ) { event in
                 evaluation.add(event)
                 return !evaluation.isEnded

@@ -11,7 +11,7 @@ package struct QueryExplanation: Sendable {
     /// Stretches shown; a long range in minutes has thousands.
     private static let stretchesShown = 200
 
-    init(_ evaluation: Evaluation, _ stretches: [Stretch], estimatedRows: Int) {
+    init(_ evaluation: Evaluation, _ stretches: [Stretch], _ reads: EventReads, estimatedRows: Int) {
         let question = evaluation.question
         let shown = stretches.prefix(Self.stretchesShown).map { stretch -> JSONValue in
             [
@@ -19,6 +19,7 @@ package struct QueryExplanation: Sendable {
                 "grain": stretch.grain.map { .string($0.name) } ?? .null,
                 "from": .string(RFC3339.precise(EventTime(microseconds: stretch.from))),
                 "to": .string(RFC3339.precise(EventTime(microseconds: stretch.to))),
+                "index": .array(reads.keys(of: [stretch]).map { .string("metadata.\($0)") }),
             ]
         }
         json = [

@@ -3,17 +3,27 @@
 import Access
 import HTTPTransport
 
+/// Who asks.
+struct Caller {
+    var workspace: String
+    /// The id of the API key; empty where nobody is asked for one.
+    var key: String
+}
+
 extension QueryService {
-    /// The workspace that the request's key may ask about. `scope` is what the route needs.
-    func workspace(of request: HTTPRequest, scope: AccessScopes = .query) throws(APIError) -> String {
+    /// The workspace that the request's key may ask about.
+    func workspace(of request: HTTPRequest) throws(APIError) -> String { try caller(of: request).workspace }
+
+    /// - `scope`: what the route needs.
+    func caller(of request: HTTPRequest, scope: AccessScopes = .query) throws(APIError) -> Caller {
         switch authenticate(request) {
-        case .allowed(let workspace, let scopes):
+        case .allowed(let workspace, let scopes, let key):
             guard scopes.contains(scope) else {
                 throw APIError(
                     403, "forbidden", "This API key has not the scope \(scope.text).",
                     hint: "Use a key that 'millrace keys create --scopes \(scope.text)' made.")
             }
-            return workspace
+            return Caller(workspace: workspace, key: key)
         case .unauthorized(let reason):
             throw APIError(
                 401, "unauthorized", reason,

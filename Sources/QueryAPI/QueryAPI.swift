@@ -11,7 +11,8 @@ package import Telemetry
 
 /// What a request's key allows.
 package enum AuthDecision: Sendable {
-    case allowed(workspace: String, scopes: AccessScopes = [.query, .admin])
+    /// `key`: the id of the API key; empty where nobody is asked for one.
+    case allowed(workspace: String, scopes: AccessScopes = [.query, .admin], key: String = "")
     /// No key, an unknown one, or a revoked one: 401, with the reason.
     case unauthorized(reason: String = "This needs an API key.")
     /// No key is known and the store is away: 503.
@@ -31,7 +32,6 @@ package struct Readiness: Sendable {
 }
 
 package typealias Reconcile = @Sendable (_ from: EventTime, _ to: EventTime) throws -> JSONValue
-package typealias ListReplays = @Sendable () throws -> [StoredReplay]
 
 package struct QueryService: Sendable {
     /// Bytes of a question's body; 413 beyond.
@@ -51,8 +51,10 @@ package struct QueryService: Sendable {
     let proxyURL: String
     /// Both sides of the minutes with `from <= minute < to`; nil where nobody can tell.
     let reconcile: Reconcile?
-    /// The latest first; nil where nobody can tell.
-    let listReplays: ListReplays?
+    /// nil where nobody replays.
+    let replays: (any ReplayControl)?
+    /// nil where nobody can tell.
+    let deadLetters: (any DeadLetterArchive)?
     let engine = QueryEngine()
     let exports = ExportSlots()
 
@@ -63,12 +65,12 @@ package struct QueryService: Sendable {
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
         zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
         corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil,
-        listReplays: ListReplays? = nil
+        replays: (any ReplayControl)? = nil, deadLetters: (any DeadLetterArchive)? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
             readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
-            proxyURL: proxyURL, reconcile: reconcile, listReplays: listReplays)
+            proxyURL: proxyURL, reconcile: reconcile, replays: replays, deadLetters: deadLetters)
         return { service.answer($0) }
     }
 
@@ -77,7 +79,7 @@ package struct QueryService: Sendable {
         let requestID = Self.requestID(request)
         var response: HTTPResponse
         do {
-            response = try route(request)
+            response = try route(request, requestID)
         } catch {
             if error.status >= 500 {
                 log(.apiStoreUnavailable(path: request.path, reason: error.message, requestID: requestID))
@@ -98,7 +100,7 @@ package struct QueryService: Sendable {
         return response
     }
 
-    private func route(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
+    private func route(_ request: HTTPRequest, _ requestID: String) throws(APIError) -> HTTPResponse {
         let path = request.path
         if let preflight = preflight(request) { return preflight }
         switch path {
@@ -133,8 +135,11 @@ package struct QueryService: Sendable {
             try require(request, "GET")
             return try reconciliation(request)
         case "/v1/replays":
+            try require(request, "GET", "POST")
+            return request.method == "POST" ? try startReplay(request, requestID) : try replays(request)
+        case "/v1/dead-letters":
             try require(request, "GET")
-            return try replays(request)
+            return try deadLetters(request)
         case "/v1/metadata/keys":
             try require(request, "GET")
             return try metadataKeys(request, workspace: try workspace(of: request))
@@ -143,16 +148,30 @@ package struct QueryService: Sendable {
                 try require(request, "GET")
                 return asset.response(to: request)
             }
-            return try nested(request)
+            return try nested(request, requestID)
         }
     }
 
     /// Paths with a name in them.
-    private func nested(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
+    private func nested(_ request: HTTPRequest, _ requestID: String) throws(APIError) -> HTTPResponse {
         let parts = request.path.split(separator: "/", omittingEmptySubsequences: false).dropFirst().map(String.init)
         if parts.count == 3, parts[0] == "v1", parts[1] == "events" {
             try require(request, "GET")
             return try event(parts[2], workspace: try workspace(of: request))
+        }
+        if parts.count == 3, parts[0] == "v1", parts[1] == "replays" {
+            try require(request, "GET")
+            return try replay(request, parts[2])
+        }
+        if parts.count == 4, parts[0] == "v1", parts[1] == "replays", ["cancel", "resume", "revert"].contains(parts[3])
+        {
+            try require(request, "POST")
+            return try changeReplay(request, parts[2], parts[3], requestID)
+        }
+        // The id may stand there as it is, or with its slashes encoded.
+        if parts.count == 3 || parts.count == 5, parts[0] == "v1", parts[1] == "dead-letters" {
+            try require(request, "GET")
+            return try deadLetter(request, parts[2...].joined(separator: "/"))
         }
         if parts.count == 5, parts[0] == "v1", parts[1] == "metadata", parts[2] == "keys", parts[4] == "values" {
             try require(request, "GET")

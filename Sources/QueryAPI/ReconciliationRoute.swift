@@ -9,7 +9,7 @@ import RollupStore
 
 extension QueryService {
     func reconciliation(_ request: HTTPRequest) throws(APIError) -> HTTPResponse {
-        _ = try workspace(of: request, scope: .admin)
+        _ = try caller(of: request, scope: .admin)
         var parameters = try Parameters(request)
         let now = now()
         let from = try parameters.instant("from")

@@ -232,7 +232,7 @@ package protocol GenerationalSnapshot: RollupSnapshot {
     /// False where `body` wants no more.
     func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
-        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+        series: SeriesSelection, having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool
 }
 
@@ -251,11 +251,12 @@ extension GenerationalSnapshot {
 
     package func scanEvents(
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
+        having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws {
         for part in map.cutEvents(from: from, to: to) {
             let goesOn = try scanEvents(
-                of: part.generation, from: part.begin, to: part.end, before: before, series: series, body)
+                of: part.generation, from: part.begin, to: part.end, before: before, series: series, having: having,
+                body)
             if !goesOn { return }
         }
     }

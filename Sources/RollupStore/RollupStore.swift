@@ -190,10 +190,19 @@ package protocol RollupSnapshot {
 
     /// Events with `from <= time < to`, newest first (time, then id, descending), until `body` answers false.
     /// `before` continues a listing: only events older than this (time, id).
+    ///
+    /// - `having`: numbers of pairs (`EventPairs`): events of which no pair beside their set has one of them may be left
+    ///   out, and an index says which; nil: all are wanted.
     func scanEvents(
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
+        having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws
+
+    /// About how many events a scan with `having` looks at, counted up to a limit; of those from `indexedFrom` on.
+    func countEvents(from: EventTime, to: EventTime, having: [UInt32], atMost limit: Int) throws -> Int
+
+    /// Events before this instant are looked at one by one, since they came before there was an index; nil: none are.
+    var indexedFrom: EventTime? { get throws }
 
     func event(id: EventID) throws -> StoredEvent?
 
@@ -217,6 +226,15 @@ package protocol RollupSnapshot {
 
 extension RollupSnapshot {
     package var generationName: String { "" }
+    package var indexedFrom: EventTime? { nil }
+
+    /// All of them.
+    package func scanEvents(
+        from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws {
+        try scanEvents(from: from, to: to, before: before, series: series, having: nil, body)
+    }
 }
 
 /// What went wrong with the store, for an operator.

@@ -15,13 +15,15 @@ package struct NormalizedEvent: Sendable {
     package var offset: Offset
     /// `NormalizedMetadata.extra`, as a range of the batch's `extras`.
     package var extra: ByteRange
+    /// What `EventPairs` makes of it, as a range of the batch's `pairs`.
+    package var pairs: ByteRange
     /// After normalization.
     package var metadataStatus: MetadataStatus
     /// Index into the batch's `minutes`; -1: none.
     package var minute: Int32
 
     package init(
-        fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange,
+        fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange, pairs: ByteRange,
         metadataStatus: MetadataStatus, minute: Int32 = -1
     ) {
         self.fields = fields
@@ -29,6 +31,7 @@ package struct NormalizedEvent: Sendable {
         self.range = range
         self.offset = offset
         self.extra = extra
+        self.pairs = pairs
         self.metadataStatus = metadataStatus
         self.minute = minute
     }
@@ -98,6 +101,8 @@ package struct SealedBatch: Sendable {
     package var bytes: [UInt8]
     /// What `NormalizedEvent.extra` points into.
     package var extras: [UInt8]
+    /// What `NormalizedEvent.pairs` points into.
+    package var pairs: [UInt32]
     package var series: [SeriesKey]
     package var events: [NormalizedEvent]
     package var delta: RollupDelta
@@ -109,13 +114,14 @@ package struct SealedBatch: Sendable {
     package var rulesVersion: Int64
 
     package init(
-        ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], series: [SeriesKey], events: [NormalizedEvent],
-        delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter], minutes: [ProxyMinute] = [],
-        rulesVersion: Int64 = 0
+        ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], pairs: [UInt32], series: [SeriesKey],
+        events: [NormalizedEvent], delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter],
+        minutes: [ProxyMinute] = [], rulesVersion: Int64 = 0
     ) {
         self.ranges = ranges
         self.bytes = bytes
         self.extras = extras
+        self.pairs = pairs
         self.series = series
         self.events = events
         self.delta = delta
@@ -123,6 +129,16 @@ package struct SealedBatch: Sendable {
         self.deadLetters = deadLetters
         self.minutes = minutes
         self.rulesVersion = rulesVersion
+    }
+
+    /// Puts an event's `extra`, and what follows from it, behind those of the others.
+    package mutating func append(extra: [UInt8]) -> (extra: ByteRange, pairs: ByteRange) {
+        let first = (extras.count, pairs.count)
+        extras += extra
+        extra.withUnsafeBytes { EventPairs.append(of: $0, to: &pairs) }
+        return (
+            ByteRange(start: first.0, count: extra.count), ByteRange(start: first.1, count: pairs.count - first.1)
+        )
     }
 
     /// Where a dead letter is counted; nil: nowhere.

@@ -314,11 +314,20 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
 
     func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
-        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+        series: SeriesSelection, having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {
         let revisions = state.revisions(of: generation, from: from, to: to)
         let isRevised = try isRevised(revisions)
         var condition = state.eventCondition(from: from, to: to)
+        if let having {
+            let isIndexed = Self.isIndexed(having)
+            // Each of the two by its filter, and then by the index on ids.
+            condition +=
+                isRevised
+                ? " AND id IN (SELECT id FROM events WHERE \(state.eventCondition(from: from, to: to)) AND \(isIndexed) "
+                    + "UNION ALL SELECT id \(revisions) AND \(isIndexed))"
+                : " AND \(isIndexed)"
+        }
         if case .only(let wanted) = series {
             if wanted.isEmpty { return true }
             let isWanted = "series IN (\(Self.list(wanted)))"
@@ -355,6 +364,28 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
             if count < page { return true }
             page = min(page * 4, isRevised ? Self.longestRevisedPage : Self.longestPage)
         }
+    }
+
+    /// Of a row with one of the pairs, or of which they are not known.
+    private static func isIndexed(_ having: [UInt32]) -> String {
+        let numbers = Set(having + [EventPairs.unsaid]).sorted().map { "\($0)" }.joined(separator: ", ")
+        return "hasAny(pair_hashes, CAST([\(numbers)], 'Array(UInt32)'))"
+    }
+
+    /// Of all generations' revisions, where there are any.
+    func countEvents(from: EventTime, to: EventTime, having: [UInt32], atMost limit: Int) throws -> Int {
+        let isIndexed = Self.isIndexed(having)
+        var rows = ["FROM events WHERE \(state.eventCondition(from: from, to: to)) AND \(isIndexed)"]
+        for replay in state.replays {
+            rows.append("\(state.revisions(of: replay.generation, from: from, to: to)) AND \(isIndexed)")
+        }
+        var count = 0
+        for rows in rows where count < limit {
+            var answer = try select(
+                ["toInt64(count())"], "FROM (SELECT 1 \(rows) LIMIT \(limit - count))", "count events", [])
+            if try answer.next() { count += Int(try answer.integer(Int64.self)) }
+        }
+        return count
     }
 
     func event(id: EventID) throws -> StoredEvent? {

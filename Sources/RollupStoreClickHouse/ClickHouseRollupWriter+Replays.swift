@@ -75,6 +75,7 @@ extension ClickHouseRollupWriter {
         block.integers("metadata_conflicts") { revisions[$0].metadataConflicts }
         block.strings("metadata_raw") { revisions[$0].metadataRaw }
         block.strings("metadata_extra") { revisions[$0].extra }
+        block.arrays("pair_hashes", { EventPairs.numbers(of: revisions[$0].extra) }) { $0 }
         block.constant("number", number)
         return block
     }

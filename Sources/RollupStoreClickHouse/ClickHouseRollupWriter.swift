@@ -447,6 +447,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
                 block.strings("metadata_extra") {
                     UnsafeRawBufferPointer(rebasing: extras[events[kept[$0]].extra.range])
                 }
+                block.arrays("pair_hashes", { batch.pairs[events[kept[$0]].pairs.range] }) { $0 }
                 block.constant("number", number)
             }
         }

@@ -79,14 +79,15 @@ struct NativeBlock {
         }
     }
 
-    mutating func arrays<Value: FixedWidthInteger, Element>(
-        _ name: String, _ list: (Int) -> [Element], _ value: (Element) -> Value
-    ) {
+    mutating func arrays<Value: FixedWidthInteger, List: RandomAccessCollection>(
+        _ name: String, _ list: (Int) -> List, _ value: (List.Element) -> Value
+    ) where List.Index == Int {
         begin(name, "Array(\(Self.typeName(Value.self)))")
         ends { list($0).count }
         for row in 0..<rows {
             let elements = list(row)
-            append(elements.count) { value(elements[$0]) }
+            let first = elements.startIndex
+            append(elements.count) { value(elements[first + $0]) }
         }
     }
 

@@ -135,10 +135,26 @@ final class Tables: Sendable {
         for statement in statements where statement.contains("CREATE TABLE") {
             try connection.run(statement, "make the tables")
         }
+        if try !hasColumn("pair_hashes", of: ["events", "revisions"], connection) {
+            for statement in statements where statement.contains("ALTER TABLE") {
+                try connection.run(statement, "bring the tables forward")
+            }
+        }
         // Slot 0, the state before the first. Whoever else makes it makes the same.
         if try CommitLog.latest(connection) == nil {
             try CommitLog.put(StoreState(chunkSize: limits.chunkSize), EntryID(high: 0, low: 0), connection)
         }
+    }
+
+    private func hasColumn(
+        _ name: String, of tables: [String], _ connection: Connection
+    ) throws(RollupStoreError) -> Bool {
+        let names = tables.map { "'\($0)'" }.joined(separator: ", ")
+        var answer = try connection.select(
+            ["toInt64(count())"],
+            "FROM system.columns WHERE database = currentDatabase() AND table IN (\(names)) AND name = '\(name)'",
+            "list the columns")
+        return try answer.next() ? answer.integer(Int64.self) == Int64(tables.count) : false
     }
 
     /// Those of the database's tables that have names of ours.

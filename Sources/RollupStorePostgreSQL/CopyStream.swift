@@ -6,6 +6,9 @@ struct CopyStream: ~Copyable {
     /// works on it while the next one is written.
     private static let pieceSize = 128 << 10
 
+    /// `integer` in the server's catalog.
+    private static let integerType: Int32 = 23
+
     private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: CopyStream.pieceSize, alignment: 8)
     private var count = 0
     private var isBroken = false
@@ -58,6 +61,26 @@ struct CopyStream: ~Copyable {
         put(Int32(16))
         put(high)
         put(low)
+    }
+
+    /// An array of integers, by their bits.
+    mutating func column(_ values: ArraySlice<UInt32>) {
+        // Dimensions, whether there are nulls, the type of the elements; of the one dimension its length and begin.
+        let header = values.isEmpty ? 12 : 20
+        reserve(4 + header)
+        put(Int32(header + values.count * 8))
+        put(Int32(values.isEmpty ? 0 : 1))
+        put(Int32(0))
+        put(Self.integerType)
+        if !values.isEmpty {
+            put(Int32(values.count))
+            put(Int32(1))
+        }
+        for value in values {
+            reserve(8)
+            put(Int32(4))
+            put(value)
+        }
     }
 
     @inline(__always)

@@ -425,12 +425,12 @@ package final class PostgreSQLReplayStore: ReplayStore {
         try connection.copy(
             """
             COPY revisions (id, time_us, series, cost_nano_usd, metadata_conflicts, generation, metadata_status,
-                price_version, metadata_raw, metadata_extra)
+                price_version, metadata_raw, metadata_extra, pair_hashes)
             FROM STDIN (FORMAT binary)
             """
         ) { stream in
             for revision in revisions {
-                stream.row(columns: 10)
+                stream.row(columns: 11)
                 stream.column(revision.id.high, revision.id.low)
                 stream.column(revision.time.microseconds)
                 stream.column(series[Int(revision.series)])
@@ -441,6 +441,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
                 for text in [Array(revision.priceVersion.utf8), revision.metadataRaw, revision.extra] {
                     text.withUnsafeBytes { stream.column(unlessEmpty: $0) }
                 }
+                stream.column(EventPairs.numbers(of: revision.extra)[...])
             }
         }
     }

@@ -454,22 +454,105 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
     /// Rows of one fetch: few at first, since a listing shows few; never many, since one may hold a quarter of a MiB.
     private static let eventPages = (first: 128, then: 512)
 
+    var indexedFrom: EventTime? {
+        get throws {
+            let rows = try connection.query("SELECT from_us FROM retained WHERE what = 5")
+            return rows.count == 0 ? nil : EventTime(microseconds: rows.integer(0, 0))
+        }
+    }
+
+    /// Events that the index has under one of the pairs in the parameter `$1`, or of which it does not know them.
+    private static func indexed(_ table: String) -> String {
+        "FROM \(table) WHERE pair_hashes && $1::integer[] AND pair_hashes <> '{}' "
+            + "AND time_us >= $2::bigint AND time_us < $3::bigint"
+    }
+
+    private static func indexParameters(_ having: [UInt32], _ from: Int64, _ to: Int64) -> Parameters {
+        var parameters = Parameters()
+        parameters.add(integers: Set(having + [EventPairs.unsaid]).map { Int32(bitPattern: $0) })
+        parameters.add(from)
+        parameters.add(to)
+        return parameters
+    }
+
+    /// Of all generations' revisions, where there are any.
+    func countEvents(from: EventTime, to: EventTime, having: [UInt32], atMost limit: Int) throws -> Int {
+        var count = 0
+        for table in ["events", "revisions"] where count < limit {
+            var parameters = Self.indexParameters(having, from.microseconds, to.microseconds)
+            parameters.add(Int64(limit - count))
+            let rows = try connection.query(
+                "SELECT count(*) FROM (SELECT 1 \(Self.indexed(table)) LIMIT $4::bigint) AS found", parameters)
+            count += Int(rows.integer(0, 0))
+        }
+        return count
+    }
+
+    /// The first stretch of time of which the index is asked; each further one is twice as long. A listing of a pair that
+    /// many events have ends in the first.
+    private static let firstWindow: Int64 = 86_400_000_000
+
     func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
-        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+        series: SeriesSelection, having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {
-        let isRevised = try isRevised(generation)
-        var condition = "e.time_us >= $1::bigint AND e.time_us < $2::bigint"
         var end = to.microseconds
         if let before {
             let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
             if !overflows { end = min(end, next) }
         }
-        var parameters = Parameters()
-        parameters.add(from.microseconds)
-        parameters.add(end)
+        let isRevised = try isRevised(generation)
+        guard let having else {
+            return try scan(generation, isRevised, from.microseconds, end, before, series, nil, body)
+        }
+        var ends = Parameters()
+        ends.add(from.microseconds)
+        ends.add(end)
+        let found = try connection.query(
+            "SELECT min(time_us), max(time_us) FROM events WHERE time_us >= $1::bigint AND time_us < $2::bigint", ends)
+        guard let first = found.optionalInteger(0, 0), let last = found.optionalInteger(0, 1) else { return true }
+        end = last + 1
+        var width = Self.firstWindow
+        while end > first {
+            let begin = end - first > width ? end - width : first
+            if try !scan(generation, isRevised, begin, end, before, series, having, body) { return false }
+            end = begin
+            if width < .max / 2 { width *= 2 }
+        }
+        return true
+    }
+
+    private func scan(
+        _ generation: Int64, _ isRevised: Bool, _ from: Int64, _ to: Int64,
+        _ before: (time: EventTime, id: EventID)?, _ series: SeriesSelection, _ having: [UInt32]?,
+        _ body: (StoredEvent) throws -> Bool
+    ) throws -> Bool {
+        var parameters: Parameters
+        var condition: String
+        var table = "events"
+        var found = ""
+        if let having {
+            parameters = Self.indexParameters(having, from, to)
+            condition = "true"
+            // Materialized: the planner would rather walk along the time, since it does not know how rare a pair is.
+            if isRevised {
+                found =
+                    "WITH found AS MATERIALIZED (SELECT id \(Self.indexed("events")) UNION "
+                    + "SELECT id \(Self.indexed("revisions")) AND generation = $4::bigint) "
+                parameters.add(generation)
+                condition = "e.id = ANY (ARRAY (SELECT id FROM found))"
+            } else {
+                found = "WITH found AS MATERIALIZED (SELECT * \(Self.indexed("events"))) "
+                table = "found"
+            }
+        } else {
+            parameters = Parameters()
+            condition = "e.time_us >= $1::bigint AND e.time_us < $2::bigint"
+            parameters.add(from)
+            parameters.add(to)
+        }
         if let before {
-            condition += " AND (e.time_us, e.id) < ($3::bigint, $4::uuid)"
+            condition += " AND (e.time_us, e.id) < ($\(parameters.count + 1)::bigint, $\(parameters.count + 2)::uuid)"
             parameters.add(before.time.microseconds)
             parameters.add(before.id.bytes)
         }
@@ -479,14 +562,14 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
             condition += " AND \(number) = ANY ($\(parameters.count + 1)::bigint[])"
             parameters.add(bigints: wanted)
         }
-        var source = "events e"
+        var source = "\(table) e"
         if isRevised {
             source = Self.revised(by: parameters.count + 1)
             parameters.add(generation)
         }
         var goesOn = true
         try connection.scan(
-            "SELECT \(Self.eventColumns(isRevised: isRevised)) FROM \(source) WHERE \(condition) "
+            "\(found)SELECT \(Self.eventColumns(isRevised: isRevised)) FROM \(source) WHERE \(condition) "
                 + "ORDER BY e.time_us DESC, e.id DESC", parameters, batches: Self.eventPages
         ) { rows, row in
             goesOn = try body(Self.event(rows, row))

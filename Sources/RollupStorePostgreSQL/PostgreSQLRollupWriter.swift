@@ -327,10 +327,10 @@ package final class PostgreSQLRollupWriter: RollupWriter {
             response_bytes, cost_nano_usd, latency_us, first_token_us, upstream_us, overhead_us, metadata_conflicts,
             status, usage_source, metadata_status, metadata_sources, streamed, proxy, request_model, response_model,
             error_type, finish_reason, trace_id, span_id, parent_span_id, price_version, metadata_raw,
-            metadata_rejected, metadata_extra)
+            metadata_rejected, metadata_extra, pair_hashes)
         FROM STDIN (FORMAT binary)
         """
-    private static let eventColumns: Int16 = 32
+    private static let eventColumns: Int16 = 33
 
     /// The indices of the events that the store already had, or that came before in the batch.
     private func insertEvents(
@@ -390,7 +390,9 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                             continue
                         }
                         let event = batch.events[index]
-                        Self.write(event, bytes, extras, series[Int(event.series)], to: &stream)
+                        Self.write(
+                            event, bytes, extras, batch.pairs[event.pairs.range], series[Int(event.series)], to: &stream
+                        )
                     }
                 }
             }
@@ -398,8 +400,8 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     }
 
     private static func write(
-        _ event: NormalizedEvent, _ bytes: UnsafeRawBufferPointer, _ extras: UnsafeRawBufferPointer, _ series: Int64,
-        to stream: inout CopyStream
+        _ event: NormalizedEvent, _ bytes: UnsafeRawBufferPointer, _ extras: UnsafeRawBufferPointer,
+        _ pairs: ArraySlice<UInt32>, _ series: Int64, to stream: inout CopyStream
     ) {
         func text(_ range: ByteRange) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[range.range]) }
         let fields = event.fields
@@ -436,6 +438,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         stream.column(unlessEmpty: text(fields.metadataRaw))
         stream.column(unlessEmpty: text(fields.metadataRejected))
         stream.column(unlessEmpty: UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
+        stream.column(pairs)
     }
 
     // MARK: Replays

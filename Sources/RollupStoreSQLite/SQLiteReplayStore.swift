@@ -338,6 +338,7 @@ package final class SQLiteReplayStore: ReplayStore {
             insert.bindText(10, copying: revision.extra)
             try insert.run()
         }
+        try indexPairs(of: step.revisions, connection)
         try RollupRows.add(step.delta, series, connection) { _ in generation }
         let settle = try connection.statement(
             "DELETE FROM replay_pending WHERE generation = ?1 AND time_us = ?2 AND id = ?3")
@@ -350,6 +351,20 @@ package final class SQLiteReplayStore: ReplayStore {
                 throw StoredReplay.refused(generation, "an event is no longer pending")
             }
         }
+    }
+
+    /// Of those with other pairs than the event has, whose own are in the index.
+    private func indexPairs(of revisions: [EventRevision], _ connection: Connection) throws(RollupStoreError) {
+        let known = try connection.statement("SELECT metadata_extra FROM events WHERE time_us = ?1 AND id = ?2")
+        var pairs = PairIndex()
+        for revision in revisions where revision.extra.count > 2 {
+            known.bind(1, revision.time.microseconds)
+            known.bindBlob(2, copying: revision.id.bytes)
+            defer { known.reset() }
+            if try known.step(), known.bytes(0).elementsEqual(revision.extra) { continue }
+            for pair in EventPairs.numbers(of: revision.extra) { pairs.note(pair, revision.time) }
+        }
+        try pairs.write(connection)
     }
 
     /// How many events are pending, counted up to `limit`.

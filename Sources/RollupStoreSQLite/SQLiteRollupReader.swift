@@ -403,38 +403,69 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         return try rows.step()
     }
 
+    var indexedFrom: EventTime? {
+        get throws {
+            try connection.number("SELECT from_us FROM retained WHERE what = \(PairIndex.begin)")
+                .map { EventTime(microseconds: $0) }
+        }
+    }
+
+    func countEvents(from: EventTime, to: EventTime, having: [UInt32], atMost limit: Int) throws -> Int {
+        try PairIndex.count(
+            from: from.microseconds, to: to.microseconds, having: having, atMost: limit, connection)
+    }
+
+    /// By the index where there is one; what is older, one by one.
     func scanEvents(
         of generation: Int64, from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?,
-        series: SeriesSelection, _ body: (StoredEvent) throws -> Bool
+        series: SeriesSelection, having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws -> Bool {
-        let isRevised = try isRevised(generation)
-        var condition = "e.time_us >= ?1 AND e.time_us < ?2"
+        guard let rows = try rows(of: generation, before, series) else { return true }
+        defer { rows.reset() }
+        func look(_ from: Int64, _ to: Int64) throws -> Bool {
+            rows.reset()
+            rows.bind(1, from)
+            rows.bind(2, to)
+            while try rows.step() {
+                if try !body(Self.event(rows)) { return false }
+            }
+            return true
+        }
         var end = to.microseconds
         if let before {
-            condition += " AND (e.time_us, e.id) < (?3, ?4)"
             let (next, overflows) = before.time.microseconds.addingReportingOverflow(1)
             if !overflows { end = min(end, next) }
         }
+        guard let having else { return try look(from.microseconds, end) }
+        let begin = max(from, try indexedFrom ?? from).microseconds
+        let goesOn = try PairIndex.scan(from: begin, to: end, having: having, connection) { time in
+            try look(time, time + 1)
+        }
+        if !goesOn { return false }
+        return from.microseconds < begin ? try look(from.microseconds, min(begin, end)) : true
+    }
+
+    /// Those from the first parameter on and before the second, newest first; nil where no series is wanted.
+    private func rows(
+        of generation: Int64, _ before: (time: EventTime, id: EventID)?, _ series: SeriesSelection
+    ) throws -> Statement? {
+        let isRevised = try isRevised(generation)
+        var condition = "e.time_us >= ?1 AND e.time_us < ?2"
+        if before != nil { condition += " AND (e.time_us, e.id) < (?3, ?4)" }
         if case .only(let wanted) = series {
-            if wanted.isEmpty { return true }
+            if wanted.isEmpty { return nil }
             condition += " AND is_selected(\(isRevised ? "coalesce(r.series, e.series)" : "e.series"))"
             try connection.select(wanted)
         }
         let rows = try connection.statement(
             "SELECT \(Self.eventColumns(isRevised: isRevised)) FROM \(isRevised ? Self.revised : "events e") "
                 + "WHERE \(condition) ORDER BY e.time_us DESC, e.id DESC")
-        rows.bind(1, from.microseconds)
-        rows.bind(2, end)
         if let before {
             rows.bind(3, before.time.microseconds)
             rows.bindBlob(4, copying: before.id.bytes)
         }
         if isRevised { rows.bind(5, generation) }
-        defer { rows.reset() }
-        while try rows.step() {
-            if try !body(Self.event(rows)) { return false }
-        }
-        return true
+        return rows
     }
 
     func event(id: EventID) throws -> StoredEvent? {

@@ -37,6 +37,9 @@ extension SQLiteRollupWriter {
                 rows.bind(2, left)
                 left -= try delete(rows, wholeFrom: boundaries.events.microseconds, of: 3, connection)
             }
+            if left > 0 {
+                left = try PairIndex.expire(before: boundaries.events.microseconds, maxRows: left, connection)
+            }
             for (table, kept) in [("revisions", ""), ("replay_pending", " EXCEPT \(Self.building)")] where left > 0 {
                 let rows = try connection.statement(
                     """

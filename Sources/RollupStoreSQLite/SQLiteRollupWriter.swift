@@ -17,6 +17,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     private let lock: FileLock
     private let checkpointer: Checkpointer
     private var numbers = SeriesNumbers()
+    private var pairs = PairIndex()
     let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: () -> EventTime
@@ -119,6 +120,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         let series = try numbers.resolve(batch.series, connection)
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
+        try indexPairs(batch, duplicates, connection)
         failPoint("events_inserted")
         var delta = batch.delta
         for index in duplicates {
@@ -230,6 +232,21 @@ package final class SQLiteRollupWriter: RollupWriter {
             }
         }
         return duplicates
+    }
+
+    /// Of those that were added. `duplicates` are ascending.
+    private func indexPairs(
+        _ batch: SealedBatch, _ duplicates: [Int], _ connection: Connection
+    ) throws(RollupStoreError) {
+        var next = 0
+        for (index, event) in batch.events.enumerated() {
+            if next < duplicates.count && duplicates[next] == index {
+                next += 1
+                continue
+            }
+            for pair in batch.pairs[event.pairs.range] { pairs.note(pair, event.fields.time) }
+        }
+        try pairs.write(connection)
     }
 
     private func bind(

@@ -75,6 +75,14 @@ extension PipelineTests {
             try expect("metadata._user = 'u7'") { $1.user == "u7" }
             try expect("metadata._user != 'u7'") { $1.user != "u7" }
             try expect("metadata.request_id = 'r77'") { index, _ in index == 77 }
+            let now = Int64(time(nil))
+            let found = try pipeline.get(
+                "/v1/query?from=\(timestamp(now - 11 * 86_400))&to=\(timestamp(now + 3_600))&where="
+                    + percentEncoded("metadata.request_id = 'r77'"))
+            #expect(found["plan"]?["rows_read"]?.integer == 1)
+            #expect(
+                found["plan"]?["reason"]?.string?.hasSuffix("events are read by the index on metadata.request_id")
+                    == true)
             try expect("metadata.request_id like 'r11%'") { index, _ in "\(index)".hasPrefix("11") }
             try expect("metadata._user in ('u1','u2') and metadata.env = 'staging'") {
                 ["u1", "u2"].contains($1.user) && $1.env == "staging"
@@ -184,6 +192,7 @@ extension PipelineTests {
         @Test("The page answers mouse, keyboard and screen reader, from 400 to 2560 pixels", .timeLimit(.minutes(6)))
         func showsThePage() throws {
             let (pipeline, _) = try start("page")
+            try pipeline.fileDeadLetters(3)
             let shots = Place.variable("MILLRACE_TEST_SCREENSHOTS") ?? "\(pipeline.work.path)/screenshots"
             _ = try run(["mkdir", "-p", shots], directory: pipeline.work.path)
             let result = try run(
@@ -198,6 +207,7 @@ extension PipelineTests {
         @Test("The API and its description agree, both ways, and nothing odd is answered 5xx", .timeLimit(.minutes(3)))
         func agreesWithItsDescription() throws {
             let (pipeline, _) = try start("openapi")
+            try pipeline.fileDeadLetters(1)
             let seed = UInt64.random(in: 0..<1_000_000)
             let result = try run(
                 [
@@ -211,6 +221,17 @@ extension PipelineTests {
 }
 
 extension Pipeline {
+    /// Records whose time no clock should have.
+    func fileDeadLetters(_ count: Int) throws {
+        let lines = (0..<count).map { #"{"time":"2099-01-0\#($0 + 1)T00:00:00Z","metadata":{"foo":"\#($0)"}}"# + "\n" }
+        try writeText("\(work.path)/odd.jsonl", lines.joined())
+        let loaded = try command(["loadgen", "--from-file", "odd.jsonl"])
+        #expect(loaded.status == 0, "\(loaded.errors)")
+        try waitUntil("they are filed", seconds: 30) {
+            try JSONValue.parse(ask(apiPort, "GET", "/v1/dead-letters").body)["data"]?.array?.count == count
+        }
+    }
+
     /// A command of the binary, in the pipeline's directory.
     func command(
         _ words: [String], configured: Bool = true

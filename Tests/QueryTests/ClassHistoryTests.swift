@@ -66,7 +66,8 @@ import Testing
         #expect(answer.plan.source == .both)
         #expect(
             answer.plan.reason
-                == "from 2026-11-03T06:00:00.000000Z on metadata.user is no dimension: only events hold it")
+                == "from 2026-11-03T06:00:00.000000Z on metadata.user is no dimension: only events hold it; "
+                + "events are read by the index on metadata.user")
         #expect(answer.explanation?.json["condition"]?["decided_by"]?.string == "series and events")
     }
 
@@ -83,7 +84,8 @@ import Testing
         #expect(
             answer.plan.reason
                 == "until 2026-11-03T23:00:45.000000Z metadata.user is no dimension: only events hold it; "
-                + "the stretches that no kept rollup covers are read from events")
+                + "the stretches that no kept rollup covers are read from events; "
+                + "events are read by the index on metadata.user")
     }
 
     @Test("There and back: both of the outer eras from rollups")
@@ -94,9 +96,9 @@ import Testing
         #expect(
             answer.plan.reason
                 == "from 2026-11-03T00:00:00.000000Z to 2026-11-04T00:00:00.000000Z metadata.user is no dimension: "
-                + "only events hold it")
-        // One day's events, and the rows of the series that are that user's.
-        #expect(answer.plan.rowsRead == 144 + 4)
+                + "only events hold it; events are read by the index on metadata.user")
+        // One day's events of that user, and the rows of the series that are the user's.
+        #expect(answer.plan.rowsRead == 29 + 4)
     }
 
     @Test("A question that does not name the key is answered from rollups throughout")
@@ -108,7 +110,9 @@ import Testing
         #expect(answer.plan.reason == "the range is whole in rollups")
         // Changed from one class that only events hold to another: as without a change.
         let throughout = try self.answer(self.store([(0, "entity"), (30, "identifier")]))
-        #expect(throughout.plan.reason == "metadata.user is no dimension: only events hold it")
+        #expect(
+            throughout.plan.reason
+                == "metadata.user is no dimension: only events hold it; events are read by the index on metadata.user")
         #expect(throughout.totals == [.integer(87)])
     }
 

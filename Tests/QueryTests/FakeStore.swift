@@ -17,7 +17,9 @@ struct SampleEvent: Sendable {
 
     static func canonical(_ pairs: [String: MetadataValue]) -> [UInt8] {
         let sorted = pairs.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
-        return JSONValue.object(sorted.map { JSONMember(key: $0.key, value: $0.value.json) }).bytes
+        return JSONValue.object(
+            sorted.map { JSONMember(key: $0.key, value: $0.value == .filed ? .null : $0.value.json) }
+        ).bytes
     }
 
     var seriesKey: SeriesKey {
@@ -123,12 +125,22 @@ struct FakeStore: RollupReader, RollupSnapshot {
 
     func scanEvents(
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
-        _ body: (StoredEvent) throws -> Bool
+        having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws {
         for event in stored where event.event.time >= from && event.event.time < to && series.holds(event.series) {
+            // As little as an index may leave.
+            if let having, !Self.has(having, event) { continue }
             if let before, (event.event.time, event.event.id) >= (before.time, before.id) { continue }
             if try !body(event) { return }
         }
+    }
+
+    func countEvents(from: EventTime, to: EventTime, having: [UInt32], atMost limit: Int) -> Int {
+        stored.count { $0.event.time >= from && $0.event.time < to && Self.has(having, $0) }
+    }
+
+    private static func has(_ having: [UInt32], _ event: StoredEvent) -> Bool {
+        EventPairs.numbers(of: event.extra).contains { having.contains($0) || $0 == EventPairs.unsaid }
     }
 
     func event(id: EventID) -> StoredEvent? { stored.first { $0.event.id == id } }

@@ -140,7 +140,9 @@ private struct Maker {
             default: return .either(filter(depth - 1), filter(depth - 1))
             }
         }
-        let key = one(Self.keys)
+        // Keys of many values, asked for some of them: what an index on events finds.
+        let isByIndex = chance(40)
+        let key = isByIndex ? one(["user", "trace", "tags", "team"]) : one(Self.keys)
         let wanted = (0..<2).map { _ in
             switch key {
             case "team": "t\(below(12))"
@@ -151,7 +153,7 @@ private struct Maker {
             default: one(["prod", "PROD", "production", "test", "Test"])
             }
         }
-        switch below(4) {
+        switch below(isByIndex ? 2 : 4) {
         case 0: return .test(key, text: "= '\(wanted[0])'") { $0?.contains(wanted[0]) ?? false }
         case 1:
             return .test(key, text: "in ('\(wanted[0])', '\(wanted[1])')") { values in
@@ -233,6 +235,28 @@ private struct Maker {
         for round in 0..<questions {
             try ask(&maker, drawn, store, texts, "\(which), question \(round) after the replay")
         }
+        try expectTheIndexHoldsAll(store, &maker.random, isWhole: false, "\(which), after the replay")
+    }
+
+    /// Page by page, newest first.
+    private func expectListed(
+        _ events: [RequestEvent], _ filter: Filter, _ store: any StoreUnderTest, from: Int64, to: Int64,
+        _ context: String
+    ) throws {
+        let condition = try ConditionParser.parse(filter.text)
+        var listed: [String] = []
+        var cursor: EventCursor?
+        try store.reader.read { snapshot in
+            repeat {
+                let page = try QueryEngine().events(
+                    matching: condition, from: at(from), to: at(to), after: cursor, limit: 120,
+                    workspace: "default", snapshot: snapshot)
+                listed += page.events.compactMap { $0["id"]?.string }
+                cursor = page.next
+            } while cursor != nil
+        }
+        let expected = events.sorted { ($0.time, $0.id) > ($1.time, $1.id) }.map { "\($0.id)" }
+        #expect(listed == expected, "\(context)")
     }
 
     private func ask(
@@ -297,6 +321,9 @@ private struct Maker {
                 events.count { $0.event.status >= 400 }, Set(events.flatMap { $0.pairs[counted] ?? [] }).count,
             ]
             return values.map { .integer(Int64($0)) }
+        }
+        if let filter, maker.chance(30) {
+            try expectListed(total.map(\.event), filter, store, from: ends[0], to: ends[1], context)
         }
         #expect(answer.exact, "\(context)")
         #expect(answer.totals == figures(total), "\(context)")

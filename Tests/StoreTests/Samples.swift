@@ -101,7 +101,7 @@ struct BatchMaker {
 
     mutating func batch(_ parts: [Part]) throws -> SealedBatch {
         var batch = SealedBatch(
-            ranges: [], bytes: [], extras: [], series: [], events: [], delta: RollupDelta(), manifests: [],
+            ranges: [], bytes: [], extras: [], pairs: [], series: [], events: [], delta: RollupDelta(), manifests: [],
             deadLetters: [])
         for (number, part) in parts.enumerated() {
             for (place, sample) in part.samples.enumerated() {
@@ -125,12 +125,12 @@ struct BatchMaker {
                 }
                 batch.minutes[row].applied += 1
                 batch.minutes[row].next = Offset(offset.value + 1)
-                let extra = ByteRange(start: batch.extras.count, count: sample.extra.utf8.count)
-                batch.extras += Array(sample.extra.utf8)
+                let (extra, pairs) = batch.append(extra: Array(sample.extra.utf8))
                 batch.events.append(
                     NormalizedEvent(
                         fields: fields, series: series, range: Int32(number),
-                        offset: Offset(part.first + Int64(place)), extra: extra, metadataStatus: fields.metadataStatus,
+                        offset: Offset(part.first + Int64(place)), extra: extra, pairs: pairs,
+                        metadataStatus: fields.metadataStatus,
                         minute: Int32(row)))
             }
             let others = Int64(part.manifests.count + part.deadLetters.count) + part.skipped + part.lost

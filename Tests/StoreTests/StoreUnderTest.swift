@@ -74,6 +74,10 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (
+            version: 9,
+            sql: "DROP TABLE event_pairs; DROP TABLE pair_runs; DELETE FROM retained WHERE what = 5;"
+        ),
         (version: 8, sql: "ALTER TABLE replays DROP COLUMN log_scan;"), (version: 7, sql: "DROP TABLE rollup_days;"),
         (
             version: 6,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 
 base, shots = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -89,7 +90,7 @@ class Browser:
     def run(self, expression):
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in result:
-            raise SystemExit(f"{expression}: {result['exceptionDetails']}")
+            raise SystemExit("\n".join(faults + [f"{expression}: {result['exceptionDetails']}"]))
         return result["result"].get("value")
 
     def wait(self, expression, what, seconds=15):
@@ -254,10 +255,82 @@ try:
     browser.wait("document.getElementById('ledger-said').textContent !== 'Loading …'", "reconciliation, or that there is none")
     browser.shot("pipeline")
 
+    # Replays: a mistake is said, a dry run moves and shows its changes, the run comes after a question, and is taken back.
+    browser.press("5", 53, "5")
+    browser.wait("document.getElementById('replays-empty')?.hidden === false", "no replay yet")
+    for field in (("start-from", "(() => { const at = new Date(Date.now() - 3 * 86400000); return at.toISOString().slice(0, 19); })()"),
+                  ("start-rules", "'version: 1\\nvalus: 2\\nclasses: { a: b }\\n'"), ("start-rate", "'120'")):
+        browser.run(f"document.getElementById('{field[0]}').value = {field[1]}; true")
+    browser.run("document.getElementById('start-dry').click()")
+    browser.wait("document.getElementById('start-error').textContent.includes('line 2: valus')", "the first mistake in the rules")
+    expect(browser.run("document.getElementById('start-error').textContent.includes('classes.a')"), "not every mistake is said")
+    browser.shot("replay-mistake")
+    new_rules = "version: 1\\nvalues: { maps: { env: { production: prod } }, arrays: { default: json, tags: multi } }\\nclasses: { _user: entity, request_id: identifier }\\n"
+    browser.run(f"document.getElementById('start-rules').value = '{new_rules}'; document.getElementById('start-dry').focus(); true")
+    expect(browser.run("document.getElementById('start-run').disabled"), "a run is offered before its dry run")
+    browser.press("Enter", 13, "\r")
+    bar = "document.querySelector('#replay-rows progress')?.value"
+    browser.wait(f"{bar} > 0 && {bar} < 1", "the bar moves")
+    browser.wait("document.querySelector('#replay-rows small').textContent.includes('a second')", "the rate is shown")
+    browser.shot("replay-moves")
+    browser.wait("document.querySelectorAll('#changes tbody tr').length > 2", "what a dry run found")
+    expect(browser.run("location.search.includes('replay=')"), "the dry run is not in the URL")
+    dry_run = browser.run("new URLSearchParams(location.search).get('replay')")
+    changes = browser.run("document.querySelectorAll('#changes tbody tr').length")
+    browser.shot("replay-dry")
+    renamed = dict(**{"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "where": "metadata.env = 'prod'"})
+    expect(ask(**renamed)["totals"]["requests"] == 0, "a dry run has changed an answer")
+    browser.wait("!document.getElementById('start-run').disabled", "the run is offered")
+    browser.run("document.getElementById('start-run').focus()")
+    browser.press("Enter", 13, "\r")
+    browser.wait("document.getElementById('confirm').open", "a question before the run")
+    missing = names_missing(browser)
+    expect(not missing, f"replays: without a name: {missing}")
+    browser.shot("replay-question")
+    browser.press("Escape", 27)
+    browser.wait("!document.getElementById('confirm').open && document.activeElement.id === 'start-run'", "Escape is no, and back is where it began")
+    browser.run("document.getElementById('start-run').click()")
+    browser.run("document.getElementById('confirm-yes').click()")
+    word = "document.querySelector('#replay-rows .state').textContent"
+    browser.wait(f"{word} === 'answers'", "the replay answers", 30)
+    expect(ask(**renamed)["totals"]["requests"] > 0, "the replay changed no answer")
+    browser.run("document.querySelector('#replay-rows button.action').click()")
+    browser.run("document.getElementById('confirm-yes').click()")
+    browser.wait(f"{word} === 'taken back'", "it is taken back", 30)
+    expect(ask(**renamed)["totals"]["requests"] == 0, "what was taken back still answers")
+    # Given up in the middle.
+    browser.run("document.getElementById('start-rate').value = '20'; document.getElementById('start-dry').click()")
+    browser.wait(f"{word} === 'dry run under way'", "another dry run is under way")
+    browser.run("document.querySelector('#replay-rows button.action').click()")
+    browser.run("document.getElementById('confirm-yes').click()")
+    browser.wait("document.querySelectorAll('#replay-rows button.action').length === 0", "it is given up")
+
+    # Dead letters: filtered, opened, closed by the keyboard.
+    browser.run("document.activeElement.blur()")
+    browser.press("6", 54, "6")
+    browser.wait("document.querySelectorAll('#letter-rows tr').length === 3", "dead letters")
+    browser.run("document.getElementById('letter-code').value = 'undecodable'; document.getElementById('letter-code').dispatchEvent(new Event('change'))")
+    browser.wait("location.search.includes('code=undecodable') && document.getElementById('letters-empty')?.hidden === false", "none of that code")
+    browser.run("history.back()")
+    browser.wait("document.querySelectorAll('#letter-rows tr').length === 3", "all of them again")
+    browser.run("document.querySelector('#letter-rows button').click()")
+    browser.wait("document.getElementById('letter').open && document.querySelectorAll('#letter pre').length === 4", "one with its bytes")
+    letter = browser.run("new URLSearchParams(location.search).get('letter')")
+    expect(browser.run(f"document.querySelector('#letter code').textContent === 'millrace dead-letters redrive {letter}'"), "the command")
+    missing = names_missing(browser)
+    expect(not missing, f"letters: without a name: {missing}")
+    browser.shot("letter")
+    browser.press("Escape", 27)
+    browser.wait("!document.getElementById('letter').open && !location.search.includes('letter=')", "Escape closes")
+
     # Narrow and wide, light and dark: nothing reaches out of the window, and nothing keeps anybody out.
     event_id = browser.run("fetch('/v1/events?limit=1').then((got) => got.json()).then((page) => page.data[0].id)")
-    views = {view: f"view={view}" for view in ("overview", "events", "keys", "pipeline")}
-    extra = ("event", "refused", "nothing", "custom")
+    views = {view: f"view={view}" for view in ("overview", "events", "keys", "pipeline", "replays", "letters")}
+    extra = ("event", "refused", "nothing", "custom", "replay", "unknown-replay", "letter", "no-letters")
+    views["replay"] = f"view=replays&replay={dry_run}"
+    views["unknown-replay"] = "view=replays&replay=99"
+    views["letter"] = f"view=letters&letter={urllib.parse.quote(letter, safe='')}"
+    views["no-letters"] = "view=letters&code=undecodable"
     views["event"] = f"view=events&event={event_id}"
     views["refused"] = "where=metadata.env%20lik%20%27a%27"
     views["nothing"] = "where=metadata.env%20%3D%20%27nowhere%27"

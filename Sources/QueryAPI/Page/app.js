@@ -12,6 +12,8 @@ import {
 } from "/overview.js";
 import { forgetEvents, refreshEvents, refreshKeys, refreshPipeline, showEvent, watchEvents } from "/views.js";
 
+// What another view does not take along.
+const closed = { event: "", replay: "", letter: "", code: "", place: "" };
 let timer = 0, running = null, keysAt = 0, hasAnswer = false, proxyURL = "";
 
 async function refresh() {
@@ -25,6 +27,8 @@ async function refresh() {
       if (answer) { showPlan(answer); showEmpty(); }
     } else if (view === "events") await refreshEvents(mine.signal);
     else if (view === "keys") await refreshKeys(mine.signal);
+    else if (view === "replays") await (await import("/replays.js")).refreshReplays(mine.signal);
+    else if (view === "letters") await (await import("/letters.js")).refreshLetters(mine.signal);
     else await refreshPipeline(mine.signal);
     if (mine.signal.aborted) return;
     succeed();
@@ -34,9 +38,9 @@ async function refresh() {
     fail(error);
   }
   document.body.setAttribute("aria-busy", "false");
-  if (!isLive() || !$("key-form").hidden) return;
+  if (!(isLive() || view === "replays") || !$("key-form").hidden) return;
   const length = span().to - span().from;
-  const pause = view === "keys" ? 15_000 : length > 26 * hour ? 6_000 : 2_000;
+  const pause = view === "replays" ? 1_000 : view === "keys" ? 15_000 : length > 26 * hour ? 6_000 : 2_000;
   timer = setTimeout(() => { if (!document.hidden) refresh(); }, pause);
 }
 
@@ -46,7 +50,8 @@ function succeed() {
   $("key-form").hidden = true;
   showFilterError(null);
   document.body.classList.remove("stale");
-  say(isLive() ? "live" : "", isLive() ? "on" : "");
+  const isMoving = isLive() || state.view === "replays";
+  say(isMoving ? "live" : "", isMoving ? "on" : "");
 }
 
 function say(text, kind) {
@@ -55,9 +60,12 @@ function say(text, kind) {
 }
 
 function fail(error) {
-  if (error instanceof Refusal && error.status === 401) {
+  const needsAdmin = state.view === "replays" || state.view === "letters";
+  if (error instanceof Refusal && (error.status === 401 || error.status === 403 && needsAdmin)) {
+    for (const scope of document.querySelectorAll("#key-form .scope")) scope.textContent = needsAdmin ? "admin" : "query";
     $("key-form").hidden = false;
-    $("problem").hidden = true;
+    $("problem").hidden = error.status === 401;
+    $("problem").textContent = sentence(error);
     return say("", "");
   }
   const isFilter = error instanceof Refusal && (error.error.code === "invalid_filter" || error.error.position != null);
@@ -117,14 +125,15 @@ function showState() {
   for (const view of views) {
     $(`view-${view}`).hidden = view !== state.view;
     const link = $(`to-${view}`);
-    link.href = urlOf({ view, event: "" });
+    link.href = urlOf({ view, ...closed });
     if (view === state.view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
-  $("filter").hidden = state.view === "keys" || state.view === "pipeline";
+  $("filter").hidden = state.view !== "overview" && state.view !== "events";
   $("plan").hidden = state.view !== "overview";
   document.title = state.view === "overview" ? "Millrace" : `${$(`to-${state.view}`).textContent} – Millrace`;
   showGroups();
   showEvent();
+  if (!state.letter) $("letter")?.close();
 }
 
 let lastZone = state.zone, lastGroup = state.by;
@@ -172,14 +181,14 @@ for (const view of views) {
   $(`to-${view}`).addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    change({ view, event: "" });
+    change({ view, ...closed });
   });
 }
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, select, textarea, dialog");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "/") { event.preventDefault(); $("where").focus(); }
-  if (/^[1-4]$/.test(event.key)) change({ view: views[event.key - 1], event: "" });
+  if (/^[1-6]$/.test(event.key)) change({ view: views[event.key - 1], ...closed });
 });
 $("copy").onclick = async () => {
   try { await navigator.clipboard.writeText($("curl").textContent); $("copy").textContent = "Copied"; } catch {
@@ -206,7 +215,7 @@ $("theme").onclick = () => {
   forgetCharts();
   refresh();
 };
-document.addEventListener("visibilitychange", () => { if (!document.hidden && isLive()) refresh(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && (isLive() || state.view === "replays")) refresh(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { forgetCharts(); refresh(); });
 addEventListener("popstate", () => {
   const { by, zone } = state;

@@ -7,7 +7,7 @@ export const ranges = {
   "15m": ["Last 15 minutes", 15 * minute], "1h": ["Last hour", hour], "6h": ["Last 6 hours", 6 * hour],
   "24h": ["Last 24 hours", day], "7d": ["Last 7 days", 7 * day], "30d": ["Last 30 days", 30 * day],
 };
-export const views = ["overview", "events", "keys", "pipeline"];
+export const views = ["overview", "events", "keys", "pipeline", "replays", "letters"];
 export const builtIn = ["model", "provider", "operation", "outcome", "status_class", "api_key"];
 export const ownZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 export const isTime = (text) => !Number.isNaN(Date.parse(text));
@@ -27,6 +27,7 @@ export function make(tag, attributes = {}, ...children) {
 // The question; every view of the page is a URL.
 const fresh = {
   view: "overview", range: "1h", from: "", to: "", zone: ownZone, where: "", by: "model", sort: "-requests", event: "",
+  replay: "", letter: "", code: "", place: "",
 };
 export const state = { ...fresh };
 let lastRelative = "1h";
