@@ -83,6 +83,7 @@ package struct BatchBuilder: Sendable {
     private var bytes: [UInt8] = []
     private var extras: [UInt8] = []
     private var events: [NormalizedEvent] = []
+    private var entities: [Int32] = []
     private var manifests: [Manifest] = []
     private var minutes = MinuteTally()
     package private(set) var deadLetters: [DeadLetter] = []
@@ -169,9 +170,8 @@ package struct BatchBuilder: Sendable {
         if ranges.isEmpty { return nil }
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
-            ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, delta: delta,
-            manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
-            rulesVersion: rules.version)
+            ranges: ranges, bytes: bytes, extras: extras, series: series, events: events, entities: entities,
+            delta: delta, manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(), rulesVersion: rules.version)
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
@@ -182,6 +182,7 @@ package struct BatchBuilder: Sendable {
         extras.reserveCapacity(extraCount)
         events = []
         events.reserveCapacity(eventCount)
+        entities.removeAll(keepingCapacity: true)
         manifests = []
         deadLetters = []
         return batch
@@ -305,6 +306,10 @@ package struct BatchBuilder: Sendable {
             let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
+        let firstEntity = entities.count
+        rules.entities(at: fields.time).each(of: metadata.extra) { set in
+            entities.append(folder.add(fields, of: series, entity: set))
+        }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -312,7 +317,7 @@ package struct BatchBuilder: Sendable {
         events.append(
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
-                metadataStatus: metadata.status, minute: minute))
+                metadataStatus: metadata.status, minute: minute, entities: firstEntity..<entities.count))
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.

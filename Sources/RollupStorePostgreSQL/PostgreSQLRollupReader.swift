@@ -144,10 +144,10 @@ final class SeriesMemory: Sendable {
     private static let page = 4_096
     private let state = Mutex(State())
 
-    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+    func series(workspace: String, entity: String?, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try state.update(connection)
-            return state.shelf.series(of: workspace)
+            return state.shelf.series(of: workspace, entity: entity)
         }
     }
 
@@ -177,8 +177,8 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
         }
     }
 
-    func series(workspace: String) throws -> [StoredSeries] {
-        try memory.series(workspace: workspace, connection)
+    func series(workspace: String, entity: String?) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, entity: entity, connection)
     }
 
     func retained(_ grain: Grain?) throws -> EventTime? {

@@ -120,10 +120,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         var tallies = [Tally](repeating: Tally(), count: batch.ranges.count)
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         failPoint("events_inserted")
-        var delta = batch.delta
-        for index in duplicates {
-            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-        }
+        let delta = batch.delta(withDuplicates: duplicates)
         try notePending(batch, duplicates, scope, connection)
         try RollupRows.add(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         failPoint("rollups_added")
