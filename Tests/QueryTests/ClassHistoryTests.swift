@@ -28,7 +28,7 @@ import Testing
             } else {
                 sample.extra = user
             }
-            if name == "entity" { sample.entities = ["user"] }
+            sample.entities = name == "entity" ? ["user"] : []
             return sample
         }
         var store = FakeStore(samples)

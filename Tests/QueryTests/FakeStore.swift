@@ -15,8 +15,8 @@ struct SampleEvent: Sendable {
     var pairs: [String: MetadataValue] = [:]
     /// Keys of other classes.
     var extra: [String: MetadataValue] = [:]
-    /// Of all keys, those that are entities.
-    var entities: [String] = []
+    /// Of all keys, those that are entities; as the store's own timeline has it.
+    var entities = ["_user", "user"]
 
     static func canonical(_ pairs: [String: MetadataValue]) -> [UInt8] {
         let sorted = pairs.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
