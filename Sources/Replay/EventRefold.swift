@@ -54,7 +54,9 @@ package struct EventRefold {
             priceVersion = price?.version ?? ""
         }
         let series = series(of: event, metadata.set)
-        folder.add(EventFields(measured: old, cost: cost), series: series)
+        let fields = EventFields(measured: old, cost: cost)
+        folder.add(fields, series: series)
+        addEntities(of: event, metadata.extra, fields, series)
         step.events += 1
         let isSame =
             metadata.set == event.series.set && metadata.extra == event.stored.extra
@@ -68,6 +70,17 @@ package struct EventRefold {
                 time: old.time, id: old.id, series: series, metadataStatus: metadata.status,
                 metadataConflicts: conflicts, metadataRaw: raw ?? old.metadataRaw, extra: metadata.extra, cost: cost,
                 priceVersion: priceVersion))
+    }
+
+    private mutating func addEntities(
+        of event: ReplayEvent, _ extra: [UInt8], _ fields: EventFields, _ series: Int32
+    ) {
+        let workspace = event.series.workspace
+        let hour = Grain.hour.bucket(of: fields.time)
+        after.entities(at: fields.time).each(of: extra) { set in
+            let filing = admission.admit(set, of: workspace, in: hour) { _, _ in nil }
+            _ = folder.add(fields, of: series, entity: filing?.set ?? set)
+        }
     }
 
     /// With what its series holds.

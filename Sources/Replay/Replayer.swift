@@ -61,7 +61,9 @@ package struct Replayer {
         var replay = begun
         var refold = try refold(replay, reprice)
         // What an earlier run has built counts against the budgets.
-        try store.rows(of: replay.id, replay, .hour) { refold.know($0, $1) }
+        for grain in [Grain.hour, .entityHour] {
+            try store.rows(of: replay.id, replay, grain) { refold.know($0, $1) }
+        }
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
         while !replay.isScanned {
             progress(replay)

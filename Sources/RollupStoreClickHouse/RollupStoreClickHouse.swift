@@ -24,7 +24,8 @@ package struct ClickHouseRollupStore: Sendable {
         package init() {}
     }
 
-    static let schemaVersion: UInt32 = 1
+    /// 2: rollups by entity.
+    static let schemaVersion: UInt32 = 2
 
     package let location: ClickHouseLocation
     package let reader: ClickHouseRollupReader
