@@ -31,8 +31,8 @@ package enum Grain: UInt8, CaseIterable, Comparable, Sendable {
         case .minute: "minute"
         case .hour: "hour"
         case .day: "day"
-        case .entityHour: "entity hour"
-        case .entityDay: "entity day"
+        case .entityHour: "entity_hour"
+        case .entityDay: "entity_day"
         }
     }
 
