@@ -73,12 +73,12 @@ let package = Package(
                 .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
                 .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
                 .embedInCode("sqlite-6-replay.sql"),
-                .embedInCode("sqlite-7-days.sql"), .embedInCode("sqlite-8-log.sql"),
-                .embedInCode("sqlite-10-pairs.sql"),
+                .embedInCode("sqlite-7-days.sql"), .embedInCode("sqlite-8-entities.sql"),
+                .embedInCode("sqlite-9-pairs.sql"), .embedInCode("sqlite-10-log.sql"),
                 .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
                 .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
-                .embedInCode("postgresql-5-replay.sql"), .embedInCode("postgresql-6-log.sql"),
-                .embedInCode("postgresql-8-pairs.sql"),
+                .embedInCode("postgresql-5-replay.sql"), .embedInCode("postgresql-6-entities.sql"),
+                .embedInCode("postgresql-7-pairs.sql"), .embedInCode("postgresql-8-log.sql"),
                 .embedInCode("clickhouse.sql"),
                 .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
                 .embedInCode("openapi.json"), .embedInCode("prices.json"),
@@ -91,8 +91,8 @@ let package = Package(
 
         // Ports
         module("RecordLog", ["Events"]),
-        module("RollupStore", ["Access", "Events", "JSONText", "RecordLog", "Rollups"]),
-        module("Queries", ["Events", "JSONText", "Rollups", "RollupStore"]),
+        module("RollupStore", ["Access", "Events", "JSONText", "Normalizer", "RecordLog", "Rollups"]),
+        module("Queries", ["Events", "JSONText", "Normalizer", "Rollups", "RollupStore"]),
 
         // Adapters
         module(

@@ -10,8 +10,8 @@ package enum Schemas {
             text(PackageResources.sqlite_sql), text(PackageResources.sqlite_2_keys_sql),
             text(PackageResources.sqlite_3_redriven_sql), text(PackageResources.sqlite_4_reconciliation_sql),
             text(PackageResources.sqlite_5_rules_sql), text(PackageResources.sqlite_6_replay_sql),
-            text(PackageResources.sqlite_7_days_sql), text(PackageResources.sqlite_8_log_sql),
-            text(PackageResources.sqlite_10_pairs_sql),
+            text(PackageResources.sqlite_7_days_sql), text(PackageResources.sqlite_8_entities_sql),
+            text(PackageResources.sqlite_9_pairs_sql), text(PackageResources.sqlite_10_log_sql),
         ]
     }
     /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.
@@ -19,8 +19,8 @@ package enum Schemas {
         [
             text(PackageResources.postgresql_sql), text(PackageResources.postgresql_2_redriven_sql),
             text(PackageResources.postgresql_3_reconciliation_sql), text(PackageResources.postgresql_4_rules_sql),
-            text(PackageResources.postgresql_5_replay_sql), text(PackageResources.postgresql_6_log_sql),
-            text(PackageResources.postgresql_8_pairs_sql),
+            text(PackageResources.postgresql_5_replay_sql), text(PackageResources.postgresql_6_entities_sql),
+            text(PackageResources.postgresql_7_pairs_sql), text(PackageResources.postgresql_8_log_sql),
         ]
     }
     /// `clickhouse.sql`: the tables of the ClickHouse store.

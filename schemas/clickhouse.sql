@@ -97,7 +97,8 @@ CREATE TABLE IF NOT EXISTS series (
 ) ENGINE = MergeTree ORDER BY hash
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- grain: 0 minute, 1 hour, 2 day. bucket: whole buckets since 1970. Rows of one place are summed when read.
+-- grain: 0 minute, 1 hour, 2 day; 5 hour and 6 day of an entity, whose series have pairs of the form ["key",value].
+-- bucket: whole buckets since 1970. Rows of one place are summed when read.
 -- bins: the sketches of latency, first token and overhead; a code is kind * 65,536 + bin + 32,768.
 -- chunk: which rows are deleted together; negative for runs.
 CREATE TABLE IF NOT EXISTS rollups (

@@ -88,6 +88,7 @@ package struct BatchBuilder: Sendable {
     private var extras: [UInt8] = []
     private var pairs: [UInt32] = []
     private var events: [NormalizedEvent] = []
+    private var entities: [Int32] = []
     private var manifests: [Manifest] = []
     private var minutes = MinuteTally()
     package private(set) var deadLetters: [DeadLetter] = []
@@ -175,8 +176,8 @@ package struct BatchBuilder: Sendable {
         let (series, delta) = folder.finish()
         let batch = SealedBatch(
             ranges: ranges, bytes: bytes, extras: extras, pairs: pairs, series: series, events: events,
-            delta: delta, manifests: manifests, deadLetters: deadLetters, minutes: minutes.finish(),
-            rulesVersion: rules.version)
+            entities: entities, delta: delta, manifests: manifests, deadLetters: deadLetters,
+            minutes: minutes.finish(), rulesVersion: rules.version)
         for index in cursors.indices { cursors[index].range = nil }
         ranges = []
         // The next batch is likely to be about as large: grown once, not step by step.
@@ -189,6 +190,7 @@ package struct BatchBuilder: Sendable {
         pairs.reserveCapacity(pairCount)
         events = []
         events.reserveCapacity(eventCount)
+        entities.removeAll(keepingCapacity: true)
         manifests = []
         deadLetters = []
         return batch
@@ -310,6 +312,10 @@ package struct BatchBuilder: Sendable {
             let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
+        let firstEntity = entities.count
+        rules.entities(at: fields.time).each(of: metadata.extra) { set in
+            entities.append(folder.add(fields, of: series, entity: set))
+        }
         fields.metadataConflicts &+= metadata.conflicts
         let extra = ByteRange(start: extras.count, count: metadata.extra.count)
         extras.append(contentsOf: metadata.extra)
@@ -320,7 +326,7 @@ package struct BatchBuilder: Sendable {
             NormalizedEvent(
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
                 pairs: ByteRange(start: firstPair, count: pairs.count - firstPair), metadataStatus: metadata.status,
-                minute: minute))
+                minute: minute, entities: firstEntity..<entities.count))
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.

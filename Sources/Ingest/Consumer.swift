@@ -634,7 +634,7 @@ package final class Consumer: Sendable {
         let began = ContinuousClock.now
         defer { metrics.observeTime.record(microseconds: Self.microseconds(since: began)) }
         do {
-            let verdict = try observer.look(at: { .now }) { try writer.hour($0, maxRows: $1) }
+            let verdict = try observer.look(at: { .now }) { try writer.hour($0, of: .hour, maxRows: $1) }
             if let verdict { _ = verdicts.tryPush(verdict) }
         } catch let error as RollupStoreError where error.isTransient {
             log(.consumerObservationFailed(reason: error.description))
@@ -715,7 +715,11 @@ package final class Consumer: Sendable {
     ) throws -> SealedBatch? {
         let began = ContinuousClock.now
         let admitted = try persist { () throws -> (batch: SealedBatch, filed: SetAdmission.Filed) in
-            try admission.admit(batch) { try writer.hour($0, maxRows: $1) }
+            try admission.admit(batch) { hour, maxRows in
+                // Where there are too many, what is known of them is not: the hour may take another budget.
+                let rows = try writer.hour(hour, of: .hour, maxRows: maxRows) ?? []
+                return try rows + (writer.hour(hour, of: .entityHour, maxRows: maxRows) ?? [])
+            }
         }
         metrics.admitTime.record(microseconds: Self.microseconds(since: began))
         guard let (batch, filed) = admitted else { return nil }

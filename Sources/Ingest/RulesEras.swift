@@ -44,6 +44,7 @@ package struct RulesEras: Sendable {
         var configured: String
         var normalizer: Normalizer
         var redactor: Redactor?
+        let entities: EntityKeys
 
         init(from: EventTime, fingerprint: String, configured: String, normalizer: Normalizer) {
             self.from = from
@@ -51,6 +52,7 @@ package struct RulesEras: Sendable {
             self.configured = configured
             self.normalizer = normalizer
             redactor = normalizer.redactor
+            entities = EntityKeys(normalizer.rules)
         }
     }
 
@@ -116,6 +118,9 @@ package struct RulesEras: Sendable {
     package mutating func normalize(raw: [UInt8], status: MetadataStatus, at time: EventTime) -> NormalizedMetadata {
         raw.withUnsafeBytes { normalize(raw: $0, status: status, at: time) }
     }
+
+    /// The keys that have rollups of their own.
+    package func entities(at time: EventTime) -> EntityKeys { eras[index(at: time)].entities }
 
     /// The latest rules are nearly always meant.
     private func index(at time: EventTime) -> Int {

@@ -7,6 +7,9 @@
 //   - a value too many is left out, and the key stays;
 //   - where the set that is left is one too many, nothing is said of the pairs.
 //
+// The rollups of an entity hold at most as many of its values an hour as all others hold sets; a value too many is filed
+// likewise.
+//
 // `SetText` is how that is written. The event keeps its pairs beside the set, where entities and identifiers are, so
 // events still answer exactly; all other dimensions and all sums stay what they are, so nothing is lost from any total.
 //
@@ -25,7 +28,7 @@
 
 import EventCodec
 import Events
-package import Normalizer
+import Normalizer
 package import RollupStore
 import Rollups
 
@@ -52,19 +55,30 @@ package struct SetAdmission: Sendable {
         package var news: [News] = []
     }
 
-    /// A set and what it is filed as.
+    /// What a set is filed as.
     package struct Filing: Sendable {
-        package var whole: SetText
-        package var filed: SetText
+        package let set: [UInt8]
+        let spent: [Spent]
+        /// The set as it was and as it is filed; nil for an entity's, which an event has beside its set in any case.
+        private let texts: (whole: SetText, filed: SetText)?
 
-        package var set: [UInt8] { filed.bytes }
+        init(whole: SetText, filed: SetText) {
+            set = filed.bytes
+            texts = (whole, filed)
+            if filed.isUnsaid {
+                spent = [.sets]
+            } else {
+                spent = (filed.pairs.contains { $0.value == nil } ? [.values] : []) + (filed.isOpen ? [.keys] : [])
+            }
+        }
+
+        init(set: [UInt8], spent: [Spent]) {
+            (self.set, self.spent, texts) = (set, spent, nil)
+        }
 
         /// What the event has beside the set then. `extra`: what it had already.
-        package func extra(_ extra: [UInt8]) -> [UInt8] { whole.left(by: filed, with: extra) }
-
-        fileprivate var spent: [Spent] {
-            if filed.isUnsaid { return [.sets] }
-            return (filed.pairs.contains { $0.value == nil } ? [.values] : []) + (filed.isOpen ? [.keys] : [])
+        package func extra(_ extra: [UInt8]) -> [UInt8] {
+            texts.map { $0.whole.left(by: $0.filed, with: extra) } ?? extra
         }
     }
 
@@ -77,6 +91,8 @@ package struct SetAdmission: Sendable {
     private struct Place: Hashable {
         var hour: Int32
         var workspace: String
+        /// Of rollups by entity: the entity's key.
+        var entity: String?
     }
 
     /// What one workspace has in one hour.
@@ -123,10 +139,12 @@ package struct SetAdmission: Sendable {
     ) rethrows -> (batch: SealedBatch, filed: Filed) {
         if spaces.reduce(0, { $0 + $1.size }) > Self.kept { forget() }
         var moves = SeriesMoves()
-        for row in batch.delta.rows where row.grain == .hour {
+        for row in batch.delta.rows where row.grain == .hour || row.grain == .entityHour {
             let series = batch.series[Int(row.series)]
             let filing = try admit(series.set, of: series.workspace, in: row.bucket, read)
-            if let filing { moves.move(row.series, of: row.bucket, to: filing, in: batch) }
+            if let filing {
+                moves.move(row.series, of: row.bucket, requests: row.measures.requests, to: filing, in: batch)
+            }
         }
         if moves.isEmpty { return (batch, Filed()) }
         let moved = moves.moved(batch)
@@ -147,6 +165,7 @@ package struct SetAdmission: Sendable {
     ) rethrows -> Filing? {
         let hash = Self.hash(set[...])
         if !readings.contains(hour) { try load(hour, read) }
+        if let key = EntitySet.key(of: set) { return try admit(set, hash, ofEntity: key, workspace, hour, read) }
         var place = place(hour, workspace)
         if spaces[place].sets.contains(hash) { return nil }
         guard var text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else { return nil }
@@ -212,8 +231,37 @@ package struct SetAdmission: Sendable {
         return isChanged ? Filing(whole: whole, filed: text) : nil
     }
 
+    private mutating func admit(
+        _ set: [UInt8], _ hash: UInt64, ofEntity key: String, _ workspace: String, _ hour: Int32,
+        _ read: (Int32, Int) throws -> [HourRow]?
+    ) rethrows -> Filing? {
+        var place = place(hour, workspace, key)
+        if spaces[place].sets.contains(hash) { return nil }
+        guard let filed = EntitySet.filed(set) else { return nil }
+        if let due, due <= now() {
+            try load(hour, read)
+            place = self.place(hour, workspace, key)
+            if spaces[place].sets.contains(hash) { return nil }
+        }
+        let budget = budget(of: workspace, in: hour).sets
+        let count = spaces[place].sets.count
+        var isAdmitted = count < budget - budget / 4
+        if !isAdmitted, count < budget {
+            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
+            isAdmitted = spaces[self.place(hour &- 1, workspace, key)].sets.contains(hash)
+        }
+        guard isAdmitted else { return Filing(set: filed, spent: [.values]) }
+        _ = spaces[place].sets.insert(hash)
+        return nil
+    }
+
     /// A set that is counted already.
     package mutating func know(_ set: [UInt8], of workspace: String, in hour: Int32) {
+        if let key = EntitySet.key(of: set) {
+            let place = place(hour, workspace, key)
+            if EntitySet.filed(set) != nil { _ = spaces[place].sets.insert(Self.hash(set[...])) }
+            return
+        }
         let place = place(hour, workspace)
         guard !spaces[place].sets.contains(Self.hash(set[...])), let text = SetText(set), !text.isUnsaid,
             !text.pairs.isEmpty
@@ -236,8 +284,8 @@ package struct SetAdmission: Sendable {
         due = now().advanced(by: took * Self.share)
     }
 
-    private mutating func place(_ hour: Int32, _ workspace: String) -> Int {
-        let place = Place(hour: hour, workspace: workspace)
+    private mutating func place(_ hour: Int32, _ workspace: String, _ entity: String? = nil) -> Int {
+        let place = Place(hour: hour, workspace: workspace, entity: entity)
         if let known = places[place] { return known }
         places[place] = spaces.count
         spaces.append(Space())
@@ -269,7 +317,7 @@ private struct SeriesMoves {
         /// Index into `added`, behind the batch's own series.
         var series: Int32
         var filing: SetAdmission.Filing
-        var events = 0
+        let events: Int
         /// What the event has beside the set where it had nothing.
         var alone: (extra: ByteRange, pairs: ByteRange)?
     }
@@ -287,13 +335,13 @@ private struct SeriesMoves {
     }
 
     mutating func move(
-        _ series: Int32, of hour: Int32, to filing: SetAdmission.Filing, in batch: SealedBatch
+        _ series: Int32, of hour: Int32, requests: Int64, to filing: SetAdmission.Filing, in batch: SealedBatch
     ) {
         var key = batch.series[Int(series)]
         key.set = filing.set
         let number = numbers[key] ?? Int32(batch.series.count + added.count)
         if numbers.updateValue(number, forKey: key) == nil { added.append(key) }
-        moves[Origin(hour: hour, series: series)] = Move(series: number, filing: filing)
+        moves[Origin(hour: hour, series: series)] = Move(series: number, filing: filing, events: Int(requests))
     }
 
     mutating func moved(_ batch: SealedBatch) -> SealedBatch {
@@ -309,14 +357,18 @@ private struct SeriesMoves {
             }
             return numbers[Int(old)]
         }
+        func moved(_ series: Int32, _ hour: Int32) -> Int32 {
+            guard let place = moves.index(forKey: Origin(hour: hour, series: series)) else { return number(series) }
+            return number(moves.values[place].series)
+        }
         for index in batch.events.indices {
             let event = batch.events[index]
-            let origin = Origin(hour: Grain.hour.bucket(of: event.fields.time), series: event.series)
-            guard let place = moves.index(forKey: origin) else {
+            let hour = Grain.hour.bucket(of: event.fields.time)
+            for entity in event.entities { batch.entities[entity] = moved(batch.entities[entity], hour) }
+            guard let place = moves.index(forKey: Origin(hour: hour, series: event.series)) else {
                 batch.events[index].series = number(event.series)
                 continue
             }
-            moves.values[place].events += 1
             let move = moves.values[place]
             batch.events[index].series = number(move.series)
             let isAlone = event.extra.count <= 2
@@ -328,12 +380,8 @@ private struct SeriesMoves {
             (batch.events[index].extra, batch.events[index].pairs) = beside
             if isAlone { moves.values[place].alone = beside }
         }
-        let ratio = Int32(Grain.hour.microseconds / Grain.minute.microseconds)
-        let minutes = batch.delta.rows.filter { $0.grain == .minute }
-        batch.delta = RollupDelta(minutes) { row in
-            let (quotient, remainder) = row.bucket.quotientAndRemainder(dividingBy: ratio)
-            let hour = remainder < 0 ? quotient - 1 : quotient
-            return number(moves[Origin(hour: hour, series: row.series)]?.series ?? row.series)
+        batch.delta = batch.delta.moved { row in
+            moved(row.series, row.grain == .minute ? Grain.hour.bucket(ofMinute: row.bucket) : row.bucket)
         }
         batch.series = series
         return batch

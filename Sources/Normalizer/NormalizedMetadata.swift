@@ -6,7 +6,7 @@ package import Events
 package enum KeyClass: UInt8, Sendable, CaseIterable {
     /// Part of the metadata set of every rollup row.
     case dimension = 0
-    /// Many values: a rollup of its own (issue of governance), until then on events only.
+    /// Many values: rollups of its own by hour and day, and with the events.
     case entity = 1
     /// About unique per request: on events only, in their index.
     case identifier = 2

@@ -126,6 +126,12 @@ package struct Rules: Sendable, Equatable {
     /// The configuration says what class the key has: observation decides nothing.
     package func names(_ key: [UInt8]) -> Bool { classes[key] != nil }
 
+    /// Canonical keys that are entities.
+    var entities: [[UInt8]] {
+        classes.filter { $0.value == .entity }.map(\.key)
+            + observed.filter { $0.value.keyClass == .entity && classes[$0.key] == nil }.map(\.key)
+    }
+
     /// Every key is a dimension.
     var hasNoClasses: Bool { classes.isEmpty && observed.isEmpty }
 

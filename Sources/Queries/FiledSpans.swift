@@ -67,8 +67,9 @@ struct FiledSpans {
         for (bucket, requests) in found.sorted(by: { $0.key < $1.key }) {
             let begin = grain.start(of: bucket).microseconds
             let end = begin + grain.microseconds
-            if grain == .day, retention.holds(.hour, at: begin) {
-                try look(.hour, begin, end, selection, retention, snapshot)
+            let hour = grain == .day ? Grain.hour : grain == .entityDay ? .entityHour : nil
+            if let hour, retention.holds(hour, at: begin) {
+                try look(hour, begin, end, selection, retention, snapshot)
             } else if let last = spans.last, last.to == begin {
                 spans[spans.count - 1].to = end
                 spans[spans.count - 1].requests &+= requests
@@ -86,13 +87,13 @@ struct FiledSpans {
             var at = era.from
             if era.onlyEvents == nil {
                 for span in kept(retention) where span.to > at && span.from < era.to {
-                    if span.from > at { out.append(Era(from: at, to: span.from, onlyEvents: nil)) }
+                    if span.from > at { out.append(Era(from: at, to: span.from, entity: era.entity)) }
                     let end = min(span.to, era.to)
                     out.append(Era(from: max(at, span.from), to: end, onlyEvents: reason))
                     at = end
                 }
             }
-            if at < era.to { out.append(Era(from: at, to: era.to, onlyEvents: era.onlyEvents)) }
+            if at < era.to { out.append(Era(from: at, to: era.to, onlyEvents: era.onlyEvents, entity: era.entity)) }
         }
         return out
     }

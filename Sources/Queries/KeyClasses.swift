@@ -1,6 +1,6 @@
 // The rules timeline -> which class a metadata key has and had. A key's values stand in the sets where it is a dimension,
-// and with the events alone where it is of another class; of a range in which it was both, events answer only the eras
-// in which it was no dimension.
+// in rollups of its own where it is an entity, and with the events alone where it is an identifier; of a range in which
+// it was several, each era is answered by what holds it there.
 
 package import Events
 package import JSONText
@@ -46,6 +46,15 @@ final class ClassMemory: Sendable {
     }
 }
 
+/// Who answers an era.
+enum EraSource {
+    case rollups
+    /// The rollups of this entity's key.
+    case entity(String)
+    /// And why.
+    case events(String)
+}
+
 extension QueryEngine {
     static let dimension = "dimension"
     private static let unnamed = ClassMemory.Said(name: dimension, reason: "no rule says otherwise")
@@ -56,31 +65,36 @@ extension QueryEngine {
     }
 
     func eventKeys(under rules: ArraySlice<RulesTimeline.Entry>) -> Set<String> {
-        rules.reduce(into: []) { $0.formUnion(nonDimensions(of: $1)) }
+        rules.reduce(into: []) { $0.formUnion(nonDimensions(of: $1).keys) }
     }
 
-    private func nonDimensions(of entry: RulesTimeline.Entry) -> Set<String> {
-        Set(classMemory.classes(of: entry.rules).filter { $0.value.name != Self.dimension }.keys)
+    private func nonDimensions(of entry: RulesTimeline.Entry) -> [String: String] {
+        classMemory.classes(of: entry.rules).mapValues(\.name).filter { $0.value != Self.dimension }
     }
 
     /// `from <= time < to` by what the keys of other classes than dimension say to each part; neighbours differ.
     func eras(
         from: EventTime, to: EventTime, under rules: ArraySlice<RulesTimeline.Entry>,
-        reason: (Set<String>) -> String?
+        source: ([String: String]) -> EraSource
     ) -> [Era] {
+        func era(_ from: Int64, _ to: Int64, _ classes: [String: String]) -> Era {
+            switch source(classes) {
+            case .rollups: Era(from: from, to: to)
+            case .entity(let key): Era(from: from, to: to, entity: key)
+            case .events(let reason): Era(from: from, to: to, onlyEvents: reason)
+            }
+        }
         var eras: [Era] = []
         for index in rules.indices {
             let end = index + 1 < rules.endIndex ? rules[index + 1].from : to
-            let era = Era(
-                from: eras.last?.to ?? from.microseconds, to: end.microseconds,
-                onlyEvents: reason(nonDimensions(of: rules[index])))
-            if let last = eras.last, last.onlyEvents == era.onlyEvents {
+            let era = era(eras.last?.to ?? from.microseconds, end.microseconds, nonDimensions(of: rules[index]))
+            if let last = eras.last, last.onlyEvents == era.onlyEvents, last.entity == era.entity {
                 eras[eras.count - 1].to = era.to
             } else {
                 eras.append(era)
             }
         }
-        return eras.isEmpty ? [Era(from: from.microseconds, to: to.microseconds, onlyEvents: reason([]))] : eras
+        return eras.isEmpty ? [era(from.microseconds, to.microseconds, [:])] : eras
     }
 
     /// The class that keys have at the end of a range.

@@ -45,7 +45,9 @@ package func metadataPairs(_ bytes: [UInt8]) -> [(key: String, value: MetadataVa
 /// `isOpen`: a budget left keys out, or said nothing of any.
 func metadataSet(_ bytes: [UInt8]) -> (pairs: [(key: String, value: MetadataValue)], isOpen: Bool)? {
     if bytes.isEmpty { return ([], false) }
-    guard let tree = try? JSONValue.parse(bytes), let members = tree.members else { return nil }
+    guard let tree = try? JSONValue.parse(bytes) else { return nil }
+    if let parts = tree.array { return entitySet(parts).map { ($0, false) } }
+    guard let members = tree.members else { return nil }
     var out: [(key: String, value: MetadataValue)] = []
     var isOpen = false
     for member in members {
@@ -62,4 +64,13 @@ func metadataSet(_ bytes: [UInt8]) -> (pairs: [(key: String, value: MetadataValu
         }
     }
     return (out, isOpen)
+}
+
+/// An `EntitySet`: one pair, or none.
+private func entitySet(_ parts: [JSONValue]) -> [(key: String, value: MetadataValue)]? {
+    guard let key = parts.first?.string else { return nil }
+    guard parts.count > 1 else { return [] }
+    if parts[1].isNull { return [(key, .filed)] }
+    if let text = parts[1].string { return [(key, .text(text))] }
+    return parts[1].array.map { [(key, .list($0.compactMap(\.string)))] }
 }

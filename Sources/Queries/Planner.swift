@@ -4,7 +4,8 @@
 // cut finer than a minute, from events. Where a grain is no longer kept the next finer one stands in, then the events;
 // where nothing is kept the question is refused. Past the watermark there are no events, so the end may be moved out
 // to a whole day without a change of the answer. A key may have been a dimension for a part of the range only: the
-// range falls into eras, and buckets that reach over an era's end are cut there.
+// range falls into eras, and buckets that reach over an era's end are cut there. Of an era in which the question names
+// an entity and nothing that its rollups lack, days and hours are taken from these.
 
 import Events
 import Rollups
@@ -22,6 +23,8 @@ struct Era: Sendable, Equatable {
     var to: Int64
     /// Why rollups cannot answer here; nil where they can.
     var onlyEvents: String?
+    /// The entity whose rollups answer here; nil: those of all dimensions do.
+    var entity: String?
 }
 
 /// The earliest instants from which each source is whole; nil: all that ever came.
@@ -30,6 +33,8 @@ struct Retention: Sendable {
     var minute: EventTime?
     var hour: EventTime?
     var day: EventTime?
+    var entityHour: EventTime?
+    var entityDay: EventTime?
 
     func holds(_ grain: Grain?, at microseconds: Int64) -> Bool {
         let boundary =
@@ -38,6 +43,8 @@ struct Retention: Sendable {
             case .minute: minute
             case .hour: hour
             case .day: day
+            case .entityHour: entityHour
+            case .entityDay: entityDay
             }
         return (boundary?.microseconds ?? .min) <= microseconds
     }
@@ -83,9 +90,10 @@ enum Planner {
             while at < era.to {
                 let end = min(index + 1 < grid.starts.count ? grid.starts[index + 1] : .max, era.to)
                 while at < end {
-                    let stretch = longest(at: at, end: end, retention: retention)
+                    let grains = era.entity == nil ? Grain.plain : Grain.ofEntities
+                    let stretch = longest(of: grains, at: at, end: end, retention: retention)
                     guard stretch.grain != nil || retention.holds(nil, at: at) else {
-                        throw pastRetention(at, retention, onlyEvents: false)
+                        throw pastRetention(at, retention, onlyEvents: era.entity != nil)
                     }
                     add(stretch)
                     at = stretch.to
@@ -96,15 +104,16 @@ enum Planner {
         return out
     }
 
-    private static func longest(at: Int64, end: Int64, retention: Retention) -> Stretch {
-        for grain in [Grain.day, .hour, .minute] {
+    /// - `grains`: the finest first.
+    private static func longest(of grains: [Grain], at: Int64, end: Int64, retention: Retention) -> Stretch {
+        for grain in grains.reversed() {
             let unit = grain.microseconds
             guard at % unit == 0, end - at >= unit, retention.holds(grain, at: at) else { continue }
             var stop = at + (end - at) / unit * unit
-            if let coarser = Grain(rawValue: grain.rawValue + 1) { stop = min(stop, next(coarser, after: at)) }
+            if let coarser = grain.coarser { stop = min(stop, next(coarser, after: at)) }
             return Stretch(grain: grain, from: at, to: stop)
         }
-        let step = Grain.allCases.first { retention.holds($0, at: at) } ?? .day
+        let step = grains.first { retention.holds($0, at: at) } ?? .day
         return Stretch(grain: nil, from: at, to: min(end, next(step, after: at)))
     }
 

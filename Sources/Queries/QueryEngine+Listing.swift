@@ -209,8 +209,10 @@ extension QueryEngine {
         _ snapshot: any RollupSnapshot, _ budget: QueryBudget, _ body: (String, MetadataValue, EventTime) -> Void
     ) throws {
         let rules = try snapshot.rulesTimeline().entries(from: from, to: to)
-        let eras = eras(from: from, to: to, under: rules) { isWanted($0) ? "only events hold other keys" : nil }
-            .filter { $0.onlyEvents != nil }
+        let eras = eras(from: from, to: to, under: rules) {
+            isWanted(Set($0.keys)) ? .events("only events hold other keys") : .rollups
+        }
+        .filter { $0.onlyEvents != nil }
         if eras.isEmpty { return }
         let grid = BucketGrid(from: from, to: to, granularity: .total, zone: .utc)
         let stretches = try Planner.plan(eras, grid: grid, retention: try Retention(snapshot))

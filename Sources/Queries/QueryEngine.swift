@@ -6,8 +6,14 @@ import Rollups
 import Synchronization
 
 package final class QueryEngine: Sendable {
-    /// By workspace. Kept between questions: building one from nothing is most of the work of a small question.
-    private let catalogs = Mutex<[String: SeriesCatalog]>([:])
+    private struct CatalogName: Hashable {
+        var workspace: String
+        /// The entity whose rollups' series are in it as well.
+        var entity: String?
+    }
+
+    /// Kept between questions: building one from nothing is most of the work of a small question.
+    private let catalogs = Mutex<[CatalogName: SeriesCatalog]>([:])
     let classMemory = ClassMemory()
 
     package init() {}
@@ -38,15 +44,17 @@ package final class QueryEngine: Sendable {
         let shape = CellShape(measures: question.measures + question.orderMeasure)
         let end = Planner.end(of: question, watermark: watermark)
         let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
-        var eras = eras(from: question.from, to: end, under: rules) { question.reasonForEvents($0) }
+        var eras = eras(from: question.from, to: end, under: rules, source: question.source)
         let onEvents = eras.lazy.compactMap(\.onlyEvents).first
         let grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)
         let retention = try Retention(snapshot)
         var stretches = try Planner.plan(eras, grid: grid, retention: retention)
-        let catalog = try catalog(workspace, snapshot)
+        // Events may stand in where an entity's rollups are not whole.
+        let needsEventKeys = eras.contains { $0.onlyEvents != nil || $0.entity != nil }
+        let catalog = try catalog(workspace, entity: eras.lazy.compactMap(\.entity).first, snapshot)
         func evaluation(of stretches: [Stretch]) -> Evaluation {
             Evaluation(
-                question: question, catalog: catalog, eventKeys: onEvents == nil ? [] : eventKeys(under: rules),
+                question: question, catalog: catalog, eventKeys: needsEventKeys ? eventKeys(under: rules) : [],
                 readsRollups: stretches.contains { $0.grain != nil }, grid: grid, shape: shape, budget: budget)
         }
         let filed = try FiledSpans(stretches, question, catalog, retention, snapshot)
@@ -110,11 +118,19 @@ package final class QueryEngine: Sendable {
         ) { evaluation.add($0, grain: grain) }
     }
 
-    func catalog(_ workspace: String, _ snapshot: any RollupSnapshot) throws -> SeriesCatalog {
-        let series = try snapshot.series(workspace: workspace)
+    /// - `entity`: with the series of this entity's rollups.
+    func catalog(
+        _ workspace: String, entity: String? = nil, _ snapshot: any RollupSnapshot
+    ) throws -> SeriesCatalog {
+        var series = try snapshot.series(workspace: workspace)
+        if let entity {
+            series += try snapshot.series(workspace: workspace, entity: entity)
+            series.sort { $0.id < $1.id }
+        }
+        let name = CatalogName(workspace: workspace, entity: entity)
         return catalogs.withLock { catalogs in
-            catalogs[workspace, default: SeriesCatalog()].update(series)
-            return catalogs[workspace] ?? SeriesCatalog()
+            catalogs[name, default: SeriesCatalog()].update(series)
+            return catalogs[name] ?? SeriesCatalog()
         }
     }
 }
@@ -131,11 +147,28 @@ extension QueryError {
     }
 }
 
+extension Dimension {
+    fileprivate func named(in classes: [String: String]) -> (key: String, keyClass: String)? {
+        guard case .metadata(let key) = self, let found = classes[key] else { return nil }
+        return (key, found)
+    }
+
+    /// What the rollups of an entity hold beside all measures: its value, and how the request ended.
+    fileprivate func isInRollups(of entity: String) -> Bool {
+        switch self {
+        case .metadata(let key): key == entity
+        case .outcome, .statusClass: true
+        default: false
+        }
+    }
+}
+
 extension Retention {
     init(_ snapshot: any RollupSnapshot) throws {
         try self.init(
             events: snapshot.retained(nil), minute: snapshot.retained(.minute), hour: snapshot.retained(.hour),
-            day: snapshot.retained(.day))
+            day: snapshot.retained(.day), entityHour: snapshot.retained(.entityHour),
+            entityDay: snapshot.retained(.entityDay))
     }
 }
 
@@ -144,8 +177,8 @@ extension Question {
         if case .measure(let measure)? = orderBy { [measure] } else { [] }
     }
 
-    /// Why rollups cannot answer; nil where they can.
-    fileprivate func reasonForEvents(_ nonDimensionKeys: Set<String>) -> String? {
+    /// Who answers where these keys have other classes than dimension.
+    fileprivate func source(_ classes: [String: String]) -> EraSource {
         var keys = groupBy.map(\.dimension)
         for measure in measures + orderMeasure {
             if case .distinct(let key) = measure { keys.append(.metadata(key)) }
@@ -153,14 +186,16 @@ extension Question {
         for leaf in condition?.leaves ?? [] {
             switch leaf {
             case .number(let field, _, _), .numberExists(let field):
-                return "\(field.rawValue) is compared, which only events hold"
-            case .text(let field, _): return "\(field.rawValue) is compared, which only events hold"
+                return .events("\(field.rawValue) is compared, which only events hold")
+            case .text(let field, _): return .events("\(field.rawValue) is compared, which only events hold")
             case .dimension(let dimension, _): keys.append(dimension)
             }
         }
-        for case .metadata(let key) in keys where nonDimensionKeys.contains(key) {
-            return "metadata.\(key) is no dimension: only events hold it"
-        }
-        return nil
+        guard let (key, keyClass) = keys.lazy.compactMap({ $0.named(in: classes) }).first else { return .rollups }
+        if keyClass != Self.entity { return .events("metadata.\(key) is an \(keyClass): only events hold it") }
+        guard let other = keys.first(where: { !$0.isInRollups(of: key) }) else { return .entity(key) }
+        return .events("only events hold metadata.\(key), an entity, together with \(other.name)")
     }
+
+    private static let entity = "entity"
 }

@@ -71,7 +71,9 @@ package struct EventRefold {
             priceVersion = price?.version ?? ""
         }
         let series = series(of: event, metadata.set)
-        folder.add(EventFields(measured: old, cost: cost), series: series)
+        let fields = EventFields(measured: old, cost: cost)
+        folder.add(fields, series: series)
+        addEntities(of: event.series.workspace, metadata.extra, fields, series)
         step.events += 1
         let isSame =
             metadata.set == event.series.set && metadata.extra == event.stored.extra
@@ -110,7 +112,8 @@ package struct EventRefold {
         if isChanged { step.changed += 1 }
         let workspace = String(decoding: UnsafeRawBufferPointer(rebasing: bytes[fields.workspace.range]), as: UTF8.self)
         let filing = admission.admit(new.set, of: workspace, in: Grain.hour.bucket(of: time)) { _, _ in nil }
-        _ = folder.add(priced, bytes: bytes, set: filing?.set ?? new.set)
+        let series = folder.add(priced, bytes: bytes, set: filing?.set ?? new.set)
+        addEntities(of: workspace, new.extra, priced, series)
     }
 
     private static func normalize(
@@ -118,6 +121,16 @@ package struct EventRefold {
     ) -> NormalizedMetadata {
         guard let kept = eras.redact(raw, at: time) else { return eras.normalize(raw: raw, status: status, at: time) }
         return eras.normalize(raw: kept, status: status, at: time)
+    }
+
+    private mutating func addEntities(
+        of workspace: String, _ extra: [UInt8], _ fields: EventFields, _ series: Int32
+    ) {
+        let hour = Grain.hour.bucket(of: fields.time)
+        after.entities(at: fields.time).each(of: extra) { set in
+            let filing = admission.admit(set, of: workspace, in: hour) { _, _ in nil }
+            _ = folder.add(fields, of: series, entity: filing?.set ?? set)
+        }
     }
 
     /// With what its series holds.

@@ -71,7 +71,9 @@ package struct Replayer {
         var replay = begun
         var refold = try refold(replay, reprice, repriced)
         // What an earlier run has built counts against the budgets.
-        try store.rows(of: replay.id, replay, .hour) { refold.know($0, $1) }
+        for grain in [Grain.hour, .entityHour] {
+            try store.rows(of: replay.id, replay, grain) { refold.know($0, $1) }
+        }
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
         if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
             return .stopped(replay)

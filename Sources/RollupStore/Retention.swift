@@ -39,8 +39,8 @@ package struct RetentionBoundaries: Sendable, Equatable {
     package func boundary(of grain: Grain) -> EventTime {
         switch grain {
         case .minute: minute
-        case .hour: hour
-        case .day: day
+        case .hour, .entityHour: hour
+        case .day, .entityDay: day
         }
     }
 }

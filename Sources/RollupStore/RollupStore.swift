@@ -67,8 +67,8 @@ package protocol RollupWriter {
     /// stands.
     mutating func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline
 
-    /// The rows of one hour, each series once; nil where there are more than `maxRows`.
-    mutating func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]?
+    /// The rows of one hour, of all dimensions or of entities, each series once; nil where there are more than `maxRows`.
+    mutating func hour(_ bucket: Int32, of grain: Grain, maxRows: Int) throws(RollupStoreError) -> [HourRow]?
 
     /// One atomic step: events, rollups, dead letters, manifests and offsets, or nothing.
     /// A duplicate's share is taken out of the delta before it is added.
@@ -89,7 +89,7 @@ extension RollupWriter {
     }
 }
 
-/// One row of an hour: what the classes of keys are decided by.
+/// One row of an hour: what the classes of keys, and what is filed under `(other)`, are decided by.
 package struct HourRow: Sendable, Equatable {
     package var series: SeriesKey
     package var requests: Int64
@@ -181,7 +181,8 @@ package protocol RollupSnapshot {
     var watermark: EventTime? { get throws }
 
     /// Every series of a workspace, ascending by id. Cheap to call again: readers keep what they have seen.
-    func series(workspace: String) throws -> [StoredSeries]
+    /// - `entity`: those of the rollups of this entity's key; nil: those of all dimensions.
+    func series(workspace: String, entity: String?) throws -> [StoredSeries]
 
     /// Rows of one grain with `from <= bucket < to`, in no promised order.
     func scanRollups(
@@ -235,6 +236,8 @@ extension RollupSnapshot {
     ) throws {
         try scanEvents(from: from, to: to, before: before, series: series, having: nil, body)
     }
+
+    package func series(workspace: String) throws -> [StoredSeries] { try series(workspace: workspace, entity: nil) }
 }
 
 /// What went wrong with the store, for an operator.

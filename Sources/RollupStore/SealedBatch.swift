@@ -21,10 +21,12 @@ package struct NormalizedEvent: Sendable {
     package var metadataStatus: MetadataStatus
     /// Index into the batch's `minutes`; -1: none.
     package var minute: Int32
+    /// Where the batch's `entities` have the series of this event's entities.
+    package var entities: Range<Int>
 
     package init(
         fields: EventFields, series: Int32, range: Int32, offset: Offset, extra: ByteRange, pairs: ByteRange,
-        metadataStatus: MetadataStatus, minute: Int32 = -1
+        metadataStatus: MetadataStatus, minute: Int32 = -1, entities: Range<Int> = 0..<0
     ) {
         self.fields = fields
         self.series = series
@@ -34,6 +36,7 @@ package struct NormalizedEvent: Sendable {
         self.pairs = pairs
         self.metadataStatus = metadataStatus
         self.minute = minute
+        self.entities = entities
     }
 }
 
@@ -105,6 +108,8 @@ package struct SealedBatch: Sendable {
     package var pairs: [UInt32]
     package var series: [SeriesKey]
     package var events: [NormalizedEvent]
+    /// Series of rollups by entity, which events refer to.
+    package var entities: [Int32]
     package var delta: RollupDelta
     package var manifests: [Manifest]
     package var deadLetters: [DeadLetter]
@@ -115,7 +120,8 @@ package struct SealedBatch: Sendable {
 
     package init(
         ranges: [PartitionRange], bytes: [UInt8], extras: [UInt8], pairs: [UInt32], series: [SeriesKey],
-        events: [NormalizedEvent], delta: RollupDelta, manifests: [Manifest], deadLetters: [DeadLetter],
+        events: [NormalizedEvent], entities: [Int32] = [], delta: RollupDelta, manifests: [Manifest],
+        deadLetters: [DeadLetter],
         minutes: [ProxyMinute] = [], rulesVersion: Int64 = 0
     ) {
         self.ranges = ranges
@@ -124,6 +130,7 @@ package struct SealedBatch: Sendable {
         self.pairs = pairs
         self.series = series
         self.events = events
+        self.entities = entities
         self.delta = delta
         self.manifests = manifests
         self.deadLetters = deadLetters
@@ -144,6 +151,19 @@ package struct SealedBatch: Sendable {
     /// Where a dead letter is counted; nil: nowhere.
     package func minute(of letter: DeadLetter) -> ProxyMinute? {
         letter.minute < 0 ? nil : minutes[Int(letter.minute)]
+    }
+
+    /// The rows of `delta` once it is known which events (by index) the store already had; some may be all zero.
+    package func delta(withDuplicates duplicates: [Int]) -> RollupDelta {
+        var left = delta
+        for index in duplicates {
+            let event = events[index]
+            left.subtract(fields: event.fields, series: event.series)
+            for series in entities[event.entities] {
+                left.subtract(fields: event.fields, series: series, ofEntities: true)
+            }
+        }
+        return left
     }
 
     /// The rows of `minutes` once it is known which events (by index) the store already had.

@@ -1,10 +1,17 @@
 // Every series that a store's reads have loaded, in memory. What loads them is the store's own.
 
+import Normalizer
 package import Rollups
 
-/// Series by workspace, ascending by id, each text once however many series share it.
+/// Series by workspace and entity, ascending by id, each text once however many series share it.
 package struct SeriesShelf: Sendable {
-    private var byWorkspace: [String: [StoredSeries]] = [:]
+    private struct Place: Hashable {
+        var workspace: String
+        /// Of rollups by entity: the entity's key.
+        var entity: String?
+    }
+
+    private var byPlace: [Place: [StoredSeries]] = [:]
     private var texts: Set<String> = []
     package private(set) var count = 0
 
@@ -18,16 +25,19 @@ package struct SeriesShelf: Sendable {
         key.provider = shared(key.provider)
         key.operation = shared(key.operation)
         key.model = shared(key.model)
-        let place = Self.place(of: series.id, in: byWorkspace[key.workspace] ?? [])
-        byWorkspace[key.workspace, default: []].insert(StoredSeries(id: series.id, key: key), at: place)
+        let home = Place(workspace: key.workspace, entity: EntitySet.key(of: key.set).map { shared($0) })
+        let place = Self.place(of: series.id, in: byPlace[home] ?? [])
+        byPlace[home, default: []].insert(StoredSeries(id: series.id, key: key), at: place)
         count += 1
     }
 
-    package func series(of workspace: String) -> [StoredSeries] { byWorkspace[workspace] ?? [] }
+    package func series(of workspace: String, entity: String?) -> [StoredSeries] {
+        byPlace[Place(workspace: workspace, entity: entity)] ?? []
+    }
 
     /// Whatever its workspace.
     package func key(of id: Int64) -> SeriesKey? {
-        for known in byWorkspace.values {
+        for known in byPlace.values {
             let place = Self.place(of: id, in: known)
             if place < known.count, known[place].id == id { return known[place].key }
         }

@@ -90,10 +90,12 @@ final class SeriesMemory: Sendable {
     }
     private let state = Mutex(State())
 
-    func series(workspace: String, _ snapshot: StoreState, _ connection: Connection) throws -> [StoredSeries] {
+    func series(
+        workspace: String, entity: String?, _ snapshot: StoreState, _ connection: Connection
+    ) throws -> [StoredSeries] {
         try state.withLock { state in
             try load(snapshot, connection, &state)
-            return state.shelf.series(of: workspace)
+            return state.shelf.series(of: workspace, entity: entity)
         }
     }
 
@@ -144,8 +146,8 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
         get throws { positions.compactMap(\.latest).max().map { EventTime(microseconds: $0) } }
     }
 
-    func series(workspace: String) throws -> [StoredSeries] {
-        try memory.series(workspace: workspace, state, connection)
+    func series(workspace: String, entity: String?) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, entity: entity, state, connection)
     }
 
     func retained(_ grain: Grain?) throws -> EventTime? {

@@ -2,7 +2,7 @@
 
 import Events
 package import RollupStore
-import Rollups
+package import Rollups
 
 extension ClickHouseRollupWriter {
     package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
@@ -21,12 +21,12 @@ extension ClickHouseRollupWriter {
         }
     }
 
-    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+    package func hour(_ bucket: Int32, of grain: Grain, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
         let connection = try opened()
         let seen = try latest(connection)
         let counted =
             "FROM rollups WHERE generation = {generation:Int64} AND bucket = {bucket:Int32} "
-            + "AND \(seen.condition(of: .hour))"
+            + "AND \(seen.condition(of: grain))"
         var answer = try connection.select(
             SeriesRow.columns + ["requests"],
             "FROM (SELECT series, sum(requests) AS requests \(counted) GROUP BY series LIMIT {limit:UInt64}) AS r "

@@ -477,10 +477,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     private func rollupRows(
         _ batch: SealedBatch, _ ids: BatchIDs, _ series: [Int64], _ scope: ReplayScope, _ number: Int64, _ chunk: Int64
     ) -> NativeBlock {
-        var delta = batch.delta
-        for index in ids.left {
-            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-        }
+        var delta = batch.delta(withDuplicates: ids.left)
         if !ids.left.isEmpty { delta.dropEmptyRows() }
         return rollupRows(delta, series, number, chunk) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
     }

@@ -13,6 +13,7 @@
 import Events
 import RecordLog
 import RollupStore
+import Rollups
 
 /// Which try of which writer.
 struct EntryID: Equatable, Sendable {
@@ -236,6 +237,13 @@ enum CommitLog {
                         duplicates: counts[4][index], manifests: counts[5][index], deadLetters: counts[6][index],
                         skipped: counts[7][index], lost: counts[8][index]),
                     epoch: counts[2][index], latest: latest[index]))
+        }
+        if version < 2, let latest = latest.compactMap({ $0 }).max() {
+            // Of what was counted before there are no rollups by entity: they are whole from the day after it.
+            let day = Grain.day.bucket(of: EventTime(microseconds: latest))
+            for grain in Grain.ofEntities {
+                state.retained[grain.rawValue] = Grain.day.start(of: day + 1).microseconds
+            }
         }
         return Row(entry: entry, schemaVersion: version, state: state)
     }

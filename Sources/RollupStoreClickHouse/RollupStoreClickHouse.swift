@@ -24,7 +24,7 @@ package struct ClickHouseRollupStore: Sendable {
         package init() {}
     }
 
-    /// 2: replays that read the log.
+    /// 2: rollups by entity, and replays that read the log.
     static let schemaVersion: UInt32 = 2
 
     package let location: ClickHouseLocation

@@ -144,10 +144,10 @@ final class SeriesMemory: Sendable {
     private static let page = 4_096
     private let state = Mutex(State())
 
-    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+    func series(workspace: String, entity: String?, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try state.update(connection)
-            return state.shelf.series(of: workspace)
+            return state.shelf.series(of: workspace, entity: entity)
         }
     }
 
@@ -177,8 +177,8 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
         }
     }
 
-    func series(workspace: String) throws -> [StoredSeries] {
-        try memory.series(workspace: workspace, connection)
+    func series(workspace: String, entity: String?) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, entity: entity, connection)
     }
 
     func retained(_ grain: Grain?) throws -> EventTime? {
@@ -456,7 +456,7 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
 
     var indexedFrom: EventTime? {
         get throws {
-            let rows = try connection.query("SELECT from_us FROM retained WHERE what = 5")
+            let rows = try connection.query("SELECT from_us FROM retained WHERE what = 7")
             return rows.count == 0 ? nil : EventTime(microseconds: rows.integer(0, 0))
         }
     }

@@ -200,10 +200,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         failPoint("events_inserted")
         try notePending(batch, duplicates, scope, connection)
-        var delta = batch.delta
-        for index in duplicates {
-            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-        }
+        let delta = batch.delta(withDuplicates: duplicates)
         try addRollups(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         failPoint("rollups_added")
         try putManifests(batch.manifests, connection)

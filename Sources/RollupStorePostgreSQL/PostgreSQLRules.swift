@@ -2,7 +2,7 @@
 
 import Events
 package import RollupStore
-import Rollups
+package import Rollups
 
 extension PostgreSQLRollupWriter {
     package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
@@ -36,7 +36,7 @@ extension PostgreSQLRollupWriter {
             "INSERT INTO rules (fingerprint, text) VALUES ($1::text, $2::text) ON CONFLICT DO NOTHING", parameters)
     }
 
-    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+    package func hour(_ bucket: Int32, of grain: Grain, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
         return try repeating { connection throws(ServerFailure) in
             var parameters = Parameters()
             let map = try GenerationMap.read(connection)
@@ -49,7 +49,7 @@ extension PostgreSQLRollupWriter {
                     r.requests
                 FROM (
                     SELECT series, sum(requests)::bigint AS requests FROM rollups
-                    WHERE generation = $1::smallint AND grain = \(Grain.hour.rawValue) AND bucket = $2::integer
+                    WHERE generation = $1::smallint AND grain = \(grain.rawValue) AND bucket = $2::integer
                     GROUP BY series LIMIT $3::bigint
                 ) AS r JOIN series s ON s.id = r.series JOIN metadata_sets m ON m.id = s.set_id
                 """, parameters)

@@ -26,7 +26,7 @@ struct PairIndex {
     }
 
     /// The number of `retained` for the instant from which every event is in the index.
-    static let begin: Int64 = 5
+    static let begin: Int64 = 7
 
     private static let day: Int64 = 86_400_000_000
     private static let size = 12

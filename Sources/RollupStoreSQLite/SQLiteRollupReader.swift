@@ -132,10 +132,10 @@ final class SeriesMemory: Sendable {
     }
     private let state = Mutex(State())
 
-    func series(workspace: String, _ connection: Connection) throws -> [StoredSeries] {
+    func series(workspace: String, entity: String?, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
             try state.update(connection)
-            return state.shelf.series(of: workspace)
+            return state.shelf.series(of: workspace, entity: entity)
         }
     }
 
@@ -164,8 +164,8 @@ struct SQLiteSnapshot: GenerationalSnapshot {
         }
     }
 
-    func series(workspace: String) throws -> [StoredSeries] {
-        try memory.series(workspace: workspace, connection)
+    func series(workspace: String, entity: String?) throws -> [StoredSeries] {
+        try memory.series(workspace: workspace, entity: entity, connection)
     }
 
     func retained(_ grain: Grain?) throws -> EventTime? { try Self.retained(grain, connection) }

@@ -122,10 +122,7 @@ package final class SQLiteRollupWriter: RollupWriter {
         let duplicates = try insertEvents(batch, series, &tallies, connection)
         try indexPairs(batch, duplicates, connection)
         failPoint("events_inserted")
-        var delta = batch.delta
-        for index in duplicates {
-            delta.subtract(fields: batch.events[index].fields, series: batch.events[index].series)
-        }
+        let delta = batch.delta(withDuplicates: duplicates)
         try notePending(batch, duplicates, scope, connection)
         try RollupRows.add(delta, series, connection) { scope.map.generation(at: $0.grain.start(of: $0.bucket)) }
         failPoint("rollups_added")

@@ -2,7 +2,7 @@
 
 import Events
 package import RollupStore
-import Rollups
+package import Rollups
 
 extension SQLiteRollupWriter {
     package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
@@ -28,7 +28,7 @@ extension SQLiteRollupWriter {
         try text.run()
     }
 
-    package func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+    package func hour(_ bucket: Int32, of grain: Grain, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
         try transaction { connection throws(RollupStoreError) in
             let found = try connection.statement(
                 """
@@ -36,7 +36,7 @@ extension SQLiteRollupWriter {
                     r.requests
                 FROM (
                     SELECT series, requests FROM rollups
-                    WHERE generation = ?1 AND grain = \(Grain.hour.rawValue) AND bucket = ?2 LIMIT ?3
+                    WHERE generation = ?1 AND grain = \(grain.rawValue) AND bucket = ?2 LIMIT ?3
                 ) AS r JOIN series s ON s.id = r.series JOIN metadata_sets m ON m.id = s.set_id
                 """)
             let map = try GenerationMap.read(connection)

@@ -2,8 +2,8 @@
 //
 // Each text of a dimension is a small number, each combination of numbers a series, each (minute, series) a row of
 // sums. Sketch bins are noted one by one and gathered in `finish`, by a counting sort over rows. Hours are sums of
-// minutes and days sums of hours, so the grains agree by construction. Buffers, and the texts seen, are kept from batch
-// to batch.
+// minutes and days sums of hours, so the grains agree by construction. Rollups by entity are series of their own, which
+// begin with hours. Buffers, and the texts seen, are kept from batch to batch.
 
 package import EventCodec
 import Events
@@ -18,13 +18,15 @@ package struct BatchFolder {
         var set: Int32
         var outcome: Outcome
         var statusClass: UInt8
+        /// `set` is an `EntitySet`.
+        var isOfEntity = false
 
         var hash: UInt64 {
             var hash = Hash()
             hash.combine(UInt64(UInt32(workspace)) << 32 | UInt64(UInt32(apiKey)))
             hash.combine(UInt64(UInt32(provider)) << 32 | UInt64(UInt32(operation)))
             hash.combine(UInt64(UInt32(model)) << 32 | UInt64(UInt32(set)))
-            hash.combine(UInt64(outcome.rawValue) << 8 | UInt64(statusClass))
+            hash.combine(UInt64(outcome.rawValue) << 8 | UInt64(statusClass) | (isOfEntity ? 1 << 16 : 0))
             return hash.state
         }
     }
@@ -80,9 +82,25 @@ package struct BatchFolder {
                 statusClass: key.statusClass))
     }
 
+    /// Adds an event of a series of this batch to the rollup of an entity, and answers that rollup's series. Of the
+    /// event's dimensions it has the workspace, the outcome and the status class.
+    package mutating func add(_ fields: EventFields, of series: Int32, entity set: [UInt8]) -> Int32 {
+        var combination = combinations[Int(series)]
+        let none = text("")
+        (combination.apiKey, combination.provider, combination.operation, combination.model) = (none, none, none, none)
+        (combination.set, combination.isOfEntity) = (self.set(set), true)
+        let entity = self.series(of: combination)
+        add(fields, to: RowKey(bucket: Grain.hour.bucket(of: fields.time), series: entity))
+        return entity
+    }
+
     /// Adds an event of a series of this batch; of `fields` only the time and what is measured count.
     package mutating func add(_ fields: EventFields, series: Int32) {
-        let row = row(RowKey(bucket: Grain.minute.bucket(of: fields.time), series: series))
+        add(fields, to: RowKey(bucket: Grain.minute.bucket(of: fields.time), series: series))
+    }
+
+    private mutating func add(_ fields: EventFields, to key: RowKey) {
+        let row = row(key)
         measures[row] += Measures(of: fields)
         note(row, .latency, fields.latencyMicroseconds)
         note(row, .firstToken, fields.firstTokenMicroseconds)
@@ -91,7 +109,9 @@ package struct BatchFolder {
 
     /// Ends the batch: its series, its rows of all grains. The next `add` begins another.
     package mutating func finish() -> (series: [SeriesKey], delta: RollupDelta) {
-        let delta = RollupDelta(minutes: minuteRows())
+        let rows = finestRows()
+        let delta = RollupDelta(
+            minutes: rows.filter { $0.grain == .minute }, entityHours: rows.filter { $0.grain == .entityHour })
         let series = combinations.map { combination in
             SeriesKey(
                 workspace: strings[Int(combination.workspace)], apiKey: strings[Int(combination.apiKey)],
@@ -173,7 +193,8 @@ package struct BatchFolder {
 
     // MARK: Rows
 
-    private func minuteRows() -> [RollupDelta.Row] {
+    /// Minutes, and the hours of entities.
+    private func finestRows() -> [RollupDelta.Row] {
         // Where each row's codes begin: a counting sort.
         var starts = [Int](repeating: 0, count: rowKeys.count + 1)
         for note in notes { starts[Int(note.row) + 1] += 1 }
@@ -194,7 +215,8 @@ package struct BatchFolder {
                 row.sort()
             }
             return RollupDelta.Row(
-                grain: .minute, bucket: rowKeys[row].bucket, series: rowKeys[row].series, measures: measures[row],
+                grain: combinations[Int(rowKeys[row].series)].isOfEntity ? .entityHour : .minute,
+                bucket: rowKeys[row].bucket, series: rowKeys[row].series, measures: measures[row],
                 bins: Self.bins(codes[range]))
         }
     }

@@ -1,4 +1,4 @@
-// What one event adds to each of its three rows, and how it is taken out again.
+// What one event adds to each of its rows, and how it is taken out again.
 
 package import EventCodec
 import Events
@@ -32,7 +32,7 @@ extension Measures {
 
 extension Grain {
     /// The bucket that holds the whole minute: rows of the coarser grains are sums of minutes.
-    func bucket(ofMinute minute: Int32) -> Int32 {
+    package func bucket(ofMinute minute: Int32) -> Int32 {
         let minutes = Int32(microseconds / Grain.minute.microseconds)
         let (quotient, remainder) = minute.quotientAndRemainder(dividingBy: minutes)
         return remainder < 0 ? quotient - 1 : quotient
@@ -73,12 +73,13 @@ extension RollupDelta {
         return (Measures(of: fields), bins)
     }
 
-    /// Takes out an event that was added under `series`, from its row of each grain. A row that then holds no event
-    /// stays, all zero, until `dropEmptyRows`: taking out a whole batch must not cost the square of it.
-    package mutating func subtract(fields: EventFields, series: Int32) {
+    /// Takes out an event that was added under `series`, from its row of each grain: all of them `ofEntities`, or none.
+    /// A row that then holds no event stays, all zero, until `dropEmptyRows`: taking out a whole batch must not cost the
+    /// square of it.
+    package mutating func subtract(fields: EventFields, series: Int32, ofEntities: Bool = false) {
         let (measures, bins) = Self.contribution(of: fields)
         let minute = Grain.minute.bucket(of: fields.time)
-        for grain in Grain.allCases {
+        for grain in ofEntities ? Grain.ofEntities : Grain.plain {
             guard let row = position(grain, grain.bucket(ofMinute: minute), series) else { continue }
             rows[row].measures -= measures
             for bin in bins {

@@ -25,20 +25,25 @@ package struct RollupDelta: Sendable {
 
     package init(rows: [Row] = []) { self.rows = rows }
 
-    /// Minutes, sorted, and the hours and days that they come to.
-    package init(minutes: [Row]) {
+    /// Minutes and hours of entities, each sorted, and the coarser grains that they come to.
+    package init(minutes: [Row], entityHours: [Row] = []) {
         let hours = Self.coarsen(minutes, to: .hour)
-        rows = minutes + hours + Self.coarsen(hours, to: .day)
+        rows =
+            minutes + hours + Self.coarsen(hours, to: .day) + entityHours + Self.coarsen(entityHours, to: .entityDay)
     }
 
-    /// The minutes of a delta under other series: rows that meet are summed, and coarser grains follow from them.
-    package init(_ minutes: [Row], movedTo series: (Row) -> Int32) {
-        let moved = minutes.map { row in
-            var row = row
-            row.series = series(row)
-            return row
+    /// This delta under other series, said of each row of the finest grains: rows that meet are summed, and coarser
+    /// grains follow from them.
+    package func moved(to series: (Row) -> Int32) -> RollupDelta {
+        func moved(_ grain: Grain) -> [Row] {
+            let rows = rows.filter { $0.grain == grain }.map { row in
+                var row = row
+                row.series = series(row)
+                return row
+            }
+            return Self.coarsen(rows, to: grain)
         }
-        self.init(minutes: Self.coarsen(moved, to: .minute))
+        return RollupDelta(minutes: moved(.minute), entityHours: moved(.entityHour))
     }
 
     /// Sums of rows that are all of one finer grain, in the order of the coarser.

@@ -11,6 +11,7 @@ import RecordLog
 import RecordLogKafka
 import RollupStore
 import RollupStoreSQLite
+import Rollups
 import Synchronization
 import Telemetry
 import Testing
@@ -56,8 +57,8 @@ private struct GatedWriter: RollupWriter {
 
     mutating func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline { try inner.rules(change) }
 
-    mutating func hour(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
-        try inner.hour(bucket, maxRows: maxRows)
+    mutating func hour(_ bucket: Int32, of grain: Grain, maxRows: Int) throws(RollupStoreError) -> [HourRow]? {
+        try inner.hour(bucket, of: grain, maxRows: maxRows)
     }
 
     mutating func apply(_ batch: SealedBatch) throws(RollupStoreError) -> ApplyResult {

@@ -151,7 +151,7 @@ import Testing
                 workspace: event.workspace, apiKey: event.apiKey, provider: event.provider, operation: event.operation,
                 model: event.model, outcome: event.outcome, statusClass: UInt8(event.status / 100), set: input.set)
             let (measures, bins) = RollupDelta.contribution(of: fields)
-            for grain in Grain.allCases {
+            for grain in Grain.plain {
                 let key = Key(grain: grain, bucket: grain.bucket(of: event.time), series: series)
                 sums[key, default: Sum()].measures += measures
                 for bin in bins { sums[key]?.bins[Int(bin.kind.rawValue) << 20 + Int(bin.index), default: 0] += 1 }
@@ -186,7 +186,7 @@ import Testing
         #expect(zip(order, order.dropFirst()).allSatisfy { $0 < $1 })
         var totals: [Measures] = []
         var bins: [Int64] = []
-        for grain in Grain.allCases {
+        for grain in Grain.plain {
             var total = Measures()
             var count: Int64 = 0
             for row in folded.delta.rows where row.grain == grain {

@@ -178,7 +178,7 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         #expect(try API().json("/v1/query", both)["explain"] == nil)
     }
 
-    @Test("A key of another class than dimension is answered from events, exactly")
+    @Test("An entity is answered from rollups of its own, exactly")
     func readsClassedKeys() throws {
         let answer = try API().json(
             "/v1/query",
@@ -189,7 +189,7 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         let rows = try #require(answer["data"]?.array)
         #expect(rows.map { $0["group"]?["metadata._user"]?.string } == ["u1", "u2"])
         #expect(rows.map { $0["measures"]?["requests"]?.integer } == [2, 1])
-        #expect(answer["plan"]?["source"]?.string == "events")
+        #expect(answer["plan"]?["source"]?.string == "rollups")
         let keys = try #require(try API().json("/v1/metadata/keys", both)["data"]?.array)
         let user = try #require(keys.first { $0["key"]?.string == "_user" })
         #expect(user["class"]?.string == "entity")

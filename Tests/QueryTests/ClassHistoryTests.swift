@@ -22,11 +22,13 @@ import Testing
             event.status = 200
             var sample = SampleEvent(event: event, pairs: ["env": .text(index % 2 == 0 ? "production" : "dev")])
             let user: [String: MetadataValue] = ["user": .text("u\(index % 5)")]
-            if changes.last(where: { $0.time <= time.microseconds })?.name == "dimension" {
+            let name = changes.last(where: { $0.time <= time.microseconds })?.name
+            if name == "dimension" {
                 sample.pairs.merge(user) { $1 }
             } else {
                 sample.extra = user
             }
+            sample.entities = name == "entity" ? ["user"] : []
             return sample
         }
         var store = FakeStore(samples)
@@ -55,7 +57,7 @@ import Testing
 
     @Test("A change on the hour: days and hours before it, events after it")
     func changesOnTheHour() throws {
-        let answer = try answer(store([(0, "dimension"), (30, "entity")]))
+        let answer = try answer(store([(0, "dimension"), (30, "identifier")]))
         #expect(answer.totals == [.integer(87)])
         #expect(
             stretches(answer) == [
@@ -66,14 +68,57 @@ import Testing
         #expect(answer.plan.source == .both)
         #expect(
             answer.plan.reason
-                == "from 2026-11-03T06:00:00.000000Z on metadata.user is no dimension: only events hold it; "
+                == "from 2026-11-03T06:00:00.000000Z on metadata.user is an identifier: only events hold it; "
                 + "events are read by the index on metadata.user")
         #expect(answer.explanation?.json["condition"]?["decided_by"]?.string == "series and events")
     }
 
+    @Test("A change to an entity on the hour: its own hours and days after it, and no event is read")
+    func becomesAnEntityOnTheHour() throws {
+        let store = store([(0, "dimension"), (30, "entity")])
+        let answer = try answer(store)
+        #expect(answer.totals == [.integer(87)])
+        #expect(
+            stretches(answer) == [
+                "day 2026-11-02T00:00:00.000000Z 2026-11-03T00:00:00.000000Z",
+                "hour 2026-11-03T00:00:00.000000Z 2026-11-03T06:00:00.000000Z",
+                "entity_hour 2026-11-03T06:00:00.000000Z 2026-11-04T00:00:00.000000Z",
+                "entity_day 2026-11-04T00:00:00.000000Z 2026-11-05T00:00:00.000000Z",
+            ])
+        #expect(answer.plan.source == .rollups)
+        let question = Question(
+            from: EventTime(microseconds: Self.start), to: Self.end,
+            groupBy: [GroupName(dimension: .metadata("user"))], measures: [.requests, .distinct("user")])
+        let groups = try QueryEngine().answer(question, workspace: "default", snapshot: store)
+        #expect(groups.totals == [.integer(432), .integer(5)])
+        #expect(groups.data.count == 5 && groups.plan.source == .rollups)
+        // Of another dimension its rollups know nothing.
+        let both = try self.answer(store, "metadata.user = 'u1' and metadata.env = 'dev'")
+        #expect(both.totals == [.integer(44)])
+        #expect(
+            both.plan.reason
+                == "from 2026-11-03T06:00:00.000000Z on only events hold metadata.user, an entity, together with "
+                + "metadata.env; events are read by the index on metadata.user")
+    }
+
+    @Test("Where an entity's rollups are not whole, events stand in")
+    func readsEventsWhereEntitiesAreNotWhole() throws {
+        var store = store([(0, "entity")])
+        store.retention.grains[.entityHour] = EventTime(microseconds: Self.start + 24 * Self.hour)
+        store.retention.grains[.entityDay] = EventTime(microseconds: Self.start + 48 * Self.hour)
+        let answer = try answer(store)
+        #expect(answer.totals == [.integer(87)])
+        #expect(
+            stretches(answer) == [
+                "events 2026-11-02T00:00:00.000000Z 2026-11-03T00:00:00.000000Z",
+                "entity_hour 2026-11-03T00:00:00.000000Z 2026-11-04T00:00:00.000000Z",
+                "entity_day 2026-11-04T00:00:00.000000Z 2026-11-05T00:00:00.000000Z",
+            ])
+    }
+
     @Test("A change within a minute: that minute's first part is read from events too")
     func changesWithinAMinute() throws {
-        let answer = try answer(store([(0, "entity"), (47.0125, "dimension")]))
+        let answer = try answer(store([(0, "identifier"), (47.0125, "dimension")]))
         #expect(answer.totals == [.integer(87)])
         #expect(
             stretches(answer) == [
@@ -83,7 +128,7 @@ import Testing
             ])
         #expect(
             answer.plan.reason
-                == "until 2026-11-03T23:00:45.000000Z metadata.user is no dimension: only events hold it; "
+                == "until 2026-11-03T23:00:45.000000Z metadata.user is an identifier: only events hold it; "
                 + "the stretches that no kept rollup covers are read from events; "
                 + "events are read by the index on metadata.user")
     }
@@ -95,7 +140,7 @@ import Testing
         #expect(answer.plan.grains == [.day])
         #expect(
             answer.plan.reason
-                == "from 2026-11-03T00:00:00.000000Z to 2026-11-04T00:00:00.000000Z metadata.user is no dimension: "
+                == "from 2026-11-03T00:00:00.000000Z to 2026-11-04T00:00:00.000000Z metadata.user is an identifier: "
                 + "only events hold it; events are read by the index on metadata.user")
         // One day's events of that user, and the rows of the series that are the user's.
         #expect(answer.plan.rowsRead == 29 + 4)
@@ -108,17 +153,16 @@ import Testing
         #expect(answer.totals == [.integer(216)])
         #expect(answer.plan.source == .rollups)
         #expect(answer.plan.reason == "the range is whole in rollups")
-        // Changed from one class that only events hold to another: as without a change.
-        let throughout = try self.answer(self.store([(0, "entity"), (30, "identifier")]))
+        let throughout = try self.answer(self.store([(0, "identifier")]))
         #expect(
             throughout.plan.reason
-                == "metadata.user is no dimension: only events hold it; events are read by the index on metadata.user")
+                == "metadata.user is an identifier: only events hold it; events are read by the index on metadata.user")
         #expect(throughout.totals == [.integer(87)])
     }
 
     @Test("Events that are gone from an era of rollups do no harm")
     func needsEventsWhereItReadsThem() throws {
-        var store = store([(0, "dimension"), (30, "entity")])
+        var store = store([(0, "dimension"), (30, "identifier")])
         store.retention.events = EventTime(microseconds: Self.start + 30 * Self.hour)
         #expect(try answer(store).totals == [.integer(87)])
         store.retention.events = EventTime(microseconds: Self.start + 31 * Self.hour)

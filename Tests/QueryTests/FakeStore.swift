@@ -2,6 +2,7 @@
 
 import Events
 import JSONText
+import Normalizer
 import Queries
 import RecordLog
 import RollupStore
@@ -14,6 +15,8 @@ struct SampleEvent: Sendable {
     var pairs: [String: MetadataValue] = [:]
     /// Keys of other classes.
     var extra: [String: MetadataValue] = [:]
+    /// Of all keys, those that are entities; as the store's own timeline has it.
+    var entities = ["_user", "user"]
 
     static func canonical(_ pairs: [String: MetadataValue]) -> [UInt8] {
         let sorted = pairs.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
@@ -27,6 +30,16 @@ struct SampleEvent: Sendable {
             workspace: event.workspace, apiKey: event.apiKey, provider: event.provider, operation: event.operation,
             model: event.model, outcome: event.outcome, statusClass: UInt8(event.status / 100),
             set: Self.canonical(pairs))
+    }
+
+    /// What counts it in the rollups of its entities.
+    var entityKeys: [SeriesKey] {
+        entities.map { key in
+            SeriesKey(
+                workspace: event.workspace, apiKey: "", provider: "", operation: "", model: "", outcome: event.outcome,
+                statusClass: UInt8(event.status / 100),
+                set: JSONValue.array([.string(key)] + (extra[key].map { [$0.json] } ?? [])).bytes)
+        }
     }
 }
 
@@ -45,24 +58,29 @@ struct FakeStore: RollupReader, RollupSnapshot {
         self.retention = retention
         var ids: [SeriesKey: Int64] = [:]
         var cells: [[Int64]: (measures: Measures, bins: [Int32: Int64])] = [:]
-        for sample in events {
-            let key = sample.seriesKey
-            if ids[key] == nil {
-                ids[key] = Int64(ids.count * 3 + 1)
-                numbered.append(StoredSeries(id: ids[key] ?? 0, key: key))
-            }
-            let series = ids[key] ?? 0
-            let event = sample.event
-            stored.append(
-                StoredEvent(
-                    series: series, event: Self.asStored(event), extra: SampleEvent.canonical(sample.extra)))
-            for grain in Grain.allCases {
+        func number(_ key: SeriesKey) -> Int64 {
+            if let known = ids[key] { return known }
+            let number = Int64(ids.count * 3 + 1)
+            ids[key] = number
+            numbered.append(StoredSeries(id: number, key: key))
+            return number
+        }
+        func count(_ event: RequestEvent, _ series: Int64, _ grains: [Grain]) {
+            for grain in grains {
                 let bucket = grain.bucket(of: event.time)
                 if let kept = retention.grains[grain], grain.start(of: bucket) < kept { continue }
                 var cell = cells[[Int64(grain.rawValue), Int64(bucket), series]] ?? (Measures(), [:])
                 Self.add(event, &cell.measures, &cell.bins)
                 cells[[Int64(grain.rawValue), Int64(bucket), series]] = cell
             }
+        }
+        for sample in events {
+            let series = number(sample.seriesKey)
+            stored.append(
+                StoredEvent(
+                    series: series, event: Self.asStored(sample.event), extra: SampleEvent.canonical(sample.extra)))
+            count(sample.event, series, Grain.plain)
+            for key in sample.entityKeys { count(sample.event, number(key), Grain.ofEntities) }
         }
         for (key, cell) in cells {
             let bins = cell.bins.compactMap { key, count in
@@ -112,7 +130,9 @@ struct FakeStore: RollupReader, RollupSnapshot {
 
     var watermark: EventTime? { stored.map(\.event.time).max() }
 
-    func series(workspace: String) -> [StoredSeries] { numbered.filter { $0.key.workspace == workspace } }
+    func series(workspace: String, entity: String?) -> [StoredSeries] {
+        numbered.filter { $0.key.workspace == workspace && EntitySet.key(of: $0.key.set) == entity }
+    }
 
     func scanRollups(
         grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void

@@ -231,12 +231,14 @@ private struct Maker {
     static func placed(_ events: [SampleEvent], under timeline: RulesTimeline) throws -> [SampleEvent] {
         try events.map { sample in
             var placed = sample
+            placed.entities = []
             let text = timeline.entries.last { $0.from <= sample.event.time }?.rules.text ?? "{}"
             for member in try JSONValue.parse(text)["classes"]?.members ?? [] {
                 let value = sample.pairs[member.key] ?? sample.extra[member.key]
                 let isDimension = member.value.string == "dimension"
                 placed.pairs[member.key] = isDimension ? value : nil
                 placed.extra[member.key] = isDimension ? nil : value
+                if member.value.string == "entity" { placed.entities.append(member.key) }
             }
             return placed
         }
@@ -291,6 +293,7 @@ private struct Maker {
             // Minutes and hours are gone before some instant; events are all there.
             retention.grains[.minute] = EventTime(microseconds: Maker.base + 2 * 86_400_000_000 + 60_000_000 * 77)
             retention.grains[.hour] = EventTime(microseconds: Maker.base + 86_400_000_000)
+            retention.grains[.entityHour] = retention.grains[.hour]
         } else if world % 3 == 2 {
             retention.events = EventTime(microseconds: Maker.base + 86_400_000_000)
         }

@@ -68,7 +68,7 @@ struct BudgetedIngest {
         observer.applied(batch)
         let now = ContinuousClock.now
         guard observer.isDue(at: now),
-            let verdict = try observer.look(at: { now }, { try writer.hour($0, maxRows: $1) })
+            let verdict = try observer.look(at: { now }, { try writer.hour($0, of: .hour, maxRows: $1) })
         else { return }
         verdicts += 1
         try use(try writer.rules(verdict.change))
@@ -80,7 +80,10 @@ struct BudgetedIngest {
         let taken = builder.add(chunk, from: 0, now: at(begin * 2), maxEvents: 100_000, maxBytes: 1 << 26)
         #expect(taken.events == events.count)
         guard let batch = builder.seal() else { return }
-        let admitted = try admission.admit(batch) { try writer.hour($0, maxRows: $1) }
+        let admitted = try admission.admit(batch) { hour, maxRows in
+            try (writer.hour(hour, of: .hour, maxRows: maxRows) ?? [])
+                + (writer.hour(hour, of: .entityHour, maxRows: maxRows) ?? [])
+        }
         for (spent, count) in admitted.filed.events { filed[spent, default: 0] += count }
         news += admitted.filed.news
         _ = try writer.apply(admitted.batch)
@@ -368,7 +371,7 @@ private func requests(_ answer: Answer) -> Int {
             (0..<2_000).map { event($0, begin + Int64($0), #"{"env":"e\#($0 % 3)","trace":"r\#($0)"}"#) }, at: 0)
         let bucket = Grain.hour.bucket(of: at(begin))
         var evidence = ClassEvidence()
-        let rows = try ingest.writer.hour(bucket, maxRows: 1_000)
+        let rows = try ingest.writer.hour(bucket, of: .hour, maxRows: 1_000)
         evidence.add(bucket, try #require(rows))
         ingest.writer.close()
         let verdict = evidence.verdict(under: configured)

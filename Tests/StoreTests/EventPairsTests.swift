@@ -209,13 +209,14 @@ func expectTheIndexHoldsAll(
     private func takeIndexAway(_ store: any StoreUnderTest) throws {
         switch store {
         case let store as SQLiteUnderTest:
-            try store.bringBack(to: 7)
+            try store.bringBack(to: 8)
             _ = try SQLiteRollupStore.open(path: store.store.path)
         case let store as PostgreSQLUnderTest:
             try store.session().run(
                 """
+                ALTER TABLE replays DROP COLUMN log_scan;
                 ALTER TABLE events DROP COLUMN pair_hashes; ALTER TABLE revisions DROP COLUMN pair_hashes;
-                DELETE FROM retained WHERE what = 5; UPDATE millrace_schema SET version = 5;
+                DELETE FROM retained WHERE what = 7; UPDATE millrace_schema SET version = 6;
                 """)
             _ = try PostgreSQLRollupStore.open(url: store.url)
         case let store as ClickHouseUnderTest:

@@ -155,11 +155,11 @@ private let begin: Int64 = 1_760_004_000_000_000
             for sample in given where Grain.hour.bucket(of: sample.event.time) == bucket {
                 expected[sample.key, default: 0] += 1
             }
-            let rows = try #require(try other.hour(bucket, maxRows: 1_000))
+            let rows = try #require(try other.hour(bucket, of: .hour, maxRows: 1_000))
             #expect(rows.count == expected.count)
             #expect(Dictionary(uniqueKeysWithValues: rows.map { ($0.series, $0.requests) }) == expected)
-            #expect(try other.hour(bucket, maxRows: expected.count)?.count == expected.count)
-            if !expected.isEmpty { #expect(try other.hour(bucket, maxRows: expected.count - 1) == nil) }
+            #expect(try other.hour(bucket, of: .hour, maxRows: expected.count)?.count == expected.count)
+            if !expected.isEmpty { #expect(try other.hour(bucket, of: .hour, maxRows: expected.count - 1) == nil) }
         }
         writer.close()
         other.close()
@@ -269,7 +269,7 @@ private let begin: Int64 = 1_760_004_000_000_000
                 observer.applied(batch)
                 let now = ContinuousClock.now
                 guard observer.isDue(at: now) else { continue }
-                if let verdict = try observer.look(at: { now }, { try writer.hour($0, maxRows: $1) }) {
+                if let verdict = try observer.look(at: { now }, { try writer.hour($0, of: .hour, maxRows: $1) }) {
                     #expect(!observer.isDue(at: now))
                     verdicts += 1
                     let next = try writer.rules(verdict.change)

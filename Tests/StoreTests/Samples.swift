@@ -2,6 +2,7 @@
 
 import EventCodec
 import Events
+import Normalizer
 import RecordLog
 import RollupStore
 import Rollups
@@ -166,8 +167,17 @@ struct Count: Equatable {
         var bins: [Int: Int64] = [:]
     }
     var rows: [Place: Sums] = [:]
+    /// nil: all dimensions; and keys that tests have as entities.
+    private static let entities: [String?] = [nil, "env", "environment", "tags", "team", "trace", "user", "user_id"]
 
     init() {}
+
+    /// Rollups by all dimensions only.
+    var plain: Count {
+        var plain = self
+        plain.rows = rows.filter { !$0.key.grain.isOfEntities }
+        return plain
+    }
 
     init(_ samples: some Sequence<Sample>) {
         var seen: Set<EventID> = []
@@ -176,7 +186,7 @@ struct Count: Equatable {
 
     private mutating func add(_ sample: Sample) {
         let event = sample.event
-        for grain in Grain.allCases {
+        for grain in Grain.plain {
             let place = Place(grain: grain, bucket: grain.bucket(of: event.time), key: sample.key)
             var sums = rows[place] ?? Sums()
             sums.measures.requests += 1
@@ -213,7 +223,12 @@ struct Count: Equatable {
     private mutating func read(_ snapshot: any RollupSnapshot) throws {
         var keys: [Int64: SeriesKey] = [:]
         for workspace in ["default", "other"] {
-            for series in try snapshot.series(workspace: workspace) { keys[series.id] = series.key }
+            for entity in Self.entities {
+                for series in try snapshot.series(workspace: workspace, entity: entity)
+                where EntitySet.key(of: series.key.set) == entity {
+                    keys[series.id] = series.key
+                }
+            }
         }
         var found: [Place: Sums] = [:]
         var strangers = 0

@@ -23,7 +23,7 @@ import Threading
         let ledger = try reader.read { try $0.ledger() }
         let isClosed = ledger.allSatisfy { $0.isClosed }
         #expect(isClosed)
-        let totals = try reader.read { snapshot in try Grain.allCases.map { try requests(snapshot, $0) } }
+        let totals = try reader.read { snapshot in try Grain.plain.map { try requests(snapshot, $0) } }
         #expect(Set(totals).count == 1)
         #expect(ledger.reduce(0) { $0 + $1.applied } == totals[0])
         let minutes = try reader.read {
@@ -362,7 +362,7 @@ import Threading
         var random = Random(seed: seed)
         try store.reader.read { snapshot in
             let ids = try ["default", "other"].flatMap { try snapshot.series(workspace: $0).map(\.id) }
-            for grain in Grain.allCases {
+            for grain in Grain.plain {
                 let low = grain.bucket(of: given[0].event.time)
                 for _ in 0..<12 {
                     let share = 1 + random.next() % 40
@@ -444,7 +444,7 @@ import Threading
                 while !done.isStopped {
                     do {
                         try reader.read { snapshot in
-                            let totals = try Grain.allCases.map { try requests(snapshot, $0) }
+                            let totals = try Grain.plain.map { try requests(snapshot, $0) }
                             let ledger = try snapshot.ledger()
                             let listed = try events(snapshot).count
                             let applied = ledger.reduce(0) { $0 + $1.applied }
@@ -501,7 +501,7 @@ import Threading
         let now = EventTime(microseconds: today + 3_600_000_000)
         func kept() throws -> [Int64] {
             try store.reader.read { snapshot in
-                try Grain.allCases.map { try requests(snapshot, $0) } + [Int64(try events(snapshot).count)]
+                try Grain.plain.map { try requests(snapshot, $0) } + [Int64(try events(snapshot).count)]
             }
         }
 

@@ -74,11 +74,13 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (version: 10, sql: "ALTER TABLE replays DROP COLUMN log_scan;"),
         (
             version: 9,
-            sql: "DROP TABLE event_pairs; DROP TABLE pair_runs; DELETE FROM retained WHERE what = 5;"
+            sql: "DROP TABLE event_pairs; DROP TABLE pair_runs; DELETE FROM retained WHERE what = 7;"
         ),
-        (version: 8, sql: "ALTER TABLE replays DROP COLUMN log_scan;"), (version: 7, sql: "DROP TABLE rollup_days;"),
+        (version: 8, sql: "DELETE FROM rollups WHERE grain IN (5, 6); DELETE FROM retained WHERE what IN (5, 6);"),
+        (version: 7, sql: "DROP TABLE rollup_days;"),
         (
             version: 6,
             sql: """

@@ -20,6 +20,6 @@ CREATE TABLE pair_runs (
     last_us INTEGER NOT NULL
 ) STRICT;
 
--- 5: from which instant every event is in the index; no row where no event was there before it.
+-- 7: from which instant every event is in the index; no row where no event was there before it.
 INSERT INTO retained (what, from_us)
-SELECT 5, last_us + 1 FROM (SELECT max(time_us) AS last_us FROM events) WHERE last_us IS NOT NULL;
+SELECT 7, last_us + 1 FROM (SELECT max(time_us) AS last_us FROM events) WHERE last_us IS NOT NULL;

@@ -7,6 +7,6 @@ CREATE INDEX events_pairs ON events USING gin (pair_hashes) WHERE pair_hashes <>
 ALTER TABLE revisions ADD COLUMN pair_hashes integer[] NOT NULL DEFAULT '{0}';
 CREATE INDEX revisions_pairs ON revisions USING gin (pair_hashes) WHERE pair_hashes <> '{}';
 
--- 5: from which instant events are in the index; no row where no event was there before it.
+-- 7: from which instant events are in the index; no row where no event was there before it.
 INSERT INTO retained (what, from_us)
-SELECT 5, last_us + 1 FROM (SELECT max(time_us) AS last_us FROM events) AS e WHERE last_us IS NOT NULL;
+SELECT 7, last_us + 1 FROM (SELECT max(time_us) AS last_us FROM events) AS e WHERE last_us IS NOT NULL;
