@@ -98,8 +98,8 @@ final class ReplayDesk: ReplayControl {
         try Self.refuseOverlap(plan, try store.list())
         try reserve(.build)
         do {
-            try Self.refusing { _ = try worker(under: rules) }
-            let begun = try Self.begin(plan, now, &store)
+            let work = try Self.refusing { try worker(under: rules) }
+            let begun = try Self.begin(plan, work, now, &store)
             return try hand(.build(begun, rate: request.rate), begun)
         } catch {
             release()
@@ -108,20 +108,20 @@ final class ReplayDesk: ReplayControl {
     }
 
     /// A key that is missing is said to whoever asks.
-    private static func refusing(_ body: () throws -> Void) throws {
+    private static func refusing<Result>(_ body: () throws -> Result) throws -> Result {
         do {
-            try body()
+            return try body()
         } catch let failure as Failure {
             throw ReplayRefusal(.impossible, failure.description)
         }
     }
 
     private static func begin(
-        _ plan: ReplayPlan, _ now: EventTime, _ store: inout any ReplayStore
+        _ plan: ReplayPlan, _ work: ReplayWork, _ now: EventTime, _ store: inout any ReplayStore
     ) throws -> StoredReplay {
-        do throws(RollupStoreError) {
-            return try store.begin(plan, now: now)
-        } catch {
+        do {
+            return try store.begin(plan, log: try work.reach(plan, &store), now: now)
+        } catch let error as RollupStoreError {
             guard error.code == .configuration else { throw error }
             // Another process may have begun one meanwhile.
             try refuseOverlap(plan, try store.list())

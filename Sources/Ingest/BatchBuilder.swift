@@ -62,6 +62,9 @@ package struct BatchBuilder: Sendable {
         package var manifests = 0
         package var deadLetters = 0
         package var newestTime: EventTime?
+        /// Events with metadata whose result was at hand, and others.
+        package var recalled = 0
+        package var normalized = 0
         /// By `LateAge`: how old events were when they came.
         package var late = [Int](repeating: 0, count: LateAge.allCases.count)
     }
@@ -125,6 +128,7 @@ package struct BatchBuilder: Sendable {
         _ chunk: RecordChunk, from start: Int, now: EventTime, maxEvents: Int, maxBytes: Int
     ) -> Taken {
         var taken = Taken(end: start)
+        let lookups = rules.lookups
         let places = chunk.partitions.map { byPartition[$0] }
         chunk.bytes.withUnsafeBytes { chunkBytes in
             while taken.end < chunk.records.count && events.count < maxEvents && bytes.count < maxBytes {
@@ -144,6 +148,8 @@ package struct BatchBuilder: Sendable {
                 advance(place, range, to: Offset(slot.offset.value + 1))
             }
         }
+        let (hits, misses) = rules.lookups
+        (taken.recalled, taken.normalized) = (hits - lookups.hits, misses - lookups.misses)
         return taken
     }
 

@@ -483,6 +483,8 @@ package final class Consumer: Sendable {
             metrics.redelivered.add(taken.redelivered)
             metrics.skipped.add(Int(taken.skipped))
             metrics.manifests.add(taken.manifests)
+            metrics.metadataRecalled.add(taken.recalled)
+            metrics.metadataNormalized.add(taken.normalized)
             for (age, count) in zip(LateAge.allCases, taken.late) where count > 0 {
                 metrics.countLate(age.label, count)
             }

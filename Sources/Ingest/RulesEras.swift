@@ -119,6 +119,14 @@ package struct RulesEras: Sendable {
         raw.withUnsafeBytes { normalize(raw: $0, status: status, at: time) }
     }
 
+    /// How often what an event's metadata comes to was at hand, and how often not.
+    var lookups: (hits: Int, misses: Int) {
+        eras.reduce(into: (0, 0)) {
+            $0.0 += $1.normalizer.hits
+            $0.1 += $1.normalizer.misses
+        }
+    }
+
     /// The keys that have rollups of their own.
     package func entities(at time: EventTime) -> EntityKeys { eras[index(at: time)].entities }
 

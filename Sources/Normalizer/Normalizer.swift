@@ -9,8 +9,8 @@
 //    fewer nested objects, then the one whose first object has the shorter name). So the order of raw pairs never shows.
 // 5. Of more keys than the limit the first in byte order stay. Pairs part by the class of their key.
 //
-// Nearly all metadata is plain and goes a shorter way to the same answer (`PlainMetadata`). The results of this one are
-// kept by the raw bytes, since services send the same metadata again and again.
+// Nearly all metadata is plain and goes a shorter way to the same answer (`PlainMetadata`). What comes again and again is
+// at hand by its raw bytes (`ResultCache`).
 
 package import Events
 import JSONText
@@ -40,21 +40,17 @@ package struct Normalizer: Sendable {
         var range: Range<Int>
     }
 
-    /// Beyond these the cache begins anew; longer metadata is not kept at all.
-    private static let resultsKept = 16_384
-    private static let bytesKept = 8 << 20
-    private static let rawSizeKept = 2_048
     private static let none = Array("{}".utf8)
     private static let hashPrefix = Array("hmac:".utf8)
 
     package let rules: Rules
     let hash: KeyedHash?
     private var plain = PlainMetadata()
-    private var seen = ByteInterner()
-    private var results: [NormalizedMetadata] = []
-    /// Of what was not plain: how often a result was at hand, and how often not.
-    package private(set) var hits = 0
-    package private(set) var misses = 0
+    private var results = ResultCache()
+
+    /// How often a result was at hand, and how often not.
+    package var hits: Int { results.hits }
+    package var misses: Int { results.misses }
 
     /// Without `hash`, what the rules hash is dropped: it must not be kept readable.
     package init(rules: Rules, hash: KeyedHash? = nil) {
@@ -72,27 +68,12 @@ package struct Normalizer: Sendable {
     /// event says; the worse of it and of what is found here stands.
     package mutating func normalize(raw: UnsafeRawBufferPointer, status: MetadataStatus) -> NormalizedMetadata {
         guard !raw.isEmpty else { return result([], status, 0) }
-        if var found = plain.normalize(raw, by: rules) {
-            found.status = max(found.status, status)
-            return found
-        }
         var found: NormalizedMetadata
-        if raw.count > Self.rawSizeKept {
-            misses += 1
-            found = compute(raw)
+        if let known = results.find(raw) {
+            found = known
         } else {
-            if results.count >= Self.resultsKept || seen.size >= Self.bytesKept {
-                seen.removeAll()
-                results.removeAll(keepingCapacity: true)
-            }
-            let number = Int(seen.intern(raw))
-            if number == results.count {
-                misses += 1
-                results.append(compute(raw))
-            } else {
-                hits += 1
-            }
-            found = results[number]
+            found = plain.normalize(raw, by: rules) ?? compute(raw)
+            results.keep(raw, found)
         }
         found.status = max(found.status, status)
         return found

@@ -51,6 +51,8 @@ package struct ConsumerMetrics: Sendable {
     package let classesObserved = Counter()
     /// Events by the budget that was spent: `SetAdmission.Spent`.
     package let filed = ["sets", "values", "keys"].map { (budget: $0, counter: Counter()) }
+    package let metadataRecalled = Counter()
+    package let metadataNormalized = Counter()
     package let admitTime = DurationHistogram()
     package let observeTime = DurationHistogram()
     package let staleBatches = Counter()
@@ -106,6 +108,12 @@ package struct ConsumerMetrics: Sendable {
                 "Events with metadata filed under (other), by the workspace's budget that was spent.",
                 labels: [("budget", budget)], .counter { counter.value })
         }
+        let cache = [("hit", metadataRecalled), ("miss", metadataNormalized)].map { result, counter in
+            Metric(
+                "millrace_consumer_metadata_cache_total",
+                "Events with metadata, by whether what it comes to was at hand.", labels: [("result", result)],
+                .counter { counter.value })
+        }
         return [
             counter("records", "Records read from the log.", records),
             counter("events_applied", "Events counted into the store.", applied),
@@ -151,6 +159,6 @@ package struct ConsumerMetrics: Sendable {
             duration("admit", "Holding one batch against the budgets of metadata.", admitTime),
             duration("observe", "Looking once at what metadata keys do to the rollups.", observeTime),
             duration("expire", "One step of deleting what is past its retention.", expireTime),
-        ] + letters + ages + overflow
+        ] + letters + ages + overflow + cache
     }
 }

@@ -182,6 +182,17 @@ extension PipelineTests {
             #expect(status.output.contains("100 %"), "\(status.output)")
             let listed = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays").body)["data"]?.array ?? []
             #expect(listed.map { $0["source"]?.string } == ["log"])
+            // Asked for over the API, the log is read as well.
+            let posted = try ask(
+                pipeline.apiPort, "POST", "/v1/replays", headers: [("content-type", "application/json")],
+                body: Array(#"{"from":"\#(from)","to":"\#(to)"}"#.utf8))
+            #expect(posted.status == 202, "\(posted.text)")
+            let started = try #require(JSONValue.parse(posted.body)["id"]?.integer)
+            try waitUntil("the replay over the API answers", seconds: 60) {
+                let standing = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays/\(started)").body)
+                return standing["state"]?.string == "live" && standing["source"]?.string == "log"
+            }
+            #expect(try answer()["data"] == before)
 
             let old = try #require(before.array?.compactMap { $0["group"]?["metadata.env"]?.string }.first)
             try writeText(
@@ -218,7 +229,7 @@ extension PipelineTests {
                 #expect(
                     late.errors.contains("\(topic.name)/\(partition) from ")
                         && late.errors.contains(" (offset 20) on"), "\(late.errors)")
-                #expect(try replay(pipeline, ["list"]).array?.count == 4)
+                #expect(try replay(pipeline, ["list"]).array?.count == 5)
             }
             try pipeline.stopAll()
         }

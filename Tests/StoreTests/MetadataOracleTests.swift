@@ -170,7 +170,8 @@ private struct Maker {
 @Suite struct MetadataOracleTests {
     /// Some on each store; the one in the file is the fastest.
     static let worlds: [(StoreKind, Int)] = StoreKind.allCases.flatMap { kind in
-        (0..<(kind == .sqlite ? 8 : kind == .postgresql ? 3 : 2)).map { (kind, $0) }
+        let all = rounds(8)
+        return (0..<(kind == .sqlite ? all : kind == .postgresql ? (all * 3 + 7) / 8 : (all + 3) / 4)).map { (kind, $0) }
     }
 
     @Test(arguments: worlds)
