@@ -171,7 +171,8 @@ private struct Maker {
     /// Some on each store; the one in the file is the fastest.
     static let worlds: [(StoreKind, Int)] = StoreKind.allCases.flatMap { kind in
         let all = rounds(8)
-        return (0..<(kind == .sqlite ? all : kind == .postgresql ? (all * 3 + 7) / 8 : (all + 3) / 4)).map { (kind, $0) }
+        let count = kind == .sqlite ? all : kind == .postgresql ? (all * 3 + 7) / 8 : (all + 3) / 4
+        return (0..<count).map { (kind, $0) }
     }
 
     @Test(arguments: worlds)
