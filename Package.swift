@@ -140,8 +140,8 @@ let package = Package(
         module(
             "QueryAPI",
             [
-                "Access", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups", "RollupStore",
-                "Schemas", "Telemetry", "CDygraphs",
+                "Access", "Cryptography", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups",
+                "RollupStore", "Schemas", "Telemetry", "CDygraphs",
             ],
             resources: [.embedInCode("Page")]),
         module(

@@ -80,6 +80,22 @@ package struct Hash: Sendable {
     }
 }
 
+/// FNV-1a of 64 bits: for numbers that are stored, or that processes compare; everything else takes `Hash`.
+package struct FNV1a: Sendable {
+    package var state: UInt64
+
+    @inlinable
+    package init(from state: UInt64 = 0xCBF2_9CE4_8422_2325) { self.state = state }
+
+    @inlinable
+    package mutating func combine(_ byte: UInt8) { state = (state ^ UInt64(byte)) &* 0x0000_0100_0000_01B3 }
+
+    @inlinable
+    package mutating func combine(_ bytes: some Sequence<UInt8>) {
+        for byte in bytes { combine(byte) }
+    }
+}
+
 /// Byte strings by number. The numbers hold until `removeAll`.
 package struct ByteInterner: Sendable {
     private var index = HashIndex()
@@ -114,20 +130,30 @@ package struct ByteInterner: Sendable {
 
     @inline(__always)
     private func holds(_ position: Int, _ bytes: UnsafeRawBufferPointer) -> Bool {
-        let start = ends[position]
-        guard ends[position + 1] - start == bytes.count else { return false }
-        return arena.withUnsafeBytes { arena in
-            var at = 0
-            while bytes.count - at >= 8 {
-                let ours = arena.loadUnaligned(fromByteOffset: start + at, as: UInt64.self)
-                if ours != bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self) { return false }
-                at += 8
-            }
-            while at < bytes.count {
-                if arena[start + at] != bytes[at] { return false }
-                at += 1
-            }
-            return true
+        arena.withUnsafeBytes { arena in
+            bytes.isSame(as: UnsafeRawBufferPointer(rebasing: arena[ends[position]..<ends[position + 1]]))
         }
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// The same bytes, compared eight at a time.
+    @inlinable
+    package func isSame(as other: UnsafeRawBufferPointer) -> Bool {
+        guard count == other.count else { return false }
+        var at = 0
+        while count - at >= 8 {
+            if loadUnaligned(fromByteOffset: at, as: UInt64.self)
+                != other.loadUnaligned(fromByteOffset: at, as: UInt64.self)
+            {
+                return false
+            }
+            at += 8
+        }
+        while at < count {
+            if self[at] != other[at] { return false }
+            at += 1
+        }
+        return true
     }
 }

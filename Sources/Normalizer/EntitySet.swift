@@ -12,32 +12,28 @@ import JSONText
 package enum EntitySet {
     private static let filed = Array("null".utf8)
 
-    package static func isOne(_ set: [UInt8]) -> Bool { set.first == UInt8(ascii: "[") }
-
     /// The key's name; nil for the set of another series.
     package static func key(of set: [UInt8]) -> String? {
-        guard isOne(set) else { return nil }
-        return set.withUnsafeBytes { text -> String? in
-            var tokens = JSONTokenizer(text)
-            guard case .beginArray? = try? tokens.next(), case .string(let key)? = try? tokens.next() else {
-                return nil
-            }
-            return String(decoding: Normalizer.text(key, in: text), as: UTF8.self)
+        set.withUnsafeBytes { text in
+            key(in: text).map { String(decoding: Normalizer.text($0, in: text), as: UTF8.self) }
         }
     }
 
     /// The same of an event whose value is filed under `(other)`; nil where it is so already, or has none.
     package static func filed(_ set: [UInt8]) -> [UInt8]? {
-        guard let end = set.withUnsafeBytes(endOfKey), set[end] == UInt8(ascii: ",") else { return nil }
+        // Behind the key's closing quote.
+        guard let end = set.withUnsafeBytes({ key(in: $0)?.range.upperBound }).map({ $0 + 1 }),
+            set[end] == UInt8(ascii: ",")
+        else { return nil }
         let text = set[...end] + filed + [UInt8(ascii: "]")]
         return text.elementsEqual(set) ? nil : Array(text)
     }
 
-    /// Behind the key's closing quote.
-    private static func endOfKey(_ text: UnsafeRawBufferPointer) -> Int? {
+    private static func key(in text: UnsafeRawBufferPointer) -> JSONString? {
+        guard text.first == UInt8(ascii: "[") else { return nil }
         var tokens = JSONTokenizer(text)
         guard case .beginArray? = try? tokens.next(), case .string(let key)? = try? tokens.next() else { return nil }
-        return key.range.upperBound + 1
+        return key
     }
 }
 

@@ -44,7 +44,7 @@ struct ResultCache: Sendable {
         var hash = Hash()
         hash.combine(raw)
         let place = Int(hash.state % UInt64(Self.places))
-        if let entry = entries[place], Self.isSame(entry.raw, raw) {
+        if let entry = entries[place], entry.raw.withUnsafeBytes({ $0.isSame(as: raw) }) {
             hits += 1
             return entry.result
         }
@@ -63,23 +63,6 @@ struct ResultCache: Sendable {
         if size > Self.sizeKept {
             entries = []
             size = 0
-        }
-    }
-
-    private static func isSame(_ known: [UInt8], _ raw: UnsafeRawBufferPointer) -> Bool {
-        guard known.count == raw.count else { return false }
-        return known.withUnsafeBytes { known in
-            var at = 0
-            while known.count - at >= 8 {
-                let ours = known.loadUnaligned(fromByteOffset: at, as: UInt64.self)
-                if ours != raw.loadUnaligned(fromByteOffset: at, as: UInt64.self) { return false }
-                at += 8
-            }
-            while at < known.count {
-                if known[at] != raw[at] { return false }
-                at += 1
-            }
-            return true
         }
     }
 }

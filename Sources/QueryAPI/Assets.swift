@@ -1,6 +1,7 @@
 // The files that the API serves: the page, its charts, and the description of the API; all of them in the binary.
 
 import CDygraphs
+import Events
 import HTTPTransport
 import Schemas
 
@@ -12,10 +13,10 @@ struct Asset: Sendable {
     private init(_ type: String, _ bytes: [UInt8]) {
         self.type = type
         self.bytes = bytes
-        // FNV-1a: tells versions of our own files apart, nothing more.
-        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
-        for byte in bytes { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
-        tag = "\"\(String(hash, radix: 16))\""
+        // Tells versions of our own files apart, nothing more.
+        var hash = FNV1a()
+        hash.combine(bytes)
+        tag = "\"\(String(hash.state, radix: 16))\""
     }
 
     private init(_ type: String, _ asset: millrace_asset) {

@@ -2,6 +2,7 @@
 // Sending them to the log again needs the log's producer, which is the command's: `millrace dead-letters redrive`.
 
 import Access
+import Cryptography
 import Events
 import HTTPTransport
 package import JSONText
@@ -34,8 +35,7 @@ package enum DeadLetterRow {
     }
 
     package static func hex(_ bytes: [UInt8]) -> String {
-        let digits = Array("0123456789abcdef".utf8)
-        return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+        String(decoding: Hexadecimal.digits(bytes), as: UTF8.self)
     }
 }
 

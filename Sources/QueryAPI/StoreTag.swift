@@ -28,13 +28,13 @@ enum StoreTag {
     /// FNV-1a, twice with different beginnings: 128 bits, so that tags do not meet by chance.
     private static func hash(_ texts: [String]) -> String {
         [UInt64(0xCBF2_9CE4_8422_2325), 0x9AE1_6A3B_2F90_404F].map { start in
-            var hash = start
+            var hash = FNV1a(from: start)
             for text in texts {
-                for byte in text.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+                hash.combine(text.utf8)
                 // No text holds this byte: ["a", "b"] is not ["ab"].
-                hash = (hash ^ 0xFF) &* 0x100_0000_01B3
+                hash.combine(0xFF)
             }
-            return String(hash, radix: 36)
+            return String(hash.state, radix: 36)
         }.joined()
     }
 }

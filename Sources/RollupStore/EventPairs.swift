@@ -6,6 +6,7 @@
 // numbers leaves out none that a condition on those pairs holds for. Pairs that share a number are told apart by
 // whoever reads the events.
 
+import Events
 import JSONText
 @_spi(_Unicode) import Swift
 
@@ -18,7 +19,7 @@ package enum EventPairs {
     package static let unsaid: UInt32 = 0
 
     package static func number(key: String, value: String) -> UInt32 {
-        var hash = FNV()
+        var hash = FNV1a()
         hash.combine(key)
         hash.combine(0xFF)
         hash.combine(value)
@@ -55,7 +56,7 @@ package enum EventPairs {
 
     /// Of compact JSON without escapes, in which quotes stand around keys and values only.
     private static func appendPlain(_ extra: UnsafeRawBufferPointer, _ numbers: inout [UInt32]) -> Bool {
-        var key = FNV()
+        var key = FNV1a()
         var at = 0
         while at < extra.count {
             guard extra[at] == UInt8(ascii: "\"") else {
@@ -69,7 +70,7 @@ package enum EventPairs {
             let text = UnsafeRawBufferPointer(rebasing: extra[begin..<at])
             at += 1
             if at < extra.count, extra[at] == UInt8(ascii: ":") {
-                key = FNV()
+                key = FNV1a()
                 key.combine(text)
                 key.combine(0xFF)
             } else {
@@ -90,30 +91,20 @@ package enum EventPairs {
         }
         return true
     }
+}
 
-    private struct FNV {
-        private var state: UInt64 = 0xCBF2_9CE4_8422_2325
+extension FNV1a {
+    fileprivate var folded: UInt32 { max(1, UInt32(truncatingIfNeeded: state ^ state >> 32)) }
 
-        var folded: UInt32 { max(1, UInt32(truncatingIfNeeded: state ^ state >> 32)) }
-
-        @inline(__always)
-        mutating func combine(_ byte: UInt8) { state = (state ^ UInt64(byte)) &* 0x100_0000_01B3 }
-
-        mutating func combine(_ bytes: UnsafeRawBufferPointer) {
-            for byte in bytes { combine(byte) }
+    /// In NFC.
+    fileprivate mutating func combine(_ text: String) {
+        var text = text
+        let isASCII = text.withUTF8 { utf8 in
+            guard utf8.allSatisfy({ $0 < 0x80 }) else { return false }
+            combine(utf8)
+            return true
         }
-
-        mutating func combine(_ text: String) {
-            var text = text
-            let isASCII = text.withUTF8 { utf8 in
-                guard utf8.allSatisfy({ $0 < 0x80 }) else { return false }
-                combine(UnsafeRawBufferPointer(utf8))
-                return true
-            }
-            if isASCII { return }
-            for scalar in text._nfc {
-                for byte in UTF8.encode(scalar) ?? UTF8.encodedReplacementCharacter { combine(byte) }
-            }
-        }
+        if isASCII { return }
+        for scalar in text._nfc { combine(UTF8.encode(scalar) ?? UTF8.encodedReplacementCharacter) }
     }
 }

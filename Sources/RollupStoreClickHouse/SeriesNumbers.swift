@@ -79,17 +79,16 @@ struct SeriesNumbers {
 
     /// FNV-1a over each text with its length before it; part of the format. Equal hashes are told apart by their keys.
     private static func hash(_ key: SeriesKey) -> UInt64 {
-        var hash: UInt64 = 0xCBF2_9CE4_8422_2325
-        func add(_ byte: UInt8) { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01B3 }
+        var hash = FNV1a()
         func add(_ bytes: some Collection<UInt8>) {
-            for shift in [0, 8, 16, 24] { add(UInt8(truncatingIfNeeded: bytes.count >> shift)) }
-            for byte in bytes { add(byte) }
+            for shift in [0, 8, 16, 24] { hash.combine(UInt8(truncatingIfNeeded: bytes.count >> shift)) }
+            hash.combine(bytes)
         }
         for text in [key.workspace, key.apiKey, key.provider, key.operation, key.model] { add(text.utf8) }
         add(key.set)
-        add(key.outcome.rawValue)
-        add(key.statusClass)
-        return hash
+        hash.combine(key.outcome.rawValue)
+        hash.combine(key.statusClass)
+        return hash.state
     }
 }
 

@@ -11,6 +11,7 @@
 // Errors: model `error-429` (any status from 400 to 599) or the header `x-mock-status: 429`, or by rate. Paths count
 // from the right, so that any base path will do. `GET /__requests` shows what arrived, `DELETE` forgets it.
 
+import Events
 import Glibc
 package import HTTPTransport
 import JSONText
@@ -301,9 +302,10 @@ package final class MockProvider: Sendable {
         return Int(min(max(limit, 1), 4_096))
     }
 
-    /// FNV-1a, 64 bits.
     private static func hash(_ bytes: [UInt8]) -> UInt64 {
-        bytes.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
+        var hash = FNV1a()
+        hash.combine(bytes)
+        return hash.state
     }
 
     /// Of the numbers as 32-bit floats, little-endian.
