@@ -162,10 +162,30 @@ final class SeriesMemory: Sendable {
     var count: Int { state.withLock { $0.shelf.count } }
 }
 
+/// The table `retained`, asked for once a read: questions want all of it, and each question to the server is a way there
+/// and back.
+private final class Boundaries {
+    private var times: [Int64: EventTime]?
+
+    func time(_ what: Int64, _ connection: Connection) throws(ServerFailure) -> EventTime? {
+        if let times { return times[what] }
+        let rows = try connection.query("SELECT what::bigint, from_us FROM retained")
+        var all: [Int64: EventTime] = [:]
+        for row in 0..<rows.count { all[rows.integer(row, 0)] = EventTime(microseconds: rows.integer(row, 1)) }
+        times = all
+        return all[what]
+    }
+}
+
 struct PostgreSQLSnapshot: GenerationalSnapshot {
     let connection: Connection
     let map: GenerationMap
     let memory: SeriesMemory
+    private let boundaries = Boundaries()
+
+    init(connection: Connection, map: GenerationMap, memory: SeriesMemory) {
+        (self.connection, self.map, self.memory) = (connection, map, memory)
+    }
 
     var watermark: EventTime? {
         get throws {
@@ -181,12 +201,7 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
         try memory.series(workspace: workspace, entity: entity, connection)
     }
 
-    func retained(_ grain: Grain?) throws -> EventTime? {
-        var parameters = Parameters()
-        parameters.add(Int16(grain?.rawValue ?? 3))
-        let rows = try connection.query("SELECT from_us FROM retained WHERE what = $1::smallint", parameters)
-        return rows.count == 0 ? nil : EventTime(microseconds: rows.integer(0, 0))
-    }
+    func retained(_ grain: Grain?) throws -> EventTime? { try boundaries.time(Int64(grain?.rawValue ?? 3), connection) }
 
     func ledger() throws -> [PartitionLedger] {
         var parameters = Parameters()
@@ -456,8 +471,7 @@ struct PostgreSQLSnapshot: GenerationalSnapshot {
 
     var indexedFrom: EventTime? {
         get throws {
-            let rows = try connection.query("SELECT from_us FROM retained WHERE what = 7")
-            return rows.count == 0 ? nil : EventTime(microseconds: rows.integer(0, 0))
+            try boundaries.time(7, connection)
         }
     }
 
