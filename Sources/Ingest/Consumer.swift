@@ -717,11 +717,7 @@ package final class Consumer: Sendable {
     ) throws -> SealedBatch? {
         let began = ContinuousClock.now
         let admitted = try persist { () throws -> (batch: SealedBatch, filed: SetAdmission.Filed) in
-            try admission.admit(batch) { hour, maxRows in
-                // Where there are too many, what is known of them is not: the hour may take another budget.
-                let rows = try writer.hour(hour, of: .hour, maxRows: maxRows) ?? []
-                return try rows + (writer.hour(hour, of: .entityHour, maxRows: maxRows) ?? [])
-            }
+            try admission.admit(batch) { try writer.hourOfBudgets($0, maxRows: $1) }
         }
         metrics.admitTime.record(microseconds: Self.microseconds(since: began))
         guard let (batch, filed) = admitted else { return nil }

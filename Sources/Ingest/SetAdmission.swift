@@ -166,25 +166,15 @@ package struct SetAdmission: Sendable {
         let hash = Self.hash(set[...])
         if !readings.contains(hour) { try load(hour, read) }
         if let key = EntitySet.key(of: set) { return try admit(set, hash, ofEntity: key, workspace, hour, read) }
-        var place = place(hour, workspace)
+        let here = Place(hour: hour, workspace: workspace)
+        let place = number(of: here)
         if spaces[place].sets.contains(hash) { return nil }
         guard var text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else { return nil }
-        if let due, due <= now() {
-            try load(hour, read)
-            place = self.place(hour, workspace)
-            if spaces[place].sets.contains(hash) { return nil }
-        }
+        if try hasCome(hash, here, read) { return nil }
         let whole = text
         let budget = budget(of: workspace, in: hour)
-        func newcomers(_ budget: Int) -> Int { budget - budget / 4 }
-        /// Whether one more may come, where so many are there.
-        func takes(
-            _ count: Int, _ budget: Int, _ hadBefore: (Space) -> Bool
-        ) throws -> Bool {
-            if count < newcomers(budget) { return true }
-            if count >= budget { return false }
-            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
-            return hadBefore(spaces[self.place(hour &- 1, workspace)])
+        func takes(_ count: Int, _ budget: Int, _ hadBefore: (Space) -> Bool) throws -> Bool {
+            try self.takes(count, budget, here, read, hadBefore)
         }
         var newKeys: [UInt64] = []
         var newValues: [(key: UInt64, pair: UInt64)] = []
@@ -235,34 +225,49 @@ package struct SetAdmission: Sendable {
         _ set: [UInt8], _ hash: UInt64, ofEntity key: String, _ workspace: String, _ hour: Int32,
         _ read: (Int32, Int) throws -> [HourRow]?
     ) rethrows -> Filing? {
-        var place = place(hour, workspace, key)
+        let here = Place(hour: hour, workspace: workspace, entity: key)
+        let place = number(of: here)
         if spaces[place].sets.contains(hash) { return nil }
         guard let filed = EntitySet.filed(set) else { return nil }
-        if let due, due <= now() {
-            try load(hour, read)
-            place = self.place(hour, workspace, key)
-            if spaces[place].sets.contains(hash) { return nil }
-        }
+        if try hasCome(hash, here, read) { return nil }
         let budget = budget(of: workspace, in: hour).sets
-        let count = spaces[place].sets.count
-        var isAdmitted = count < budget - budget / 4
-        if !isAdmitted, count < budget {
-            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
-            isAdmitted = spaces[self.place(hour &- 1, workspace, key)].sets.contains(hash)
+        guard try takes(spaces[place].sets.count, budget, here, read, { $0.sets.contains(hash) }) else {
+            return Filing(set: filed, spent: [.values])
         }
-        guard isAdmitted else { return Filing(set: filed, spent: [.values]) }
         _ = spaces[place].sets.insert(hash)
         return nil
+    }
+
+    /// Whether the store, read again where that is due, has a set by now.
+    private mutating func hasCome(
+        _ hash: UInt64, _ place: Place, _ read: (Int32, Int) throws -> [HourRow]?
+    ) rethrows -> Bool {
+        guard let due, due <= now() else { return false }
+        try load(place.hour, read)
+        return spaces[number(of: place)].sets.contains(hash)
+    }
+
+    /// Whether one more may come, where so many are there: the last quarter of a budget is for what the hour before had.
+    private mutating func takes(
+        _ count: Int, _ budget: Int, _ place: Place, _ read: (Int32, Int) throws -> [HourRow]?,
+        _ hadBefore: (Space) -> Bool
+    ) rethrows -> Bool {
+        if count < budget - budget / 4 { return true }
+        if count >= budget { return false }
+        var before = place
+        before.hour &-= 1
+        if !readings.contains(before.hour) { try load(before.hour, read) }
+        return hadBefore(spaces[number(of: before)])
     }
 
     /// A set that is counted already.
     package mutating func know(_ set: [UInt8], of workspace: String, in hour: Int32) {
         if let key = EntitySet.key(of: set) {
-            let place = place(hour, workspace, key)
+            let place = number(of: Place(hour: hour, workspace: workspace, entity: key))
             if EntitySet.filed(set) != nil { _ = spaces[place].sets.insert(Self.hash(set[...])) }
             return
         }
-        let place = place(hour, workspace)
+        let place = number(of: Place(hour: hour, workspace: workspace))
         guard !spaces[place].sets.contains(Self.hash(set[...])), let text = SetText(set), !text.isUnsaid,
             !text.pairs.isEmpty
         else { return }
@@ -284,8 +289,8 @@ package struct SetAdmission: Sendable {
         due = now().advanced(by: took * Self.share)
     }
 
-    private mutating func place(_ hour: Int32, _ workspace: String, _ entity: String? = nil) -> Int {
-        let place = Place(hour: hour, workspace: workspace, entity: entity)
+    /// Its index in `spaces`.
+    private mutating func number(of place: Place) -> Int {
         if let known = places[place] { return known }
         places[place] = spaces.count
         spaces.append(Space())

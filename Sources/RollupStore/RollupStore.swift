@@ -87,6 +87,12 @@ extension RollupWriter {
     package mutating func rules(adopting new: RulesText?, now: EventTime) throws(RollupStoreError) -> RulesTimeline {
         try rules(new.map { .configured($0, now: now) })
     }
+
+    /// The rows of one hour that budgets count. Of what has more than `maxRows` none: the hour may take another budget.
+    package mutating func hourOfBudgets(_ bucket: Int32, maxRows: Int) throws(RollupStoreError) -> [HourRow] {
+        let rows = try hour(bucket, of: .hour, maxRows: maxRows) ?? []
+        return try rows + (hour(bucket, of: .entityHour, maxRows: maxRows) ?? [])
+    }
 }
 
 /// One row of an hour: what the classes of keys, and what is filed under `(other)`, are decided by.

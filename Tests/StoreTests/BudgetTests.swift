@@ -80,10 +80,7 @@ struct BudgetedIngest {
         let taken = builder.add(chunk, from: 0, now: at(begin * 2), maxEvents: 100_000, maxBytes: 1 << 26)
         #expect(taken.events == events.count)
         guard let batch = builder.seal() else { return }
-        let admitted = try admission.admit(batch) { hour, maxRows in
-            try (writer.hour(hour, of: .hour, maxRows: maxRows) ?? [])
-                + (writer.hour(hour, of: .entityHour, maxRows: maxRows) ?? [])
-        }
+        let admitted = try admission.admit(batch) { try writer.hourOfBudgets($0, maxRows: $1) }
         for (spent, count) in admitted.filed.events { filed[spent, default: 0] += count }
         news += admitted.filed.news
         _ = try writer.apply(admitted.batch)

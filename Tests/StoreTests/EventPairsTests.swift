@@ -212,12 +212,7 @@ func expectTheIndexHoldsAll(
             try store.bringBack(to: 8)
             _ = try SQLiteRollupStore.open(path: store.store.path)
         case let store as PostgreSQLUnderTest:
-            try store.session().run(
-                """
-                ALTER TABLE replays DROP COLUMN log_scan;
-                ALTER TABLE events DROP COLUMN pair_hashes; ALTER TABLE revisions DROP COLUMN pair_hashes;
-                DELETE FROM retained WHERE what = 7; UPDATE millrace_schema SET version = 6;
-                """)
+            try store.bringBack(to: 6)
             _ = try PostgreSQLRollupStore.open(url: store.url)
         case let store as ClickHouseUnderTest:
             for table in ["events", "revisions"] {

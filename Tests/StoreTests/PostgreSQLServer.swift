@@ -207,6 +207,25 @@ final class PostgreSQLUnderTest: StoreUnderTest, Sendable {
     var deadLetters: any DeadLetterArchive { store.deadLetters }
     func replays() throws -> any ReplayStore { store.makeReplayStore() }
 
+    /// What each version's step added, taken away again; the newest first.
+    private static let undoing = [
+        (version: 8, sql: "ALTER TABLE replays DROP COLUMN log_scan;"),
+        (
+            version: 7,
+            sql: """
+            ALTER TABLE events DROP COLUMN pair_hashes; ALTER TABLE revisions DROP COLUMN pair_hashes;
+            DELETE FROM retained WHERE what = 7;
+            """
+        ),
+        (version: 6, sql: "DELETE FROM rollups WHERE grain IN (5, 6); DELETE FROM retained WHERE what IN (5, 6);"),
+    ]
+
+    /// Makes the tables those of an older version.
+    func bringBack(to version: Int) throws {
+        let steps = Self.undoing.filter { $0.version > version }.map(\.sql).joined()
+        try session().run("\(steps) UPDATE millrace_schema SET version = \(version)")
+    }
+
     /// With the store's tables at hand.
     func session() throws -> Session {
         let session = try Session(server.url(database: database))

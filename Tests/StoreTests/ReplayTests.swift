@@ -160,6 +160,13 @@ private final class MemoryLog: RecordLogHistory {
     }
 }
 
+/// A store that has counted about so many sample events, fewer on a slow one.
+private func filled(_ kind: StoreKind, _ count: Int, _ random: inout Random) throws -> Ingesting {
+    let ingest = try Ingesting(try kind.make(), sampleEvents(kind.few(count), &random))
+    while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+    return ingest
+}
+
 /// Everything that answers: rollups, and what is said of each event.
 private struct Contents: Equatable {
     var rollups: Count
@@ -368,9 +375,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func underTheSameRulesNothingChanges(_ kind: StoreKind) throws {
         var random = Random(seed: 71)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(700), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 700, &random)
+        let store = ingest.store
         let before = try Contents(store)
         var replays = try store.replays()
         let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
@@ -591,9 +597,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func theLogUnderTheSameRulesChangesNothing(_ kind: StoreKind) throws {
         var random = Random(seed: 171)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(900), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 900, &random)
+        let store = ingest.store
         let whole = try Contents(store)
         try expireTwoDays(ingest)
         let before = try Contents(store)
@@ -680,9 +685,8 @@ private final class Poll: Sendable {
         let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
         func repriced(_ isLog: Bool) throws -> Contents {
             var random = Random(seed: 201)
-            let store = try kind.make()
-            let ingest = try Ingesting(store, sampleEvents(kind.few(500), &random))
-            while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+            let ingest = try filled(kind, 500, &random)
+            let store = ingest.store
             if isLog { try expireTwoDays(ingest) }
             let log = MemoryLog(ingest)
             var replays = try store.replays()
@@ -711,9 +715,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func aLogThatReachesNotFarEnoughIsNamedAndOneThatGoesMeanwhileIsNoticed(_ kind: StoreKind) throws {
         var random = Random(seed: 191)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(600), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 600, &random)
+        let store = ingest.store
         try expireTwoDays(ingest)
         let before = try Contents(store)
         let log = MemoryLog(ingest)
@@ -857,9 +860,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func whatCannotBeDoneIsRefusedBeforeAnythingIsWritten(_ kind: StoreKind) throws {
         var random = Random(seed: 121)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(200), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 200, &random)
+        let store = ingest.store
         var replays = try store.replays()
         let first = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin))
         func refusal(_ body: () throws -> Void) -> String {
@@ -897,9 +899,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func anEndingAskedForAgainIsAnsweredAsItStands(_ kind: StoreKind) throws {
         var random = Random(seed: 123)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(200), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 200, &random)
+        let store = ingest.store
         ingest.close()
         let before = try Contents(store)
         var replays = try store.replays()
@@ -936,9 +937,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func aReaderSeesOnlyOldOrNewTotals(_ kind: StoreKind) throws {
         var random = Random(seed: 127)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(160), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 160, &random)
+        let store = ingest.store
         ingest.close()
         var replays = try store.replays()
         let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
@@ -978,9 +978,8 @@ private final class Poll: Sendable {
     @Test(arguments: StoreKind.replaying)
     func aStepOfTheScanIsTakenOnce(_ kind: StoreKind) throws {
         var random = Random(seed: 125)
-        let store = try kind.make()
-        let ingest = try Ingesting(store, sampleEvents(kind.few(300), &random))
-        while ingest.next < ingest.log.count { try ingest.apply(kind.few(90)) }
+        let ingest = try filled(kind, 300, &random)
+        let store = ingest.store
         ingest.close()
         let before = try Contents(store)
         var replays = try store.replays()
