@@ -8,7 +8,8 @@
 //   - where the set that is left is one too many, nothing is said of the pairs.
 //
 // The rollups of an entity hold at most as many of its values an hour as all others hold sets; a value too many is filed
-// likewise.
+// likewise. Nothing is kept for what the hour before had: so a value that was refused stays so for the hour, and its rows
+// say which events were filed, as a set says it of the others.
 //
 // `SetText` is how that is written. The event keeps its pairs beside the set, where entities and identifiers are, so
 // events still answer exactly; all other dimensions and all sums stay what they are, so nothing is lost from any total.
@@ -173,8 +174,12 @@ package struct SetAdmission: Sendable {
         if try hasCome(hash, here, read) { return nil }
         let whole = text
         let budget = budget(of: workspace, in: hour)
+        /// Whether one more may come, where so many are there: the last quarter is for what the hour before had.
         func takes(_ count: Int, _ budget: Int, _ hadBefore: (Space) -> Bool) throws -> Bool {
-            try self.takes(count, budget, here, read, hadBefore)
+            if count < budget - budget / 4 { return true }
+            if count >= budget { return false }
+            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
+            return hadBefore(spaces[number(of: Place(hour: hour &- 1, workspace: workspace))])
         }
         var newKeys: [UInt64] = []
         var newValues: [(key: UInt64, pair: UInt64)] = []
@@ -230,8 +235,7 @@ package struct SetAdmission: Sendable {
         if spaces[place].sets.contains(hash) { return nil }
         guard let filed = EntitySet.filed(set) else { return nil }
         if try hasCome(hash, here, read) { return nil }
-        let budget = budget(of: workspace, in: hour).sets
-        guard try takes(spaces[place].sets.count, budget, here, read, { $0.sets.contains(hash) }) else {
+        guard spaces[place].sets.count < budget(of: workspace, in: hour).sets else {
             return Filing(set: filed, spent: [.values])
         }
         _ = spaces[place].sets.insert(hash)
@@ -245,19 +249,6 @@ package struct SetAdmission: Sendable {
         guard let due, due <= now() else { return false }
         try load(place.hour, read)
         return spaces[number(of: place)].sets.contains(hash)
-    }
-
-    /// Whether one more may come, where so many are there: the last quarter of a budget is for what the hour before had.
-    private mutating func takes(
-        _ count: Int, _ budget: Int, _ place: Place, _ read: (Int32, Int) throws -> [HourRow]?,
-        _ hadBefore: (Space) -> Bool
-    ) rethrows -> Bool {
-        if count < budget - budget / 4 { return true }
-        if count >= budget { return false }
-        var before = place
-        before.hour &-= 1
-        if !readings.contains(before.hour) { try load(before.hour, read) }
-        return hadBefore(spaces[number(of: before)])
     }
 
     /// A set that is counted already.

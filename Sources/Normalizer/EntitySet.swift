@@ -10,7 +10,7 @@
 import JSONText
 
 package enum EntitySet {
-    private static let filed = Array("null".utf8)
+    private static let filed = Array(",null]".utf8)
 
     /// The key's name; nil for the set of another series.
     package static func key(of set: [UInt8]) -> String? {
@@ -25,8 +25,12 @@ package enum EntitySet {
         guard let end = set.withUnsafeBytes({ key(in: $0)?.range.upperBound }).map({ $0 + 1 }),
             set[end] == UInt8(ascii: ",")
         else { return nil }
-        let text = set[...end] + filed + [UInt8(ascii: "]")]
+        let text = set[..<end] + filed
         return text.elementsEqual(set) ? nil : Array(text)
+    }
+
+    package static func isFiled(_ set: [UInt8]) -> Bool {
+        set.first == UInt8(ascii: "[") && set.suffix(filed.count).elementsEqual(filed)
     }
 
     private static func key(in text: UnsafeRawBufferPointer) -> JSONString? {
@@ -38,7 +42,7 @@ package enum EntitySet {
 }
 
 /// The entity keys of some rules: an event's `extra` -> its text for each of them.
-package struct EntityKeys: Sendable {
+package struct EntityKeys: Sendable, Equatable {
     private let quoted: [[UInt8]]
 
     package init(_ rules: Rules) {

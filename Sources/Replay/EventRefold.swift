@@ -54,9 +54,33 @@ package struct EventRefold {
         try admission.use(after)
     }
 
+    /// Where a budget left values of an entity out: those that are counted by name. Of events that stay as they are, the
+    /// others stay filed.
+    private var named: [EntityHour: Set<[UInt8]>] = [:]
+
+    private struct EntityHour: Hashable {
+        var workspace: String
+        var key: String
+        var hour: Int32
+    }
+
     /// Hour rows that the generation has already.
     package mutating func know(_ row: StoredRollup, _ series: SeriesKey) {
         admission.know(series.set, of: series.workspace, in: row.bucket)
+    }
+
+    /// Whether what answers now leaves any value of an entity out.
+    package var hasFiledEntities: Bool { !named.isEmpty }
+
+    package mutating func forgetEntities() { named = [:] }
+
+    /// Entities' hour rows of what answers: all of them first, to see where values are left out; then with `named`.
+    package mutating func recall(_ row: StoredRollup, _ series: SeriesKey, named isSecond: Bool) {
+        guard row.measures.requests != 0, isSecond || EntitySet.isFiled(series.set),
+            let key = EntitySet.key(of: series.set)
+        else { return }
+        let place = EntityHour(workspace: series.workspace, key: key, hour: row.bucket)
+        if isSecond { named[place]?.insert(series.set) } else { named[place] = [] }
     }
 
     package mutating func add(_ event: ReplayEvent) {
@@ -73,7 +97,9 @@ package struct EventRefold {
         let series = series(of: event, metadata.set)
         let fields = EventFields(measured: old, cost: cost)
         folder.add(fields, series: series)
-        addEntities(of: event.series.workspace, metadata.extra, fields, series)
+        addEntities(
+            of: event.series.workspace, metadata.extra, fields, series,
+            staysFiled: metadata.extra == event.stored.extra)
         step.events += 1
         let isSame =
             metadata.set == event.series.set && metadata.extra == event.stored.extra
@@ -96,6 +122,7 @@ package struct EventRefold {
         let new = Self.normalize(raw, status, at: time, &after)
         var priced = fields
         var isChanged = false
+        var staysFiled = true
         if fields.usageSource == .response {
             func cost(_ reprice: Reprice) -> NanoUSD? { reprice(RequestEvent(fields, in: bytes))?.cost }
             if let earlier = repriced.last(where: { $0.from <= time && time < $0.to }) {
@@ -107,13 +134,14 @@ package struct EventRefold {
         }
         if plan.rules != nil, plan.from <= time, time < plan.to {
             let old = Self.normalize(raw, status, at: time, &before)
+            staysFiled = old.extra == new.extra
             isChanged = isChanged || old.set != new.set || old.extra != new.extra || old.status != new.status
         }
         if isChanged { step.changed += 1 }
         let workspace = String(decoding: UnsafeRawBufferPointer(rebasing: bytes[fields.workspace.range]), as: UTF8.self)
         let filing = admission.admit(new.set, of: workspace, in: Grain.hour.bucket(of: time)) { _, _ in nil }
         let series = folder.add(priced, bytes: bytes, set: filing?.set ?? new.set)
-        addEntities(of: workspace, new.extra, priced, series)
+        addEntities(of: workspace, new.extra, priced, series, staysFiled: staysFiled)
     }
 
     private static func normalize(
@@ -124,13 +152,26 @@ package struct EventRefold {
     }
 
     private mutating func addEntities(
-        of workspace: String, _ extra: [UInt8], _ fields: EventFields, _ series: Int32
+        of workspace: String, _ extra: [UInt8], _ fields: EventFields, _ series: Int32, staysFiled: Bool
     ) {
         let hour = Grain.hour.bucket(of: fields.time)
-        after.entities(at: fields.time).each(of: extra) { set in
-            let filing = admission.admit(set, of: workspace, in: hour) { _, _ in nil }
-            _ = folder.add(fields, of: series, entity: filing?.set ?? set)
+        let entities = after.entities(at: fields.time)
+        let staysFiled = staysFiled && entities == before.entities(at: fields.time)
+        entities.each(of: extra) { set in
+            var counted = set
+            if staysFiled {
+                if !isNamed(set, workspace, hour), let filed = EntitySet.filed(set) { counted = filed }
+                admission.know(counted, of: workspace, in: hour)
+            } else if let filing = admission.admit(set, of: workspace, in: hour, { _, _ in nil }) {
+                counted = filing.set
+            }
+            _ = folder.add(fields, of: series, entity: counted)
         }
+    }
+
+    private func isNamed(_ set: [UInt8], _ workspace: String, _ hour: Int32) -> Bool {
+        guard !named.isEmpty, let key = EntitySet.key(of: set) else { return true }
+        return named[EntityHour(workspace: workspace, key: key, hour: hour)]?.contains(set) ?? true
     }
 
     /// With what its series holds.

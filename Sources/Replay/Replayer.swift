@@ -74,6 +74,7 @@ package struct Replayer {
         for grain in [Grain.hour, .entityHour] {
             try store.rows(of: replay.id, replay, grain) { refold.know($0, $1) }
         }
+        try recallEntities(of: nil, replay, &refold)
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
         if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
             return .stopped(replay)
@@ -99,6 +100,8 @@ package struct Replayer {
         progress(replay)
         for _ in 0..<options.swapTries {
             let pending = try store.pending(for: replay.id, replay, limit: options.stepEvents)
+            // What came meanwhile was filed meanwhile.
+            if !pending.isEmpty, refold.hasFiledEntities { try recallEntities(of: nil, replay, &refold) }
             let step = settle(pending, &refold)
             if pending.count == options.stepEvents || replay.plan.isDryRun {
                 if !pending.isEmpty { replay = try store.add(step, to: replay.id, under: replay) }
@@ -166,6 +169,7 @@ package struct Replayer {
         var refold = try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
         for _ in 0..<options.swapTries {
             for generation in try store.below(replay) {
+                try recallEntities(of: generation, replay, &refold)
                 while true {
                     let pending = try store.pending(for: generation, replay, limit: options.stepEvents)
                     if pending.isEmpty { break }
@@ -184,6 +188,16 @@ package struct Replayer {
         while try store.sweep(maxRows: 20_000) {
             if wait(.milliseconds(20)) { return }
         }
+    }
+
+    /// How entities are filed in a generation, or (nil) in what answers: an event that comes out as before stays so.
+    private mutating func recallEntities(
+        of generation: Int64?, _ replay: StoredReplay, _ refold: inout EventRefold
+    ) throws(RollupStoreError) {
+        refold.forgetEntities()
+        try store.rows(of: generation, replay, .entityHour) { refold.recall($0, $1, named: false) }
+        if !refold.hasFiledEntities { return }
+        try store.rows(of: generation, replay, .entityHour) { refold.recall($0, $1, named: true) }
     }
 
     private mutating func refold(

@@ -6,6 +6,7 @@ import Ingest
 import JSONText
 import Normalizer
 import Queries
+import Replay
 import RollupStore
 import RollupStoreClickHouse
 import RollupStorePostgreSQL
@@ -36,6 +37,15 @@ private func sampleEvents(_ numbers: Range<Int>, user: (Int) -> String = { "u\($
         event.latencyMicroseconds = UInt64(number % 90) * 1_000
         let pair = number % 6 == 5 ? "" : #","user":"\#(user(number))""#
         event.metadataRaw = Array(#"{"env":"prod"\#(pair)}"#.utf8)
+        return event
+    }
+}
+
+/// All of one hour, with a user each.
+private func flood(_ numbers: Range<Int>) -> [RequestEvent] {
+    sampleEvents(numbers) { "v\($0)" }.map { event in
+        var event = event
+        event.time = at(begin + event.time.microseconds % hour / 2 + Int64(event.inputTokens))
         return event
     }
 }
@@ -84,14 +94,7 @@ private func figures(_ answer: Answer) -> Set<String> {
     func whatIsBeyondABudgetIsFiledAndAnsweredFromEvents(_ kind: StoreKind) throws {
         let store = try kind.make()
         var ingest = try BudgetedIngest(store, try rules(#","budgets":{"sets":8}"#))
-        // Of one hour, a user each, and then a restart in the middle of it.
-        func flood(_ numbers: Range<Int>) -> [RequestEvent] {
-            sampleEvents(numbers) { "v\($0)" }.map { event in
-                var event = event
-                event.time = at(begin + event.time.microseconds % hour / 2)
-                return event
-            }
-        }
+        // And then a restart in the middle of the hour.
         try ingest.apply(flood(0..<60), at: 0)
         ingest.writer.close()
         ingest = try BudgetedIngest(store, try rules(#","budgets":{"sets":8}"#))
@@ -104,6 +107,40 @@ private func figures(_ answer: Answer) -> Set<String> {
         #expect(answer.exact && answer.totals[0] == .integer(120) && answer.totals[4] == .integer(100))
         #expect(answer.plan.source == .both, "\(answer.plan.reason)")
         ingest.writer.close()
+    }
+
+    @Test(arguments: StoreKind.replaying)
+    func aReplayUnderTheSameRulesFilesTheSameValues(_ kind: StoreKind) throws {
+        let store = try kind.make()
+        var ingest = try BudgetedIngest(store, try rules(#","budgets":{"sets":8}"#))
+        try ingest.apply(flood(0..<60), at: 0)
+        let before = try Count(reading: store.reader)
+        var replays = try store.replays()
+        let plan = ReplayPlan(
+            asked: "", from: at(begin), to: at(begin + day), rules: nil, prices: nil, isDryRun: false)
+        let begun = try replays.begin(plan, now: at(begin + day))
+        var options = ReplayOptions()
+        options.stepEvents = 7
+        var replayer = Replayer(
+            replays, normalizer: Normalizer(rules: .builtIn, hash: nil), options: options, now: { at(begin + day) },
+            wait: { _ in false })
+        // Some come meanwhile: pending for this one, and later for the one below it.
+        try ingest.apply(flood(60..<90), at: 60)
+        let meanwhile = try Count(reading: store.reader)
+        guard case .swapped(let live) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        #expect(try Count(reading: store.reader) == meanwhile && meanwhile != before)
+        // A swap is a change of the rules timeline.
+        ingest.writer.close()
+        ingest = try BudgetedIngest(store, try rules(#","budgets":{"sets":8}"#))
+        try ingest.apply(flood(90..<120), at: 90)
+        let after = try Count(reading: store.reader)
+        #expect(try replayer.revert(live).state == .retired)
+        #expect(try Count(reading: store.reader) == after)
+        ingest.writer.close()
+        replays.close()
     }
 
     @Test(arguments: StoreKind.allCases)
