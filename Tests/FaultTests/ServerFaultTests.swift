@@ -76,10 +76,17 @@ extension FaultSuite {
                     func given(_ member: ChildProcess) -> Int {
                         member.errors.split(separator: "\n").count { $0.contains(#""partitions":"0,1,2,3,4,5""#) }
                     }
-                    let (heir, already) = (members[other], given(members[other]))
-                    members[victim].send(SIGSTOP)
+                    var (frozen, heir): (ChildProcess?, ChildProcess?)
+                    var already = 0
                     try revive("the other one is given all partitions") {
-                        given(members[other]) > (members[other] === heir ? already : 0)
+                        // It may have died at its step just before: then it is the one that came back, once at work.
+                        if members[victim] !== frozen {
+                            guard members[victim].errors.contains("consumer_partitions_taken") else { return false }
+                            (frozen, heir) = (members[victim], members[other])
+                            already = given(members[other])
+                            members[victim].send(SIGSTOP)
+                        }
+                        return given(members[other]) > (members[other] === heir ? already : 0)
                     }
                     members[victim].send(SIGCONT)
                 } else {
