@@ -6,10 +6,15 @@
 //    together hide each other: where no key alone makes a difference, the one with the most values goes first;
 // 3. a key that turns out to make no difference once the others are gone stays what it was.
 //
+// In a slow hour (below `observe.hour_events`) few combinations have come twice yet: only keys with `observe.many_values`
+// go for it. Where many slow hours come to as many events, their rows are looked at together, as if they were of one
+// hour: combinations that have not come twice by then never will, and any key may go.
+//
 // A value that a budget has filed under `(other)` (`SetAdmission`) counts as one of its own in each request: so what
-// a budget holds up for an hour is a dimension no longer from the next one on. Rows are counted and not estimated: a row's pairs are added up as hashes, so that a row without some keys is a
-// subtraction, and how many different ones there are is a pass over the rows. What a configuration names is never
-// taken. Evidence comes in any order and from any number of consumers, since it is what they have counted together.
+// a budget holds up for an hour is a dimension no longer from the next one on. Rows are counted and not estimated: a
+// row's pairs are added up as hashes, so that a row without some keys is a subtraction, and how many different ones
+// there are is a pass over the rows. What a configuration names is never taken. Evidence comes in any order and from any
+// number of consumers, since it is what they have counted together.
 
 import Events
 import JSONText
@@ -26,7 +31,8 @@ package struct ClassEvidence: Sendable {
     }
 
     private struct Row {
-        /// Of the hour and everything but metadata.
+        var hour: Int32
+        /// Of everything but hour and metadata.
         var place: UInt64
         var set: Int32
         var requests: Int64
@@ -59,7 +65,6 @@ package struct ClassEvidence: Sendable {
         var requests: Int64 = 0
         for row in hour {
             var place = Hash()
-            place.combine(UInt64(UInt32(bitPattern: bucket)))
             for text in [
                 row.series.workspace, row.series.apiKey, row.series.provider, row.series.operation, row.series.model,
             ] {
@@ -69,7 +74,7 @@ package struct ClassEvidence: Sendable {
             place.combine(UInt64(row.series.outcome.rawValue) << 8 | UInt64(row.series.statusClass))
             let set = number(of: row.series.set)
             requestsOfSets[Int(set)] &+= row.requests
-            rows.append(Row(place: place.state, set: set, requests: row.requests))
+            rows.append(Row(hour: bucket, place: place.state, set: set, requests: row.requests))
             requests &+= row.requests
             // Of values that were filed together it is not known how many there are.
             for pair in pairsOfSets[Int(set)] where !pair.isFiled { keys[Int(pair.key)].requests &+= row.requests }
@@ -145,26 +150,49 @@ package struct ClassEvidence: Sendable {
                 reason: "\(keys[key].values) values in \(keys[key].requests) requests: about one a request")
         }
         free.removeAll { found[keys[$0].name] != nil }
-        if mostEvents < Int64(limits.hourEvents) { free.removeAll { keys[$0].values < Int64(limits.manyValues) } }
+        var taken: [Taken] = []
+        if mostEvents >= Int64(limits.hourEvents) {
+            demote(&free, limits, &weighing, &taken)
+        } else {
+            var many = free.filter { keys[$0].values >= Int64(limits.manyValues) }
+            demote(&many, limits, &weighing, &taken)
+            if events >= Int64(limits.hourEvents) {
+                free.removeAll { key in taken.contains { $0.key == key } }
+                weighing.isTogether = true
+                demote(&free, limits, &weighing, &taken)
+            }
+        }
+        let last = weighing.count()
+        for step in taken {
+            weighing.putBack(step.key)
+            if weighing.count() == last { continue }
+            weighing.remove(step.key)
+            found[keys[step.key].name] = Rules.Observed(
+                keyClass: .entity,
+                reason: "\(keys[step.key].values) values; of \(events) events the hour rows"
+                    + "\(step.isTogether ? ", taken together," : "") were \(step.before), without it \(step.after)")
+        }
+        return found
+    }
 
-        var taken: [(key: Int, before: Int, after: Int)] = []
+    private struct Taken {
+        var key: Int
+        var before: Int
+        var after: Int
+        var isTogether: Bool
+    }
+
+    /// Takes keys while there are too many rows; what it takes is free no longer.
+    private func demote(
+        _ free: inout [Int], _ limits: Rules.Observation, _ weighing: inout Weighing, _ taken: inout [Taken]
+    ) {
         var now = weighing.count()
         while isTooMany(now, limits), let step = step(free, now, limits, &weighing) {
             weighing.remove(step.key)
             free.removeAll { $0 == step.key }
-            taken.append((step.key, now, step.after))
+            taken.append(Taken(key: step.key, before: now, after: step.after, isTogether: weighing.isTogether))
             now = step.after
         }
-        for (key, before, after) in taken {
-            weighing.putBack(key)
-            if weighing.count() == now { continue }
-            weighing.remove(key)
-            found[keys[key].name] = Rules.Observed(
-                keyClass: .entity,
-                reason: "\(keys[key].values) values; of \(events) events the hour rows were \(before), "
-                    + "without it \(after)")
-        }
-        return found
     }
 
     private func step(
@@ -195,6 +223,8 @@ package struct ClassEvidence: Sendable {
     /// The rows as they would be without some keys.
     private struct Weighing {
         private let evidence: ClassEvidence
+        /// Rows are counted as if all hours were one.
+        var isTogether = false
         /// By set: the sum of the hashes of the pairs that are left, and how many of them are filed under `(other)`.
         private var rests: [UInt64]
         private var filed: [Int]
@@ -229,6 +259,7 @@ package struct ClassEvidence: Sendable {
                     continue
                 }
                 var hash = Hash()
+                if !isTogether { hash.combine(UInt64(UInt32(bitPattern: row.hour))) }
                 hash.combine(row.place)
                 hash.combine(rests[Int(row.set)])
                 _ = seen.insert(hash.state)

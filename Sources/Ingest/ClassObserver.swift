@@ -25,10 +25,10 @@ package struct ClassObserver: Sendable {
     /// | limit | value | why | at the limit |
     /// | --- | --- | --- | --- |
     /// | rows | 200,000 | some 50 MB while a look lasts | an hour with more is not looked at: it was, while it had fewer |
-    /// | hours | 24 | slow stores come to some events too | what is older says nothing of now |
+    /// | hours | 168 | in a week slow stores come to many events too | what is older says nothing of now |
     /// | share | 1/50 of the time, and a look an hour | batches go first | the next look waits |
     package static let maxRows = 200_000
-    private static let hours: Int32 = 24
+    private static let hours: Int32 = 168
     private static let share = 50
 
     private var version: Int64 = 0

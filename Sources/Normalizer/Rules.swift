@@ -38,15 +38,15 @@ package struct Rules: Sendable, Equatable {
     }
 
     /// When a key's class is decided by what is seen of it. The evidence are the latest hours' rollup rows, as many hours
-    /// as it takes to come to `hourEvents` events, a day of them at the most.
+    /// as it takes to come to `hourEvents` events, a week of them at the most.
     ///
     /// | `observe` | unit | default | allowed | why |
     /// | --- | --- | --- | --- | --- |
     /// | `enabled` | | true | | false: every key that `classes` does not name is a dimension |
     /// | `rows_percent` | hour rows of 100 events | 25 | 1 … 100 | with more, rollups are hardly smaller than the log |
     /// | `events` | events | 1,000 | 100 … 10^9 | fewer say little and cost little |
-    /// | `hour_events` | events of one hour | 50,000 | 100 … 10^9 | any key may go from here on: in a slow hour, or one just begun, few combinations have come twice yet |
-    /// | `many_values` | values | 500 | 10 … 10^9 | in slower hours only keys with so many may go |
+    /// | `hour_events` | events of one hour, or of slow hours together | 50,000 | 100 … 10^9 | any key may go from here on: in a slow hour, or one just begun, few combinations have come twice yet |
+    /// | `many_values` | values | 500 | 10 … 10^9 | for the rows of one slow hour only keys with so many may go |
     /// | `unique_percent` | values of 100 requests | 90 | 1 … 100 | nearly every request has one of its own: an identifier |
     package struct Observation: Sendable, Equatable {
         package var isEnabled = true

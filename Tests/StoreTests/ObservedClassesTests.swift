@@ -23,6 +23,12 @@ private let begin: Int64 = 1_760_004_000_000_000
 
     /// One event a line of metadata; equal ones of an hour are one row.
     private func evidence(_ metadata: [[String: String]], hour: Int32 = 1) -> ClassEvidence {
+        var evidence = ClassEvidence()
+        add(metadata, hour, to: &evidence)
+        return evidence
+    }
+
+    private func add(_ metadata: [[String: String]], _ hour: Int32, to evidence: inout ClassEvidence) {
         var counts: [[String: String]: Int64] = [:]
         for pairs in metadata { counts[pairs, default: 0] += 1 }
         let rows = counts.map { pairs, count -> HourRow in
@@ -33,9 +39,7 @@ private let begin: Int64 = 1_760_004_000_000_000
                     workspace: "default", apiKey: "k", provider: "openai", operation: "chat", model: "m",
                     outcome: .success, statusClass: 2, set: JSONValue.object(members).bytes), requests: count)
         }
-        var evidence = ClassEvidence()
         evidence.add(hour, rows)
-        return evidence
     }
 
     private func classes(_ evidence: ClassEvidence, _ text: String = eager) throws -> [String: KeyClass] {
@@ -65,6 +69,28 @@ private let begin: Int64 = 1_760_004_000_000_000
         // Named by the rules it stays, and the next one goes.
         let named = Self.eager.dropLast() + #","classes":{"feature":"dimension"}}"#
         #expect(try classes(evidence(given), String(named)) == ["team": .entity])
+    }
+
+    /// Hours with too few events for any key to go, and many of them.
+    @Test func slowHoursSpeakTogether() throws {
+        var random = Random(seed: 11)
+        var (mixed, again, few) = (ClassEvidence(), ClassEvidence(), ClassEvidence())
+        for hour in 0..<24 as Range<Int32> {
+            let given = (0..<200).map { _ in
+                ["env": "e\(random.next() % 3)", "team": "t\(random.next() % 20)", "feature": "f\(random.next() % 50)"]
+            }
+            add(given, hour, to: &mixed)
+            if hour < 4 { add(given, hour, to: &few) }
+            // Each combination once an hour, and the same ones every hour.
+            let once = (0..<200).map { ["team": "t\($0 % 20)", "feature": "f\($0 / 4)", "env": "e\($0 % 4)"] }
+            add(once, hour, to: &again)
+        }
+        #expect(try classes(mixed) == ["feature": .entity])
+        #expect(
+            mixed.verdict(under: try rules(Self.eager)).values.allSatisfy { $0.reason.contains("taken together") })
+        #expect(try classes(again).isEmpty)
+        // 800 events: fewer than any key may go for.
+        #expect(try classes(few).isEmpty)
     }
 
     @Test func keysThatVaryTogetherDoNotHideEachOther() throws {
