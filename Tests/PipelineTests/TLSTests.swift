@@ -142,11 +142,11 @@ extension PipelineTests {
 
         @Test("Every wire but the ops listeners' is encrypted, and what is asked is counted")
         func everything() throws {
-            let (kafka, server) = (try SecureKafka("3.9.2"), try SecurePostgreSQL())
+            let (kafka, server) = (try SecureKafka("4.2.0"), try SecurePostgreSQL())
             let certificates = kafka.certificates
-            let pipeline = try Pipeline("tls", log: kafka.log(.scram), store: try server.url("verify-full"))
+            let pipeline = try Pipeline("tls", log: kafka.log(.plainOverTLS), store: try server.url("verify-full"))
             try server.writePassword(Secret.postgresql)
-            let environment = SecureKafka.Wire.scram.environment()
+            let environment = SecureKafka.Wire.plainOverTLS.environment()
             func listener(_ role: String) -> [String] {
                 ["--\(role).tls.certificate", certificates.certificate, "--\(role).tls.key", certificates.key]
             }
@@ -248,6 +248,10 @@ private final class SecureKafka {
         case tls = "SSL"
         case plain = "SASL_PLAINTEXT"
         case scram = "SASL_SSL"
+        case plainOverTLS = "SASL_SSL_PLAIN"
+
+        /// As `security.protocol` has it; the listener bears the case's name.
+        var `protocol`: String { self == .plainOverTLS ? Wire.scram.rawValue : rawValue }
 
         /// The password, which does not stand in the file.
         func environment(password: String = Secret.kafka) -> [String: String] {
@@ -271,17 +275,19 @@ private final class SecureKafka {
         self.ports = ports
         let wires = ports.map { "\($0.rawValue)://127.0.0.1:\($1)" }
         let listeners = ["PLAINTEXT://127.0.0.1:\(port)", "CONTROLLER://127.0.0.1:\(controller)"] + wires
-        let protocols = Wire.allCases.map { "\($0.rawValue):\($0.rawValue)" }
+        let protocols = Wire.allCases.map { "\($0.rawValue):\($0.protocol)" }
         let module = "org.apache.kafka.common.security"
-        let (plain, scram) = ("listener.name.sasl_plaintext", "listener.name.sasl_ssl")
+        let (plain, secure) = ("listener.name.sasl_plaintext", "listener.name.sasl_ssl_plain")
+        let scram = "listener.name.sasl_ssl"
+        let user =
+            "plain.sasl.jaas.config=\(module).plain.PlainLoginModule required user_millrace=\"\(Secret.kafka)\";"
         let properties = [
             "listeners=\(listeners.joined(separator: ","))", "controller.quorum.voters=1@127.0.0.1:\(controller)",
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
                 + protocols.joined(separator: ","),
             "ssl.keystore.type=PEM", "ssl.keystore.location=\(certificates.both)",
             "\(plain).sasl.enabled.mechanisms=PLAIN", "\(scram).sasl.enabled.mechanisms=SCRAM-SHA-512",
-            "\(plain).plain.sasl.jaas.config=\(module).plain.PlainLoginModule required "
-                + "user_millrace=\"\(Secret.kafka)\";",
+            "\(secure).sasl.enabled.mechanisms=PLAIN", "\(plain).\(user)", "\(secure).\(user)",
             "\(scram).scram-sha-512.sasl.jaas.config=\(module).scram.ScramLoginModule required;",
         ]
         let started = try run(
@@ -293,13 +299,13 @@ private final class SecureKafka {
         guard started.status == 0 else { throw ChildError("kafka: \(started.output)\(started.errors)") }
         // The jars lie beside the script.
         let script = Place.kafka.split(separator: "/", omittingEmptySubsequences: false).dropLast()
-        let user = try run(
+        let known = try run(
             [
                 "java", "-cp", script.joined(separator: "/") + "/jars/\(version)/*", "kafka.admin.ConfigCommand",
                 "--bootstrap-server", "127.0.0.1:\(port)", "--alter", "--entity-type", "users", "--entity-name",
                 "millrace", "--add-config", "SCRAM-SHA-512=[password=\(Secret.kafka)]",
             ], directory: work.path)
-        guard user.status == 0 else { throw ChildError("a user of Kafka: \(user.output)\(user.errors)") }
+        guard known.status == 0 else { throw ChildError("a user of Kafka: \(known.output)\(known.errors)") }
     }
 
     deinit { _ = try? run([Place.kafka, "stop", "--dir", "\(work.path)/kafka", "--kill"], directory: "/tmp") }
@@ -314,10 +320,10 @@ private final class SecureKafka {
             case "bootstrap_servers":
                 return "\(margin)bootstrap_servers: 127.0.0.1:\(ports[wire] ?? 0)\n"
                     + "\(margin)topic: t-\(UInt32.random(in: 0 ... .max))\n\(margin)partitions: 3"
-            case "security.protocol": return "\(margin)\(name): \(wire.rawValue)"
+            case "security.protocol": return "\(margin)\(name): \(wire.protocol)"
             case "ssl.ca.location": return "\(margin)\(name): \(authority ?? certificates.authority)"
             case "sasl.mechanism":
-                return wire == .tls ? nil : "\(margin)\(name): \(wire == .plain ? "PLAIN" : "SCRAM-SHA-512")"
+                return wire == .tls ? nil : "\(margin)\(name): \(wire == .scram ? "SCRAM-SHA-512" : "PLAIN")"
             case "sasl.username": return wire == .tls ? nil : String(line)
             default: return String(line)
             }
