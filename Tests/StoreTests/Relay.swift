@@ -59,6 +59,7 @@ final class Relay: Sendable {
     /// Ends it, and every connection through it.
     func close() {
         shutdown(listener, Int32(SHUT_RDWR))
+        _ = thaw()
         while let thread = threads.withLock({ $0.popLast() }) { thread.join() }
         Foundation.close(listener)
     }
