@@ -26,10 +26,33 @@ package enum KafkaAdmin {
         let handle = try KafkaHandle(options, .admin, events: 0, log: log, metrics: metrics)
         defer { handle.close() }
         var reports: [TopicReport] = []
-        for topic in [options.topic, deadLetterTopic].compactMap({ $0 }) {
-            reports.append(try ensure(topic, options, handle, timeoutMilliseconds: timeoutMilliseconds, log: log))
+        try explaining(options, handle) { () throws(RecordLogError) in
+            for topic in [options.topic, deadLetterTopic].compactMap({ $0 }) {
+                reports.append(try ensure(topic, options, handle, timeoutMilliseconds: timeoutMilliseconds, log: log))
+            }
         }
         return reports
+    }
+
+    /// Where no broker answers: says what TLS or SASL had against it, where that is why.
+    private static func explaining<Answer>(
+        _ options: KafkaOptions, _ handle: KafkaHandle, _ body: () throws(RecordLogError) -> Answer
+    ) throws(RecordLogError) -> Answer {
+        do {
+            return try body()
+        } catch {
+            guard error.code == .unreachable, let refusal = handle.refusal() else { throw error }
+            var next =
+                "Check log.kafka.properties: security.protocol, ssl.ca.location for who signed the brokers' "
+                + "certificates, sasl.mechanism, sasl.username and sasl.password for the user."
+            // Their client repeats its own half of the nonce, which Kafka 4 no longer lets pass.
+            if options.sendsBadNonces {
+                next +=
+                    " Kafka 4 takes no SCRAM from librdkafka before 2.6.1, and this is \(KafkaOptions.version): there "
+                    + "use PLAIN over SASL_SSL, or a client's certificate."
+            }
+            throw RecordLogError(code: .notAuthorized, tried: error.tried, reason: refusal, next: next)
+        }
     }
 
     private static func ensure(
@@ -80,7 +103,10 @@ package enum KafkaAdmin {
     ) throws(RecordLogError) -> Int? {
         let handle = try KafkaHandle(options, .admin, events: 0, log: log, metrics: metrics)
         defer { handle.close() }
-        switch try describeTopic(options.topic, handle, timeoutMilliseconds: timeoutMilliseconds) {
+        let found = try explaining(options, handle) { () throws(RecordLogError) in
+            try describeTopic(options.topic, handle, timeoutMilliseconds: timeoutMilliseconds)
+        }
+        switch found {
         case .exists(let partitions, _): return partitions
         case .missing: return nil
         }

@@ -101,6 +101,16 @@ final class KafkaHandle: @unchecked Sendable {
         }
     }
 
+    /// Why TLS or SASL let no broker be spoken to, where the client has said so by now. For a handle whose queue nobody
+    /// else reads.
+    func refusal() -> String? {
+        while let event = rd_kafka_queue_poll(queue, 0) {
+            defer { rd_kafka_event_destroy(event) }
+            if let (code, text) = serve(event), classified(code) == .notAuthorized { return text }
+        }
+        return nil
+    }
+
     /// A broker that is away makes librdkafka say so for each attempt: a bounded number is passed on.
     private func pass(_ line: LogLine) {
         let now = ContinuousClock.now

@@ -172,7 +172,13 @@ extension KafkaOptions {
             code: .configuration, tried: "to set log.kafka.properties.\(name)", reason: reason, next: next)
     }
 
-    private static var version: String { String(cString: rd_kafka_version_str()) }
+    /// Logging in by SCRAM, with a librdkafka whose SCRAM is not that of RFC 5802.
+    var sendsBadNonces: Bool {
+        let mechanism = properties["sasl.mechanism"] ?? properties["sasl.mechanisms"] ?? ""
+        return mechanism.hasPrefix("SCRAM") && rd_kafka_version() < 0x0206_0100
+    }
+
+    static var version: String { String(cString: rd_kafka_version_str()) }
 }
 
 /// A C string in a fixed buffer.

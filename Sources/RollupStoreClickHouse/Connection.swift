@@ -6,6 +6,7 @@
 // memory stays bounded however long the answer is.
 
 import CCurl
+import Glibc
 package import RollupStore
 import Synchronization
 
@@ -160,6 +161,10 @@ final class Connection: @unchecked Sendable {
         // Redirects and proxies of the environment are for browsing: the password goes to the named host alone.
         millrace_curl_set_pointer(easy, CURLOPT_PROXY, "")
         millrace_curl_set_pointer(easy, CURLOPT_PROTOCOLS_STR, location.isSecure ? "https" : "http")
+        // Authorities other than the system's, named as for the proxy's upstreams; the library does not look by itself.
+        for (name, option) in [("SSL_CERT_FILE", CURLOPT_CAINFO), ("SSL_CERT_DIR", CURLOPT_CAPATH)] {
+            if let path = getenv(name) { millrace_curl_set_pointer(easy, option, path) }
+        }
         millrace_curl_set_long(easy, CURLOPT_CONNECTTIMEOUT_MS, Limits.connectTimeout)
         let context = Unmanaged.passUnretained(received).toOpaque()
         millrace_curl_set_pointer(easy, CURLOPT_WRITEDATA, context)
@@ -353,7 +358,8 @@ final class Connection: @unchecked Sendable {
         case CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE, CURLE_SSL_CONNECT_ERROR:
             RollupStoreError(
                 code: .configuration, tried: "\(tried) at \(location.shown)", reason: reason,
-                next: "Check the port and the server's certificate, or secure=… in store.url.")
+                next: "Check host, port and secure=… in store.url, and that SSL_CERT_FILE or the system has who signed "
+                    + "the server's certificate.")
         default:
             RollupStoreError(
                 code: .unavailable, tried: "\(tried) at \(location.shown)", reason: reason,

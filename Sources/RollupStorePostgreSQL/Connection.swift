@@ -79,12 +79,11 @@ final class Connection {
         handle = opened
         self.address = address
         guard PQstatus(handle) == CONNECTION_OK else {
+            let reason = Self.oneLine(PQerrorMessage(handle))
             throw ServerFailure(
                 RollupStoreError(
-                    code: .unavailable, tried: "connect to \(address)", reason: Self.oneLine(PQerrorMessage(handle)),
-                    next:
-                        "Check that the server runs and that store.url, PGPASSFILE or PGPASSWORD fit; it is tried again."
-                ))
+                    code: .unavailable, tried: "connect to \(address)", reason: reason,
+                    next: Self.advice(reason) + "; it is tried again."))
         }
         guard PQserverVersion(handle) >= Self.oldestServer else {
             throw ServerFailure(
@@ -97,6 +96,15 @@ final class Connection {
     }
 
     deinit { PQfinish(handle) }
+
+    /// The library has no codes for what keeps it from connecting, only texts, and those in English.
+    private static func advice(_ reason: String) -> String {
+        if reason.contains("certificate") {
+            return "In store.url, name the host as its certificate does, and by sslrootcert=FILE who signed that"
+        }
+        if reason.contains("no encryption") { return "The server wants TLS: add sslmode=verify-full to store.url" }
+        return "Check that the server runs and that store.url, its passfile, PGPASSFILE or PGPASSWORD fit"
+    }
 
     /// Every table is met through an index and every plan is made for its arguments: what a plan costs is then known,
     /// whether or not the server has gathered statistics of a table that is an hour old.

@@ -47,6 +47,8 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     /// The sums of what is in hand go beyond 63 bits, which the server refuses to add.
     private(set) var isWrapping = false
     private var doubt: Doubt?
+    /// Where other writers stood, waiting for their clients, when a lock was last refused to this one.
+    private var silent: [String] = []
     let bins = ReusedBuffer()
 
     /// A commit whose answer was lost.
@@ -107,7 +109,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
 
     // MARK: Connection
 
-    /// Begins anew what another transaction was in the way of.
+    /// Begins anew what another transaction was in the way of, or a writer that has fallen silent.
     func repeating<Result>(
         _ body: (Connection) throws(ServerFailure) -> Result
     ) throws(RollupStoreError) -> Result {
@@ -125,7 +127,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                 tidyUp()
                 if error.state == ServerFailure.outOfRange && !isWrapping {
                     isWrapping = true
-                } else if !error.isConflict {
+                } else if !error.isConflict && !isFree(after: error) {
                     throw error.error
                 } else if attempt == Self.attempts {
                     // A constraint that is broken each time is no other writer's doing.
@@ -136,6 +138,18 @@ package final class PostgreSQLRollupWriter: RollupWriter {
                 }
                 attempt += 1
             }
+        }
+    }
+
+    /// Where a lock was refused: true when its holder may have been one that was silent and is ended.
+    private func isFree(after failure: ServerFailure) -> Bool {
+        guard failure.state == ServerFailure.lockNotAvailable, let connection else { return false }
+        do throws(ServerFailure) {
+            return try endSilent(&silent, connection)
+        } catch {
+            // Nobody is ended, and the refusal stands.
+            tidyUp()
+            return false
         }
     }
 

@@ -8,11 +8,14 @@ final class ClickHouse {
     static let isWanted = !(Place.variable("MILLRACE_TEST_SKIP") ?? "").split(separator: ",").contains("clickhouse")
 
     private let work: WorkDirectory
-    private let port: String
+    let port: String
+    private let options: [String]
 
-    init() throws {
+    /// `options` are more of the script's.
+    init(_ options: [String] = []) throws {
+        self.options = options
         work = try WorkDirectory("clickhouse")
-        port = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"], work)
+        port = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"] + options, work)
     }
 
     deinit { _ = try? Self.script(["stop", "--dir", work.path, "--kill"], work) }
@@ -24,7 +27,9 @@ final class ClickHouse {
     func crash() throws { _ = try Self.script(["stop", "--dir", work.path, "--kill"], work) }
 
     /// With the same data, on the same port.
-    func restart() throws { _ = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"], work) }
+    func restart() throws {
+        _ = try Self.script(["start", "--dir", work.path, "--while", "\(getpid())"] + options, work)
+    }
 
     private static func script(_ arguments: [String], _ work: WorkDirectory) throws -> String {
         let result = try run(

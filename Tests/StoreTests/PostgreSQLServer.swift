@@ -196,10 +196,13 @@ final class PostgreSQLUnderTest: StoreUnderTest, Sendable {
         schema = try self.server.schema(database: database)
         let options = (["-csearch_path=\(schema)"] + settings).joined(separator: "%20").replacing("=", with: "%3D")
         url = self.server.url("&options=\(options)", database: database, port: port)
+        directURL = self.server.url("&options=\(options)", database: database)
         store = try PostgreSQLRollupStore.open(url: url)
     }
 
     let url: String
+    /// The same store, past whatever stands before the server.
+    let directURL: String
 
     func writer() throws -> any RollupWriter { store.makeWriter() }
     var reader: any RollupReader { store.reader }

@@ -296,6 +296,149 @@ import Threading
         heir.close()
     }
 
+    // MARK: Frozen writers
+
+    /// A batch whose writer freezes at that place, and its heir, who applies it: the type of the message that was held,
+    /// nil where it did not come to that, and what the frozen one was told when it woke.
+    private func freeze(
+        _ store: PostgreSQLUnderTest, _ relay: Relay, first: Int, within bound: Duration,
+        at isPlace: @escaping @Sendable (_ step: Int, _ type: UInt8) -> Bool
+    ) throws -> (place: UInt8?, told: RollupStoreError.Code?, samples: [Sample]) {
+        var given = samples(20, seed: UInt64(first) + 2_000)
+        given[0].set = "{\"first\":\"\(first)\"}"
+        let told = Mutex<[RollupStoreError.Code]>([])
+        let failure = Mutex<String?>(nil)
+        let isThrough = Atomic(false)
+        let thread = ServiceThread("frozen") { [given] in
+            defer { isThrough.store(true, ordering: .releasing) }
+            do {
+                var writer = try store.writer()
+                let epoch = try writer.acquire([Self.first])[0].epoch
+                var maker = BatchMaker()
+                let batch = try maker.batch([
+                    .init(partition: Self.first, first: Int64(first), epoch: epoch, samples: given)
+                ])
+                relay.freeze(at: isPlace)
+                do throws(RollupStoreError) {
+                    _ = try writer.apply(batch)
+                } catch {
+                    told.withLock { $0.append(error.code) }
+                    // On a connection of its own again, where it had lost that.
+                    do throws(RollupStoreError) {
+                        _ = try writer.apply(batch)
+                    } catch {
+                        told.withLock { $0.append(error.code) }
+                    }
+                }
+                writer.close()
+            } catch {
+                failure.withLock { $0 = "\(error)" }
+            }
+        }
+        let deadline = ContinuousClock.now.advanced(by: .seconds(30))
+        while !relay.isFrozen, !isThrough.load(ordering: .acquiring), ContinuousClock.now < deadline { usleep(1_000) }
+        if relay.isFrozen {
+            let heir = try PostgreSQLRollupStore.open(url: store.directURL).makeWriter()
+            let begun = ContinuousClock.now
+            let taken = try persist { try heir.acquire([Self.first]) }
+            #expect(taken.map(\.next) == [Offset(Int64(first))])
+            var maker = BatchMaker()
+            let batch = try maker.batch([
+                .init(partition: Self.first, first: Int64(first), epoch: taken[0].epoch, samples: given)
+            ])
+            #expect(try persist { try heir.apply(batch) } == ApplyResult(applied: 20, duplicates: 0))
+            #expect(ContinuousClock.now - begun < bound)
+            heir.close()
+        }
+        let place = relay.thaw()
+        thread.join()
+        #expect(failure.withLock { $0 } == nil)
+        // Whatever it was told first, what it held fails as a whole.
+        #expect(told.withLock { $0.last } == (place == nil ? nil : .staleEpoch))
+        return (place, told.withLock { $0.first }, given)
+    }
+
+    /// What a stopped consumer leaves the server with, at step n for every n: its rows locked, and silence.
+    @Test func aWriterFrozenAtAnyStepDoesNotKeepItsHeirWaiting() throws {
+        let relay = try Relay(to: PostgreSQLServer.shared.get().port)
+        defer { relay.close() }
+        // As long as a lock is waited for, a writer may be silent.
+        let store = try PostgreSQLUnderTest(port: relay.port, settings: ["-clock_timeout=100ms"])
+        var all: [Sample] = []
+        var endedAt: Set<UInt8> = []
+        var step = 0
+        while true {
+            step += 1
+            let met = try freeze(store, relay, first: all.count, within: .seconds(5)) { [step] number, _ in
+                number == step
+            }
+            all += met.samples
+            guard let place = met.place else { break }
+            if met.told == .unavailable { endedAt.insert(place) } else { #expect(met.told == .staleEpoch) }
+        }
+        #expect(step > 10)
+        // Between statements, prepared and not, and in the middle and at the end of a COPY.
+        #expect(endedAt == Set("QSdc".utf8), "\(endedAt)")
+        try check(store, holds: all)
+    }
+
+    /// With the limits as they are where nobody sets them.
+    @Test func aWriterFrozenInACopyKeepsItsHeirWaitingForFifteenSecondsAtMost() throws {
+        let relay = try Relay(to: PostgreSQLServer.shared.get().port)
+        defer { relay.close() }
+        let store = try PostgreSQLUnderTest(port: relay.port)
+        let met = try freeze(store, relay, first: 0, within: .seconds(15)) { $1 == UInt8(ascii: "d") }
+        #expect(met.place == UInt8(ascii: "d"))
+        #expect(met.told == .unavailable)
+        try check(store, holds: met.samples)
+    }
+
+    /// Slow is not silent: whoever is refused a lock again and again waits for a writer that goes on.
+    @Test func aSlowWriterIsNotEnded() throws {
+        let relay = try Relay(to: PostgreSQLServer.shared.get().port)
+        defer { relay.close() }
+        let store = try PostgreSQLUnderTest(port: relay.port, settings: ["-clock_timeout=1s"])
+        var writer = try store.writer()
+        _ = try writer.acquire([Self.first])
+        let given = samples(20, seed: 71)
+        var maker = BatchMaker()
+        let batch = try maker.batch([.init(partition: Self.first, first: 0, epoch: 1, samples: given)])
+        let hasLocked = Atomic(false)
+        relay.freeze { _, type in
+            if type == UInt8(ascii: "d") { hasLocked.store(true, ordering: .releasing) }
+            usleep(300_000)
+            return false
+        }
+        let failure = Mutex<String?>(nil)
+        let refusals = Atomic<Int>(0)
+        let thread = ServiceThread("heir") {
+            do {
+                let heir = try PostgreSQLRollupStore.open(url: store.directURL).makeWriter()
+                while !hasLocked.load(ordering: .acquiring) { usleep(1_000) }
+                let taken = try persist {
+                    do {
+                        return try heir.acquire([Self.first])
+                    } catch {
+                        refusals.add(1, ordering: .relaxed)
+                        throw error
+                    }
+                }
+                if taken.map(\.next) != [Offset(20)] { failure.withLock { $0 = "\(taken)" } }
+                heir.close()
+            } catch {
+                failure.withLock { $0 = "\(error)" }
+            }
+        }
+        defer { hasLocked.store(true, ordering: .releasing) }
+        #expect(try writer.apply(batch) == ApplyResult(applied: 20, duplicates: 0))
+        thread.join()
+        #expect(failure.withLock { $0 } == nil)
+        #expect(refusals.load(ordering: .relaxed) > 1)
+        _ = relay.thaw()
+        try check(store, holds: given)
+        writer.close()
+    }
+
     @Test func sessionsEndedByTheServerLoseNothing() throws {
         let store = try PostgreSQLUnderTest(settings: ["-cintervalstyle=postgres_verbose"])
         let failures = Mutex<[String]>([])

@@ -1,4 +1,5 @@
-// Stands between a client and a PostgreSQL server, counts what the client asks, and cuts the wire where it is told to.
+// Stands between a client and a PostgreSQL server, counts what the client asks, and cuts the wire, or falls silent as the
+// wire of a frozen client does, where it is told to.
 
 import Foundation
 import Synchronization
@@ -24,6 +25,10 @@ final class Relay: Sendable {
         var left: Int?
         var cut = Cut.unasked
         var lastStep = ""
+        var count = 0
+        /// By the number of the step from when this was set, from 1, and the type of its message.
+        var freezes: (@Sendable (Int, UInt8) -> Bool)?
+        var frozenAt: UInt8?
     }
 
     private static let steps = Set("QScd".utf8)
@@ -54,6 +59,7 @@ final class Relay: Sendable {
     /// Ends it, and every connection through it.
     func close() {
         shutdown(listener, Int32(SHUT_RDWR))
+        _ = thaw()
         while let thread = threads.withLock({ $0.popLast() }) { thread.join() }
         Foundation.close(listener)
     }
@@ -74,6 +80,24 @@ final class Relay: Sendable {
             return state.left != nil
         }
     }
+
+    /// From the first step for which it is true on, nothing of that client reaches the server, until `thaw`.
+    func freeze(at isPlace: @escaping @Sendable (_ step: Int, _ type: UInt8) -> Bool) {
+        state.withLock {
+            $0.freezes = isPlace
+            $0.count = 0
+        }
+    }
+
+    /// The type of the message that is held; nil where it did not come to that.
+    func thaw() -> UInt8? {
+        state.withLock { state in
+            defer { (state.freezes, state.frozenAt) = (nil, nil) }
+            return state.frozenAt
+        }
+    }
+
+    var isFrozen: Bool { state.withLock { $0.frozenAt != nil } }
 
     /// The text of the query that was cut at, where it had one.
     var lastStep: String { state.withLock { $0.lastStep } }
@@ -155,6 +179,17 @@ final class Relay: Sendable {
                 held.removeFirst(head + size)
                 let isStep = hasStarted && Self.steps.contains(message[0])
                 hasStarted = true
+                let isHeld =
+                    isStep
+                    && state.withLock { state in
+                        state.count += 1
+                        guard state.frozenAt == nil, state.freezes?(state.count, message[0]) == true else {
+                            return false
+                        }
+                        state.frozenAt = message[0]
+                        return true
+                    }
+                while isHeld, isFrozen { usleep(1_000) }
                 let cut: Cut? =
                     isStep
                     ? state.withLock { state in

@@ -2,10 +2,12 @@
 """ClickHouse's engine (PyPI's chdb-core) behind ClickHouse's HTTP interface, for tests where no server is at hand.
 
     clickhouse_server.py start --dir DIR [--port N] [--user U --password P] [--set NAME=VALUE]... [--while PID]
+                               [--tls FILE]
                                                             prints the port, one line
     clickhouse_server.py stop --dir DIR [--kill]            SIGTERM and wait; --kill is SIGKILL
 
 Started again on the same directory it has the same data and port. `--while PID`: it ends when that process has ended.
+`--tls`: it speaks HTTPS, with the key and the certificates in that file (PEM).
 `--set`: what a setting is where a request does not say, as a user's profile would have it.
 Of the interface it has what a client of tables needs: the statement in `query`, in the body, or its beginning in the one
 and its data in the other; `database`, `default_format`, `param_NAME`, every other parameter a setting; user and password
@@ -13,7 +15,8 @@ as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the e
 X-ClickHouse-Exception-Code, and a connection cut short where the answer had begun. The engine comes from the
 repository's .venv/clickhouse (Tests/Support/make-venvs).
 """
-import argparse, base64, hmac, os, pathlib, re, select, signal, socket, socketserver, sys, threading
+import argparse, base64, hmac, os, pathlib, re, select, signal, socket, socketserver, ssl, sys
+import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler
 
@@ -171,6 +174,11 @@ def serve(args, directory):
 
     with Server(("127.0.0.1", args.port), Handler) as server:
         server.user, server.password = args.user, args.password
+        if args.tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(args.tls)
+            # The handshake is the thread's of each connection, not the one's who accepts them.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         server.settings = dict(one.split("=", 1) for one in args.set)
         data = str(directory / "data")
         # Kept open: the engine ends with its last connection.
@@ -188,9 +196,14 @@ def serve(args, directory):
         first.close()
 
 
-def answers(port):
+def answers(port, is_tls):
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as s:
+            if is_tls:
+                # Whether it answers, not who it is.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                s = context.wrap_socket(s)
             s.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return s.recv(12) == b"HTTP/1.1 200"
     except OSError:
@@ -207,10 +220,11 @@ def start(args, directory):
 
     def command(port):
         watch = ["--while", str(args.while_pid)] if args.while_pid else []
+        tls = ["--tls", pathlib.Path(args.tls).resolve()] if args.tls else []
         return [PYTHON, __file__, "serve", "--dir", directory, "--port", str(port), "--user", args.user,
-                "--password", args.password, *(word for one in args.set for word in ("--set", one)), *watch]
+                "--password", args.password, *(word for one in args.set for word in ("--set", one)), *tls, *watch]
 
-    print(background(directory).start(command, answers, args.wait, args.port))
+    print(background(directory).start(command, lambda port: answers(port, args.tls), args.wait, args.port))
 
 
 def stop(args, directory):
@@ -230,6 +244,7 @@ def main():
             command.add_argument("--port", type=int, default=0)
             command.add_argument("--user", default="default")
             command.add_argument("--password", default="")
+            command.add_argument("--tls", metavar="FILE")
             command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
             command.add_argument("--while", type=int, dest="while_pid", metavar="PID")
     args = parser.parse_args()
