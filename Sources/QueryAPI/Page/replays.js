@@ -2,7 +2,7 @@
 "use strict";
 
 import {
-  $, ask, change, clock, count, day, fromLocalText, isTime, make, parameters, Refusal, sentence, span, state, toLocalText,
+  $, ask, change, clock, confirmed, count, day, fromLocalText, isTime, make, parameters, Refusal, sentence, span, state, toLocalText,
 } from "/base.js";
 
 const changesShown = 200;
@@ -213,31 +213,6 @@ async function run() {
   if (await confirmed("Put this in force?", text, "Replay")) await start(false);
 }
 
-// A question that is answered by a button; Escape is no.
-let ending = null;
-
-function confirmed(title, text, label) {
-  const box = $("confirm"), asker = document.activeElement;
-  ending?.(false);
-  $("confirm-title").textContent = title;
-  $("confirm-text").textContent = text;
-  $("confirm-yes").textContent = label;
-  return new Promise((answer) => {
-    ending = (isYes) => {
-      ending = null;
-      if (box.open) box.close();
-      asker?.focus?.();
-      answer(isYes);
-    };
-    $("confirm-yes").onclick = () => ending?.(true);
-    $("confirm-no").onclick = () => ending?.(false);
-    // Of an earlier question it may come when this one is open already.
-    box.onclose = () => { if (!box.open) ending?.(false); };
-    box.showModal();
-    $("confirm-no").focus();
-  });
-}
-
 function build() {
   isBuilt = true;
   const heads = ["Replay", "State", "Range", "Under", "Progress", "Changed", "Actions"];
@@ -272,9 +247,6 @@ function build() {
           make("button", { type: "button", id: "start-run", disabled: true, click: run, "aria-describedby": "start-hint" }, "Replay …"), " ",
           make("span", { id: "start-hint", class: "soft" })),
         make("p", { id: "start-said", class: "soft wide", role: "status" }))),
-    make("dialog", { id: "confirm", "aria-labelledby": "confirm-title", "aria-describedby": "confirm-text" },
-      make("h2", { id: "confirm-title" }, "Sure?"), make("p", { id: "confirm-text" }),
-      make("p", { class: "below" }, make("button", { type: "button", id: "confirm-yes", class: "primary" }, "Yes"), make("button", { type: "button", id: "confirm-no" }, "Leave it"))),
   );
   $("start-from").value = toLocalText(to - (to % day)).slice(0, 19);
 }
