@@ -88,7 +88,8 @@ final class ReplayDesk: ReplayControl {
         let now = SystemFacts.now()
         let (rules, prices) = try Self.inputs(request)
         let plan = ReplayPlan(
-            from: request.from, to: request.to, rules: rules, prices: prices, isDryRun: request.isDryRun, now: now)
+            from: request.from, to: request.to, rules: rules, prices: prices, isDryRun: request.isDryRun,
+            workspace: request.workspace, now: now)
         guard plan.from < plan.to else {
             throw ChangeRefusal(
                 .impossible, "from does not lie before to.", hint: "to is not included; without it, it is now.")

@@ -18,6 +18,8 @@ package struct ReplayRequest: Sendable {
     package var rules: JSONValue?
     package var prices: JSONValue?
     package var isDryRun: Bool
+    /// nil: all.
+    package var workspace: String?
     /// Events a second at the most.
     package var rate: Int?
 }
@@ -79,6 +81,7 @@ package enum ReplayRow {
             "source": replay.log == nil ? "events" : "log",
             "rules": plan.rules.map { .string($0.fingerprint) } ?? .null,
             "prices": plan.prices.map { .string(priceVersion(of: $0)) } ?? .null,
+            "workspace": plan.workspace.map { .string($0) } ?? .null,
             "dry_run": .boolean(plan.isDryRun), "progress": MeasureValue.number(progress(of: replay)).json,
             "events": JSONValue(replay.scanned), "expected_events": JSONValue(replay.total),
             "changed_events": JSONValue(replay.changed), "created": .string(RFC3339.precise(replay.created)),
@@ -183,7 +186,8 @@ extension QueryService {
     private static func replayRequest(ofBody body: [UInt8]) throws(APIError) -> ReplayRequest {
         let members = try members(ofBody: body, example: #"{"from": "2026-11-01T00:00:00Z", "dry_run": true}"#)
         var asked = ReplayRequest(
-            from: EventTime(microseconds: 0), to: nil, rules: nil, prices: nil, isDryRun: false, rate: nil)
+            from: EventTime(microseconds: 0), to: nil, rules: nil, prices: nil, isDryRun: false, workspace: nil,
+            rate: nil)
         var hasFrom = false
         var faults: [String] = []
         for member in members where !member.value.isNull {
@@ -207,6 +211,9 @@ extension QueryService {
                 } else {
                     faults.append("dry_run is not a boolean.")
                 }
+            case "workspace":
+                asked.workspace = value.string
+                if value.string?.isEmpty != false { faults.append("workspace is not the name of one.") }
             case "rate":
                 do { asked.rate = try rate(value) } catch { faults.append(error.message) }
             default: faults.append("\"\(member.key)\" is not a part of a replay.")
@@ -216,7 +223,7 @@ extension QueryService {
         guard faults.isEmpty else {
             throw APIError(
                 422, "invalid_replay", faults.joined(separator: " "),
-                hint: "Parts: from, to, rules, prices, dry_run, rate; all but from may be left out.")
+                hint: "Parts: from, to, rules, prices, workspace, dry_run, rate; all but from may be left out.")
         }
         return asked
     }
@@ -262,6 +269,7 @@ extension QueryService {
         ]
         if asked.rules != nil { words.append("other rules") }
         if asked.prices != nil { words.append("other prices") }
+        if let workspace = asked.workspace { words.append("workspace \(workspace)") }
         if asked.isDryRun { words.append("dry run") }
         return words.joined(separator: ", ")
     }

@@ -319,6 +319,68 @@ extension PipelineTests {
             for key in [asks, admin] { #expect(try pipeline.work.files(containing: key.key).isEmpty) }
         }
 
+        @Test(
+            "Of one workspace: over HTTP, by the command, late events included; others stay", .timeLimit(.minutes(3)))
+        func replaysOneWorkspace() throws {
+            let pipeline = try Pipeline("replay-workspace", rules: "version: 1")
+            try pipeline.start(.up)
+            func send(_ count: Int) throws {
+                let now = Int64(time(nil))
+                let lines = (0..<count).flatMap { index in
+                    let time = timestamp(now - 600 + Int64(index))
+                    return ["shop", "bank"].map {
+                        #"{"time":"\#(time)","workspace":"\#($0)","metadata":{"env":"prod"}}"# + "\n"
+                    }
+                }
+                try writeText("\(pipeline.work.path)/two.jsonl", lines.joined())
+                let loaded = try pipeline.command(["loadgen", "--from-file", "two.jsonl"])
+                #expect(loaded.status == 0, "\(loaded.errors)")
+            }
+            func counts(_ workspace: String) throws -> [String: Int64] {
+                let told = try pipeline.command(
+                    [
+                        "query", "--group-by", "metadata.env", "--measure", "requests", "--json", "--workspace",
+                        workspace,
+                    ])
+                let rows = try JSONValue.parse(told.output)["data"]?.array ?? []
+                return rows.reduce(into: [:]) { found, row in
+                    found[row["group"]?["metadata.env"]?.string ?? ""] = row["measures"]?["requests"]?.integer
+                }
+            }
+            func expect(_ shop: [String: Int64], _ bank: [String: Int64]) throws {
+                try waitUntil("both are counted so", seconds: 30, detail: { "\((try? counts("shop")) ?? [:])" }) {
+                    try counts("shop") == shop && counts("bank") == bank
+                }
+            }
+            try send(4)
+            try expect(["prod": 4], ["prod": 4])
+            let started = try start(pipeline, ["rules": .string(Self.newRules), "workspace": "shop"])
+            #expect(started.status == 202, "\(started.text)")
+            let id = try number(started)
+            let done = try wait(pipeline, id, "answers") { $0["state"]?.string == "live" }
+            #expect(done["workspace"]?.string == "shop" && done["changed_events"]?.integer == 4)
+            try expect(["production": 4], ["prod": 4])
+            // Late, of the time that was replayed.
+            try send(2)
+            try expect(["production": 6], ["prod": 6])
+            #expect(try post(pipeline, "/v1/replays/\(id)/revert").status == 202)
+            try expect(["prod": 6], ["prod": 6])
+
+            try writeText("\(pipeline.work.path)/new.yaml", Self.newRules)
+            let words = ["replay", "--from", timestamp(Int64(time(nil)) - 3_600), "--rules", "new.yaml"]
+            let dry = try pipeline.command(words + ["--workspace", "bank", "--dry-run", "--json"])
+            #expect(try JSONValue.parse(dry.output)["changed_events"]?.integer == 6, "\(dry.errors)")
+            let ran = try pipeline.command(words + ["--workspace", "bank"])
+            #expect(ran.status == 0, "\(ran.errors)")
+            try expect(["prod": 6], ["production": 6])
+            #expect(try pipeline.command(["replay", "list"]).output.contains("bank"))
+            let both = try pipeline.command(words + ["--workspace", "bank", "--source", "log"])
+            #expect(both.status == 2 && both.errors.contains("exclude each other"), "\(both.errors)")
+            let odd = try start(pipeline, ["workspace": ""])
+            #expect(odd.status == 422 && error(odd).contains("workspace is not"), "\(odd.text)")
+            try pipeline.stopAll()
+        }
+
         @Test("Dead letters are listed by page and filter, and shown whole", .timeLimit(.minutes(2)))
         func showsDeadLetters() throws {
             let pipeline = try Pipeline("dead-letters-http")

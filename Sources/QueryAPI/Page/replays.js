@@ -37,6 +37,7 @@ function wordOf(row) {
 const isLookedAt = (row) => row.dry_run && row.state === "cancelled" && !row.activity && row.progress === 1;
 
 const under = (row) => [
+  row.workspace !== null ? `workspace ${row.workspace}` : null,
   row.rules ? `rules ${row.rules.slice(0, 12)}` : null, row.prices !== null ? `prices ${row.prices}` : null,
 ].filter(Boolean).join(", ") || "those of the time";
 
@@ -173,6 +174,7 @@ const asked = () => ({
   to: isTime($("start-to").value) ? new Date(fromLocalText($("start-to").value)).toISOString() : null,
   rules: $("start-rules").value.trim() ? $("start-rules").value : null,
   prices: $("start-prices").value.trim() ? $("start-prices").value : null,
+  workspace: $("start-workspace").value.trim() || null,
   rate: $("start-rate").value === "" ? null : Number($("start-rate").value),
 });
 
@@ -240,6 +242,7 @@ function build() {
       make("form", { id: "start", class: "start", novalidate: true, submit: (event) => { event.preventDefault(); start(true); } },
         make("div", {}, make("label", { for: "start-from" }, "From"), make("input", { type: "datetime-local", id: "start-from", step: "1" })),
         make("div", {}, make("label", { for: "start-to" }, "To (empty: now)"), make("input", { type: "datetime-local", id: "start-to", step: "1" })),
+        make("div", {}, make("label", { for: "start-workspace" }, "Workspace (empty: all)"), make("input", { id: "start-workspace", autocomplete: "off", spellcheck: "false", input: () => showButtons([]) })),
         make("div", {}, make("label", { for: "start-rate" }, "Events a second at most"), make("input", { type: "number", id: "start-rate", min: "1", placeholder: "half of the time" })),
         text("start-rules", "Rules", "empty: those of each event's time"), text("start-prices", "Prices", "empty: costs stay"),
         make("p", { id: "start-error", class: "problem lines wide", role: "alert", hidden: true }),
