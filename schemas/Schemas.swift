@@ -12,6 +12,7 @@ package enum Schemas {
             text(PackageResources.sqlite_5_rules_sql), text(PackageResources.sqlite_6_replay_sql),
             text(PackageResources.sqlite_7_days_sql), text(PackageResources.sqlite_8_entities_sql),
             text(PackageResources.sqlite_9_pairs_sql), text(PackageResources.sqlite_10_log_sql),
+            text(PackageResources.sqlite_11_workspace_sql),
         ]
     }
     /// The same for the store on a PostgreSQL server: `postgresql.sql` and its steps.
@@ -21,6 +22,7 @@ package enum Schemas {
             text(PackageResources.postgresql_3_reconciliation_sql), text(PackageResources.postgresql_4_rules_sql),
             text(PackageResources.postgresql_5_replay_sql), text(PackageResources.postgresql_6_entities_sql),
             text(PackageResources.postgresql_7_pairs_sql), text(PackageResources.postgresql_8_log_sql),
+            text(PackageResources.postgresql_9_workspace_sql),
         ]
     }
     /// `clickhouse.sql`: the tables of the ClickHouse store.

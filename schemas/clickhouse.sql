@@ -78,6 +78,9 @@ SETTINGS enable_block_number_column = 1, non_replicated_deduplication_window = 1
 -- is read and where it ends (topic, partition, begin, next, end). Empty: it reads stored events alone.
 ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_log_scans Array(String) AFTER replay_turns;
 
+-- Of a replay of one workspace: whose events are put under its rules and prices. Empty: those of all.
+ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_workspaces Array(String) AFTER replay_log_scans;
+
 -- One row for each combination of all dimensions; found by the hash of the combination. Two writers that meet the same
 -- one at the same moment may give it two ids: both count.
 CREATE TABLE IF NOT EXISTS series (

@@ -167,6 +167,7 @@ extension Program {
                     Option("to", "TIME", "end, not included, RFC 3339", standard: "now"),
                     Option("rules", "FILE", "normalization rules for these events", standard: "those of their time"),
                     Option("prices", "FILE", "a price table for these events", standard: "costs stay"),
+                    Option("workspace", "W", "its events alone; others stay as they are", standard: "all workspaces"),
                     Option(
                         "source", "SOURCE",
                         "events, as the store keeps them, or log, for days that the store has no longer all events of",
@@ -182,6 +183,9 @@ extension Program {
                     Example(
                         "millrace replay --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --prices prices.json",
                         "a week at the right prices"),
+                    Example(
+                        "millrace replay --from 2026-11-01T00:00:00Z --workspace shop --rules shop.yaml --dry-run",
+                        "what would new rules make of one workspace's month?"),
                     Example(
                         "millrace replay --from 2026-08-01T00:00:00Z --to 2026-08-02T00:00:00Z --source log --dry-run",
                         "what would the log make of a day whose events are past their retention?"),

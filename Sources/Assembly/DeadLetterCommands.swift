@@ -2,7 +2,6 @@
 
 import CommandLine
 import Configuration
-import EventCodec
 import Events
 import JSONText
 import QueryAPI
@@ -98,47 +97,25 @@ enum DeadLetterCommands {
             guard try archive.find(one) != nil else {
                 throw Failure("There is no dead letter \(one). See 'millrace dead-letters list'.")
             }
-            filter.topic = one.partition.topic
-            filter.partition = one.partition.partition
-            filter.offset = one.offset
+            filter.choose(one)
         } else if filter == DeadLetterFilter(), !invocation.flag("all") {
             throw UsageError("nothing chooses what to \(what)", hint: "give an ID, a filter such as --code, or --all")
         }
         return filter
     }
 
-    /// In the log first, marked then: where this ends in between, the next run sends them again, which counts nothing
-    /// twice.
     private static func send(
         _ letters: [FiledDeadLetter], _ archive: any DeadLetterArchive, _ configuration: MillraceConfiguration
     ) throws {
         let running = Running(role: "dead-letters")
         Signals.watch(running.stop, Reloads(), running.log)
-        var sink = try LogSink(configuration, running)
-        var sent: [RecordSource] = []
-        for letter in letters {
-            guard let (_, key, value) = try archive.find(letter.source) else { continue }
-            let kind = kind(key, value)
-            let isTaken = key.withUnsafeBytes { key in
-                value.withUnsafeBytes { sink.send(kind: kind, key: key, value: $0) }
-            }
-            if !isTaken { break }
-            sent.append(letter.source)
-        }
-        try sink.finish()
-        try archive.markRedriven(sent, at: SystemFacts.now())
-        if sent.count < letters.count {
+        let sink = try LogSink(configuration, stop: running.stop, log: running.log)
+        let sent = try Redriving.send(letters.map(\.source), from: archive, to: sink)
+        if sent < letters.count {
             throw Failure(
-                "The log took \(sent.count) of \(letters.count) records; they are marked. Run the same command again "
+                "The log took \(sent) of \(letters.count) records; they are marked. Run the same command again "
                     + "for the rest.")
         }
-    }
-
-    /// The record's kind, which is not kept: a manifest's key is its proxy's id, anything else was to be an event.
-    private static func kind(_ key: [UInt8], _ value: [UInt8]) -> RecordKind {
-        let manifest = value.withUnsafeBytes { try? EventDecoder.decodeManifest($0) }
-        if let manifest, Array(manifest.proxy.utf8) == key { return .manifest }
-        return .event
     }
 
     // MARK: What is asked for
@@ -156,12 +133,8 @@ enum DeadLetterCommands {
 
     private static func filter(_ invocation: Invocation) throws(UsageError) -> DeadLetterFilter {
         var filter = DeadLetterFilter()
-        if let code = invocation.text("code") {
-            let known = DeadLetter.Code.allCases.map(\.rawValue)
-            guard known.contains(code) else {
-                throw UsageError("--code \(code): no such code", hint: "one of: \(known.joined(separator: ", "))")
-            }
-            filter.code = code
+        if let code = invocation.text("code"), !filter.choose(code: code) {
+            throw UsageError("--code \(code): no such code", hint: "one of: \(DeadLetterFilter.codes)")
         }
         filter.from = try invocation.time("from")
         filter.to = try invocation.time("to")

@@ -1,4 +1,4 @@
-// Records of a command -> the log: `loadgen` and `dead-letters redrive`.
+// Records of a command or of the API -> the log: `loadgen`, `dead-letters redrive` and `POST /v1/dead-letters/redrive`.
 
 import Configuration
 import Journal
@@ -20,15 +20,19 @@ struct LogSink {
     private var nextTag: UInt64 = 0
     private var refused: String?
 
-    /// How long the log may take nothing before the command gives up.
-    private static let patience = Duration.seconds(60)
+    /// How long the log may take nothing before the sender gives up.
+    private let patience: Duration
+    private static let topicMilliseconds: Int32 = 10_000
 
-    init(_ configuration: MillraceConfiguration, _ running: Running) throws {
-        stop = running.stop
+    init(
+        _ configuration: MillraceConfiguration, stop: StopSignal, log: Log, patience: Duration = .seconds(60)
+    ) throws {
+        self.stop = stop
+        self.patience = patience
         switch configuration.log.kind {
         case .journal:
             let journal = try Journal(
-                directory: configuration.journal.directory, options: configuration.journal.options, log: running.log,
+                directory: configuration.journal.directory, options: configuration.journal.options, log: log,
                 metrics: JournalMetrics())
             let lane = try journal.openLane(isCounted: false)
             journal.start()
@@ -36,8 +40,9 @@ struct LogSink {
         case .kafka:
             let options = configuration.log.kafka.options
             let metrics = KafkaMetrics()
-            _ = try KafkaAdmin.ensureTopics(options, deadLetterTopic: nil, log: running.log, metrics: metrics)
-            kind = .kafka(try KafkaProducer(options, log: running.log, metrics: metrics))
+            _ = try KafkaAdmin.ensureTopics(
+                options, deadLetterTopic: nil, timeoutMilliseconds: Self.topicMilliseconds, log: log, metrics: metrics)
+            kind = .kafka(try KafkaProducer(options, log: log, metrics: metrics))
         }
     }
 
@@ -64,7 +69,7 @@ struct LogSink {
         while !record.key.withUnsafeBytes({ key in
             record.value.withUnsafeBytes { producer.send(tag: tag, kind: record.kind, key: key, value: $0) }
         }) {
-            guard serve(producer, 100), start.duration(to: .now) < Self.patience, !stop.isStopped else { return false }
+            guard serve(producer, 100), start.duration(to: .now) < patience, !stop.isStopped else { return false }
         }
         return true
     }
@@ -98,7 +103,7 @@ struct LogSink {
     private func wait(_ isDone: () -> Bool) -> Bool {
         let start = ContinuousClock.now
         while !isDone() {
-            guard start.duration(to: .now) < Self.patience, !stop.wait(milliseconds: 1) else { return isDone() }
+            guard start.duration(to: .now) < patience, !stop.wait(milliseconds: 1) else { return isDone() }
         }
         return true
     }
@@ -110,7 +115,7 @@ struct LogSink {
         case .kafka(let producer):
             var start = ContinuousClock.now
             var left = pending.count
-            while !pending.isEmpty, start.duration(to: .now) < Self.patience {
+            while !pending.isEmpty, start.duration(to: .now) < patience {
                 guard serve(producer, 100) else { break }
                 if pending.count < left { start = .now }
                 left = pending.count
@@ -118,8 +123,8 @@ struct LogSink {
             producer.close()
             if !pending.isEmpty {
                 throw Failure(
-                    "Kafka did not acknowledge \(pending.count) records within \(Self.patience.components.seconds) s"
-                        + "\(refused.map { ": \($0)" } ?? ""). Run the same command again: copies of one id count once."
+                    "Kafka did not acknowledge \(pending.count) records within \(patience.components.seconds) s"
+                        + "\(refused.map { ": \($0)" } ?? ""). Do the same again: copies of one id count once."
                 )
             }
         }

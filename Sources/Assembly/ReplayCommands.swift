@@ -37,12 +37,19 @@ enum ReplayCommands {
         if let source, source != "events", source != "log" {
             throw UsageError("--source \(source): not a source", hint: "events (as the store keeps them) or log")
         }
+        let workspace = invocation.text("workspace")
+        if workspace == "" { throw UsageError("--workspace is empty", hint: "leave it out for all workspaces") }
+        if workspace != nil, source == "log" {
+            throw UsageError(
+                "--workspace and --source log exclude each other",
+                hint: "a replay of one workspace reads stored events; leave --workspace out to read the log")
+        }
         let rules = try invocation.text("rules").map { try RulesCommands.valid($0) }
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
         if let prices { _ = try PriceTable(json: Array(prices.utf8)) }
         let plan = ReplayPlan(
             from: from, to: asked, rules: rules, prices: prices, isDryRun: invocation.flag("dry-run"),
-            source: source, now: now)
+            workspace: workspace, source: source, now: now)
         let inputs = try Inputs(configuration)
         let work = try inputs.work(under: rules)
         var store = try inputs.replays()
@@ -126,12 +133,14 @@ enum ReplayCommands {
                 [
                     "\(replay.id)", replay.state.rawValue, RFC3339.precise(replay.plan.from),
                     RFC3339.precise(replay.plan.to), replay.plan.rules.map { String($0.fingerprint.prefix(12)) } ?? "-",
-                    replay.plan.prices == nil ? "-" : "other", "\(replay.scanned)", "\(replay.changed)",
+                    replay.plan.prices == nil ? "-" : "other", replay.plan.workspace ?? "-", "\(replay.scanned)",
+                    "\(replay.changed)",
                 ]
             }
             try Terminal.write(
                 TextTable(
-                    heads: ["id", "state", "from", "to", "rules", "prices", "events", "changed"], rows, numbersFrom: 6
+                    heads: ["id", "state", "from", "to", "rules", "prices", "workspace", "events", "changed"], rows,
+                    numbersFrom: 7
                 ).text)
         }
         return 0
@@ -149,7 +158,8 @@ enum ReplayCommands {
             ["to", RFC3339.precise(replay.plan.to)],
             ["days", "\(RFC3339.precise(replay.plan.begin)) to \(RFC3339.precise(replay.plan.end))"],
             ["rules", replay.plan.rules?.fingerprint ?? "as they were"],
-            ["prices", replay.plan.prices == nil ? "as they were" : "other"], ["progress", progress(of: replay)],
+            ["prices", replay.plan.prices == nil ? "as they were" : "other"],
+            ["workspace", replay.plan.workspace ?? "all"], ["progress", progress(of: replay)],
             ["changed", "\(replay.changed) events"], ["started", RFC3339.precise(replay.created)],
         ]
         for part in replay.log?.parts ?? [] {

@@ -88,9 +88,10 @@ final class ReplayDesk: ReplayControl {
         let now = SystemFacts.now()
         let (rules, prices) = try Self.inputs(request)
         let plan = ReplayPlan(
-            from: request.from, to: request.to, rules: rules, prices: prices, isDryRun: request.isDryRun, now: now)
+            from: request.from, to: request.to, rules: rules, prices: prices, isDryRun: request.isDryRun,
+            workspace: request.workspace, now: now)
         guard plan.from < plan.to else {
-            throw ReplayRefusal(
+            throw ChangeRefusal(
                 .impossible, "from does not lie before to.", hint: "to is not included; without it, it is now.")
         }
         var store = try open.makeReplayStore()
@@ -112,7 +113,7 @@ final class ReplayDesk: ReplayControl {
         do {
             return try body()
         } catch let failure as Failure {
-            throw ReplayRefusal(.impossible, failure.description)
+            throw ChangeRefusal(.impossible, failure.description)
         }
     }
 
@@ -125,7 +126,7 @@ final class ReplayDesk: ReplayControl {
             guard error.code == .configuration else { throw error }
             // Another process may have begun one meanwhile.
             try refuseOverlap(plan, try store.list())
-            throw ReplayRefusal(.impossible, "\(error.tried): \(error.reason).", hint: error.next)
+            throw ChangeRefusal(.impossible, "\(error.tried): \(error.reason).", hint: error.next)
         }
     }
 
@@ -135,7 +136,7 @@ final class ReplayDesk: ReplayControl {
         let found = try Self.find(id, try store.list())
         if isAt(id) { return standing(found) }
         guard found.state == .building else {
-            throw ReplayRefusal(
+            throw ChangeRefusal(
                 .conflict, "Replay \(id) is \(found.state.rawValue): only an unfinished one can be resumed.",
                 hint: found.state == .cancelled ? "Start a new one." : nil)
         }
@@ -154,7 +155,7 @@ final class ReplayDesk: ReplayControl {
         defer { store.close() }
         let found = try Self.find(id, try store.list())
         guard found.state == .building || found.state == .cancelled else {
-            throw ReplayRefusal(
+            throw ChangeRefusal(
                 .conflict, "Replay \(id) is \(found.state.rawValue): only an unfinished one can be cancelled.",
                 hint: found.state == .live ? "POST /v1/replays/\(id)/revert takes it back." : nil)
         }
@@ -168,7 +169,7 @@ final class ReplayDesk: ReplayControl {
         let found = try Self.find(id, try list())
         if found.state == .retired || isAt(id) { return standing(found) }
         guard found.state == .live else {
-            throw ReplayRefusal(
+            throw ChangeRefusal(
                 .conflict, "Replay \(id) is \(found.state.rawValue): only a live one can be taken back.",
                 hint: found.state == .building ? "POST /v1/replays/\(id)/cancel gives it up." : nil)
         }
@@ -184,14 +185,14 @@ final class ReplayDesk: ReplayControl {
     private func isAt(_ id: Int64) -> Bool { state.withLock { $0.place?.replay == id } }
 
     /// Takes the thread for what is about to be begun, or refuses.
-    private func reserve(_ activity: ReplayStanding.Activity) throws(ReplayRefusal) {
+    private func reserve(_ activity: ReplayStanding.Activity) throws(ChangeRefusal) {
         let other = state.withLock { state -> Place? in
             let other = state.place
             if other == nil { state.place = Place(activity: activity) }
             return other
         }
         guard let other else { return }
-        throw ReplayRefusal(
+        throw ChangeRefusal(
             .conflict,
             "This API works on \(other.replay.map { "replay \($0)" } ?? "another replay"), and on one at a time.",
             hint: "Wait until it has ended (GET /v1/replays), cancel it, or run 'millrace replay' beside it.")
@@ -199,7 +200,7 @@ final class ReplayDesk: ReplayControl {
 
     private func release() { state.withLock { $0.place = nil } }
 
-    private func hand(_ job: Job, _ replay: StoredReplay) throws(ReplayRefusal) -> ReplayStanding {
+    private func hand(_ job: Job, _ replay: StoredReplay) throws(ChangeRefusal) -> ReplayStanding {
         state.withLock {
             $0.place?.replay = replay.id
             $0.place?.began = .now
@@ -208,13 +209,13 @@ final class ReplayDesk: ReplayControl {
         }
         let answer = standing(replay)
         guard jobs.push(job) else {
-            throw ReplayRefusal(.conflict, "This API is stopping.", hint: "Resume replay \(replay.id) when it is back.")
+            throw ChangeRefusal(.conflict, "This API is stopping.", hint: "Resume replay \(replay.id) when it is back.")
         }
         return answer
     }
 
     /// Throws every mistake in them at once.
-    private static func inputs(_ request: ReplayRequest) throws(ReplayRefusal) -> (rules: Rules?, prices: String?) {
+    private static func inputs(_ request: ReplayRequest) throws(ChangeRefusal) -> (rules: Rules?, prices: String?) {
         var mistakes: [String] = []
         var rules: Rules?
         if let given = request.rules {
@@ -234,23 +235,23 @@ final class ReplayDesk: ReplayControl {
             }
         }
         guard mistakes.isEmpty else {
-            throw ReplayRefusal(
+            throw ChangeRefusal(
                 .mistaken, mistakes.joined(separator: "\n"),
                 hint: "'millrace rules check FILE' looks at rules without starting anything.")
         }
         return (rules, prices)
     }
 
-    private static func refuseOverlap(_ plan: ReplayPlan, _ all: [StoredReplay]) throws(ReplayRefusal) {
+    private static func refuseOverlap(_ plan: ReplayPlan, _ all: [StoredReplay]) throws(ChangeRefusal) {
         guard let other = all.first(where: { $0.state == .building && $0.plan.overlaps(plan) }) else { return }
-        throw ReplayRefusal(
+        throw ChangeRefusal(
             .conflict, "Replay \(other.id) is unfinished and covers some of the same days.",
             hint: "POST /v1/replays/\(other.id)/resume goes on with it, /v1/replays/\(other.id)/cancel gives it up.")
     }
 
-    private static func find(_ id: Int64, _ all: [StoredReplay]) throws(ReplayRefusal) -> StoredReplay {
+    private static func find(_ id: Int64, _ all: [StoredReplay]) throws(ChangeRefusal) -> StoredReplay {
         if let found = all.first(where: { $0.id == id }) { return found }
-        throw ReplayRefusal(.unknown, "There is no replay \(id).", hint: "GET /v1/replays lists them.")
+        throw ChangeRefusal(.unknown, "There is no replay \(id).", hint: "GET /v1/replays lists them.")
     }
 
     private func standing(_ replay: StoredReplay) -> ReplayStanding {

@@ -18,8 +18,8 @@ extension ReplayPlan {
     /// - `prices`: a price table's text, which was read once already.
     /// - `source`: as it was given.
     init(
-        from: EventTime, to: EventTime?, rules: Rules?, prices: String?, isDryRun: Bool, source: String? = nil,
-        now: EventTime
+        from: EventTime, to: EventTime?, rules: Rules?, prices: String?, isDryRun: Bool, workspace: String?,
+        source: String? = nil, now: EventTime
     ) {
         let text = rules.map { RulesText($0) }
         // What a plan has in common with itself: asked for a second time, it finds its unfinished replay.
@@ -28,10 +28,11 @@ extension ReplayPlan {
             ("rules", .string(text?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
             ("dry_run", .boolean(isDryRun)),
         ]
+        if let workspace { members.append(("workspace", .string(workspace))) }
         if let source { members.append(("source", .string(source))) }
         self.init(
             asked: JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text, from: from,
-            to: min(to ?? now, now), rules: text, prices: prices, isDryRun: isDryRun)
+            to: min(to ?? now, now), rules: text, prices: prices, isDryRun: isDryRun, workspace: workspace)
     }
 }
 
@@ -69,8 +70,11 @@ struct ReplayWork {
         try plan.rules.map { try Rules.decode(try JSONValue.parse($0.text), isStored: true) }
     }
 
-    /// Where days are read that the store has no longer the events of; nil: there are none.
+    /// Where days are read that the store has no longer the events of; nil: there are none, or they are not to be read.
     func reach(_ plan: ReplayPlan, _ store: inout any ReplayStore) throws -> LogReach? {
+        // What the log makes of the others may differ from what ingest made of them: which values are filed under
+        // `(other)`, say. Theirs are to stay to the bit.
+        if plan.workspace != nil { return nil }
         // The same one goes on where it stands, wherever the log begins by now.
         if try store.list().contains(where: { $0.state == .building && $0.plan.asked == plan.asked }) { return nil }
         return try LogCoverage.reach(plan, try store.bounds(), history)
@@ -135,7 +139,10 @@ struct ReplayWork {
         var repricings: [Repricing] = []
         for other in live {
             guard let prices = other.plan.prices else { continue }
-            repricings.append(Repricing(from: other.plan.from, to: other.plan.to, reprice: try reprice(prices)))
+            repricings.append(
+                Repricing(
+                    from: other.plan.from, to: other.plan.to, workspace: other.plan.workspace,
+                    reprice: try reprice(prices)))
         }
         return repricings
     }

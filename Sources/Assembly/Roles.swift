@@ -204,6 +204,7 @@ final class Roles {
         let replays = ReplayDesk(configuration, store, rules: inputs.rules, log: running.log)
         running.onStop { replays.stop() }
         running.metrics.register(ReplayGauge { try replays.list() }.metrics)
+        let redrives = RedriveDesk(configuration, store.deadLetters, stop: running.stop, log: running.log)
         let operations = operations
         let respond = QueryService.responder(
             reader: store.reader, authenticate: { access.decide($0) }, metrics: metrics, registry: running.metrics,
@@ -215,7 +216,7 @@ final class Roles {
             corsOrigins: Set(configuration.api.corsOrigins),
             proxyURL: proxy.map { "http://\($0)" } ?? "",
             reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json },
-            replays: replays, deadLetters: store.deadLetters)
+            replays: replays, deadLetters: store.deadLetters, redrive: { try redrives.send($0) })
         let tls = try Preparation.serverTLS(configuration.api.tls)
         if let tls {
             let certificate = CertificateMetrics(listener: "api.listen")

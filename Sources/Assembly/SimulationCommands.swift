@@ -44,7 +44,7 @@ enum SimulationCommands {
         let configuration = try invocation.configuration()
         let running = Running(role: "loadgen")
         Signals.watch(running.stop, Reloads(), running.log)
-        var sink = try LogSink(configuration, running)
+        var sink = try LogSink(configuration, stop: running.stop, log: running.log)
         let progress: LoadProgress
         do {
             progress = try LoadGenerator.run(

@@ -312,14 +312,16 @@ package struct BatchBuilder: Sendable {
         cursors[place].time = fields.time
         if !cursors[place].proxy.elementsEqual(proxy) { cursors[place].proxy = Array(proxy) }
         bytes.append(contentsOf: value)
-        redact(&fields)
+        let workspace = fields.workspace.range
+        let line = rules.line(of: String(decoding: bytes[workspace], as: UTF8.self))
+        redact(&fields, line)
         let (metadata, series) = bytes.withUnsafeBytes { text in
             let raw = UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range])
-            let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time)
+            let metadata = rules.normalize(raw: raw, status: fields.metadataStatus, at: fields.time, line: line)
             return (metadata, folder.add(fields, bytes: text, set: metadata.set))
         }
         let firstEntity = entities.count
-        rules.entities(at: fields.time).each(of: metadata.extra) { set in
+        rules.entities(at: fields.time, line: line).each(of: metadata.extra) { set in
             entities.append(folder.add(fields, of: series, entity: set))
         }
         fields.metadataConflicts &+= metadata.conflicts
@@ -336,9 +338,10 @@ package struct BatchBuilder: Sendable {
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.
-    private mutating func redact(_ fields: inout EventFields) {
+    private mutating func redact(_ fields: inout EventFields, _ line: Int) {
         let redacted = bytes.withUnsafeBytes { text in
-            rules.redact(UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range]), at: fields.time)
+            rules.redact(
+                UnsafeRawBufferPointer(rebasing: text[fields.metadataRaw.range]), at: fields.time, line: line)
         }
         guard let redacted else { return }
         fields.metadataRaw = ByteRange(start: bytes.count, count: redacted.count)

@@ -55,8 +55,10 @@ package struct ClassObserver: Sendable {
         rules = try last.rules.rules()
         configured = last.rules.configured
         version = timeline.version
-        let whole = EventTime(microseconds: last.from.microseconds - 1)
-        first = last.from.microseconds == 0 ? 0 : Grain.hour.bucket(of: whole) + 1
+        // Where a workspace has been put under rules of its own, until they end.
+        let from = timeline.workspaces.values.compactMap { $0.last?.from }.reduce(last.from, max)
+        let whole = EventTime(microseconds: from.microseconds - 1)
+        first = from.microseconds == 0 ? 0 : Grain.hour.bucket(of: whole) + 1
         events = 0
         rows = 0
     }

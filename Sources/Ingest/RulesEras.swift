@@ -57,8 +57,11 @@ package struct RulesEras: Sendable {
     }
 
     private(set) var version: Int64 = 0
-    /// Ascending by time; never empty.
+    /// Line by line, each ascending by time and not empty.
     private var eras: [Era]
+    /// The first one is that of every workspace that is not named.
+    private var lines: [Range<Int>]
+    private var named: [String: Int] = [:]
     /// Of the configured rules: what is to be hidden now comes back with no late event, whatever rules its time has.
     private var redactor: Redactor?
     private let configured: String
@@ -78,6 +81,7 @@ package struct RulesEras: Sendable {
                 from: EventTime(microseconds: .min), fingerprint: self.configured, configured: self.configured,
                 normalizer: configured)
         ]
+        lines = [0..<1]
     }
 
     /// Normalizers go on with what they remember where their rules stay.
@@ -86,23 +90,36 @@ package struct RulesEras: Sendable {
         var known: [String: Normalizer] = [:]
         for era in eras { known[era.fingerprint] = era.normalizer }
         var fresh: [Era] = []
-        for entry in timeline.entries {
-            let name = entry.rules.fingerprint
-            if known[name] == nil { known[name] = eras[0].normalizer.under(try entry.rules.rules()) }
-            if let normalizer = known[name] {
+        var freshLines: [Range<Int>] = []
+        let own = timeline.workspaces.sorted { $0.key < $1.key }
+        for entries in [timeline.entries] + own.map(\.value) {
+            let begin = fresh.count
+            for entry in entries {
+                let name = entry.rules.fingerprint
+                let normalizer =
+                    if let same = known[name] { same } else { eras[0].normalizer.under(try entry.rules.rules()) }
+                known[name] = normalizer
                 fresh.append(
                     Era(
                         from: entry.from, fingerprint: name, configured: entry.rules.configured, normalizer: normalizer)
                 )
             }
+            freshLines.append(begin..<fresh.count)
         }
         version = timeline.version
-        if !fresh.isEmpty { eras = fresh }
+        if fresh.isEmpty { return }
+        (eras, lines) = (fresh, freshLines)
+        named = Dictionary(own.enumerated().map { ($1.key, $0 + 1) }) { $1 }
+    }
+
+    /// Whose rules an event is under: a number for the calls below, of the timeline in use.
+    package func line(of workspace: @autoclosure () -> String) -> Int {
+        named.isEmpty ? 0 : named[workspace()] ?? 0
     }
 
     /// What is kept of raw metadata: without what the configured rules and those of the event's time hide; nil: as it is.
-    package mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime) -> [UInt8]? {
-        let era = index(at: time)
+    package mutating func redact(_ raw: UnsafeRawBufferPointer, at time: EventTime, line: Int = 0) -> [UInt8]? {
+        let era = index(at: time, line)
         let first = redactor?.redact(raw)
         if eras[era].redactor == nil || redactor != nil && eras[era].configured == configured { return first }
         guard let first else { return eras[era].redactor?.redact(raw) }
@@ -110,13 +127,15 @@ package struct RulesEras: Sendable {
     }
 
     package mutating func normalize(
-        raw: UnsafeRawBufferPointer, status: MetadataStatus, at time: EventTime
+        raw: UnsafeRawBufferPointer, status: MetadataStatus, at time: EventTime, line: Int = 0
     ) -> NormalizedMetadata {
-        eras[index(at: time)].normalizer.normalize(raw: raw, status: status)
+        eras[index(at: time, line)].normalizer.normalize(raw: raw, status: status)
     }
 
-    package mutating func normalize(raw: [UInt8], status: MetadataStatus, at time: EventTime) -> NormalizedMetadata {
-        raw.withUnsafeBytes { normalize(raw: $0, status: status, at: time) }
+    package mutating func normalize(
+        raw: [UInt8], status: MetadataStatus, at time: EventTime, line: Int = 0
+    ) -> NormalizedMetadata {
+        raw.withUnsafeBytes { normalize(raw: $0, status: status, at: time, line: line) }
     }
 
     /// How often what an event's metadata comes to was at hand, and how often not.
@@ -128,12 +147,13 @@ package struct RulesEras: Sendable {
     }
 
     /// The keys that have rollups of their own.
-    package func entities(at time: EventTime) -> EntityKeys { eras[index(at: time)].entities }
+    package func entities(at time: EventTime, line: Int = 0) -> EntityKeys { eras[index(at: time, line)].entities }
 
     /// The latest rules are nearly always meant.
-    private func index(at time: EventTime) -> Int {
-        var index = eras.count - 1
-        while index > 0, eras[index].from > time { index -= 1 }
+    private func index(at time: EventTime, _ line: Int) -> Int {
+        let range = lines[line]
+        var index = range.upperBound - 1
+        while index > range.lowerBound, eras[index].from > time { index -= 1 }
         return index
     }
 }

@@ -107,6 +107,8 @@ package struct SetAdmission: Sendable {
     }
 
     private var eras: [(from: Int64, rules: Rules)] = []
+    /// Of workspaces with rules of their own.
+    private var own: [String: [(from: Int64, rules: Rules)]] = [:]
     private var version: Int64 = 0
     private var places: [Place: Int] = [:]
     private var spaces: [Space] = []
@@ -120,10 +122,15 @@ package struct SetAdmission: Sendable {
 
     /// From here on budgets are those of this timeline.
     package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
-        guard timeline.version != version || eras.isEmpty else { return }
-        var fresh: [(from: Int64, rules: Rules)] = []
-        for entry in timeline.entries { fresh.append((entry.from.microseconds, try entry.rules.rules())) }
-        eras = fresh
+        guard timeline.version != version || self.eras.isEmpty else { return }
+        func eras(_ entries: [RulesTimeline.Entry]) throws(RollupStoreError) -> [(from: Int64, rules: Rules)] {
+            var eras: [(from: Int64, rules: Rules)] = []
+            for entry in entries { eras.append((entry.from.microseconds, try entry.rules.rules())) }
+            return eras
+        }
+        self.eras = try eras(timeline.entries)
+        own = [:]
+        for (workspace, entries) in timeline.workspaces { own[workspace] = try eras(entries) }
         version = timeline.version
     }
 
@@ -290,6 +297,7 @@ package struct SetAdmission: Sendable {
 
     private func budget(of workspace: String, in hour: Int32) -> Rules.Budget {
         let begin = Grain.hour.start(of: hour).microseconds
+        let eras = own[workspace] ?? eras
         let rules = (eras.last { $0.from <= begin } ?? eras.first)?.rules ?? Rules.builtIn
         return rules.budget(of: workspace)
     }

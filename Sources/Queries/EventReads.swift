@@ -150,9 +150,10 @@ extension Condition {
 
 extension QueryEngine {
     func reads(
-        _ condition: Condition?, from: EventTime, to: EventTime, _ catalog: SeriesCatalog,
+        _ condition: Condition?, from: EventTime, to: EventTime, of workspace: String, _ catalog: SeriesCatalog,
         _ snapshot: any RollupSnapshot
     ) throws -> EventReads {
-        EventReads(condition, catalog, try snapshot.rulesTimeline().entries(from: from, to: to), classMemory)
+        let rules = try snapshot.rulesTimeline().entries(from: from, to: to, of: workspace)
+        return EventReads(condition, catalog, rules, classMemory)
     }
 }

@@ -60,8 +60,10 @@ extension QueryEngine {
     private static let unnamed = ClassMemory.Said(name: dimension, reason: "no rule says otherwise")
 
     /// Keys with values that stand with events of `from <= time < to` only.
-    func eventKeys(from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot) throws -> Set<String> {
-        eventKeys(under: try snapshot.rulesTimeline().entries(from: from, to: to))
+    func eventKeys(
+        from: EventTime, to: EventTime, of workspace: String, _ snapshot: any RollupSnapshot
+    ) throws -> Set<String> {
+        eventKeys(under: try snapshot.rulesTimeline().entries(from: from, to: to, of: workspace))
     }
 
     func eventKeys(under rules: ArraySlice<RulesTimeline.Entry>) -> Set<String> {
@@ -99,10 +101,11 @@ extension QueryEngine {
 
     /// The class that keys have at the end of a range.
     package func keyClasses(
-        of keys: [String], before to: EventTime, snapshot: any RollupSnapshot
+        of keys: [String], before to: EventTime, workspace: String, snapshot: any RollupSnapshot
     ) throws(QueryError) -> [String: KeyClass] {
         try storeErrorsNamed {
-            let entries = try snapshot.rulesTimeline().entries(from: EventTime(microseconds: .min), to: to)
+            let entries = try snapshot.rulesTimeline().entries(
+                from: EventTime(microseconds: .min), to: to, of: workspace)
             var found: [String: KeyClass] = [:]
             for key in keys {
                 var last: KeyClass?
@@ -126,7 +129,7 @@ extension QueryEngine {
         budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> JSONValue {
         let keys = try metadataKeys(from: from, to: to, workspace: workspace, snapshot: snapshot, budget: budget)
-        let classes = try keyClasses(of: keys.map(\.key), before: to, snapshot: snapshot)
+        let classes = try keyClasses(of: keys.map(\.key), before: to, workspace: workspace, snapshot: snapshot)
         let rows = keys.map { key -> JSONValue in
             let found = classes[key.key]
             // No event has values of this name alone: it stands for keys that a budget left out.

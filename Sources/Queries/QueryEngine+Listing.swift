@@ -59,14 +59,14 @@ extension QueryEngine {
         try storeErrorsNamed {
             let catalog = try catalog(workspace, snapshot)
             let verdicts = catalog.decide(
-                condition, eventKeys: try eventKeys(from: from, to: to, snapshot), ofEvents: true)
+                condition, eventKeys: try eventKeys(from: from, to: to, of: workspace, snapshot), ofEvents: true)
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
             var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
             var last: EventCursor?
             var passed = 0
             guard !selected.isEmpty else { return page }
-            try reads(condition, from: from, to: to, catalog, snapshot).scan(
+            try reads(condition, from: from, to: to, of: workspace, catalog, snapshot).scan(
                 from: from, to: to, before: cursor.map { ($0.time, $0.id) },
                 series: selected.count == catalog.count ? .all : .only(selected), snapshot
             ) { stored in
@@ -144,8 +144,9 @@ extension QueryEngine {
                 for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
             }
             let all = sets.values.reduce(0) { $0 + $1.requests }
-            let nonDimensionKeys = try eventKeys(from: from, to: to, snapshot)
-            try eachExtra(catalog, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) { key, value, time in
+            let nonDimensionKeys = try eventKeys(from: from, to: to, of: workspace, snapshot)
+            try eachExtra(catalog, workspace, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) {
+                key, value, time in
                 if nonDimensionKeys.contains(key) {
                     let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
                     add(key, value, Activity(requests: 1, first: instant, last: instant))
@@ -186,7 +187,7 @@ extension QueryEngine {
                     add(value, seen.requests)
                 }
             }
-            try eachExtra(catalog, from: from, to: to, where: { $0.contains(key) }, snapshot, budget) {
+            try eachExtra(catalog, workspace, from: from, to: to, where: { $0.contains(key) }, snapshot, budget) {
                 found, value, _ in
                 if found == key { add(value, 1) }
             }
@@ -205,10 +206,11 @@ extension QueryEngine {
 
     /// The pairs that events carry beside their sets, of the eras whose non-dimension keys are wanted.
     private func eachExtra(
-        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, where isWanted: (Set<String>) -> Bool,
-        _ snapshot: any RollupSnapshot, _ budget: QueryBudget, _ body: (String, MetadataValue, EventTime) -> Void
+        _ catalog: SeriesCatalog, _ workspace: String, from: EventTime, to: EventTime,
+        where isWanted: (Set<String>) -> Bool, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
+        _ body: (String, MetadataValue, EventTime) -> Void
     ) throws {
-        let rules = try snapshot.rulesTimeline().entries(from: from, to: to)
+        let rules = try snapshot.rulesTimeline().entries(from: from, to: to, of: workspace)
         let eras = eras(from: from, to: to, under: rules) {
             isWanted(Set($0.keys)) ? .events("only events hold other keys") : .rollups
         }

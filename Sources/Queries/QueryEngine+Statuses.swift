@@ -26,26 +26,27 @@ extension QueryEngine {
                 retention: try Retention(snapshot))
             let catalog = try catalog(workspace, snapshot)
             let verdicts = catalog.decide(
-                question.condition, eventKeys: try eventKeys(from: question.from, to: question.to, snapshot),
-                ofEvents: true)
+                question.condition,
+                eventKeys: try eventKeys(from: question.from, to: question.to, of: workspace, snapshot), ofEvents: true)
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails && catalog.isError[$0] }
             var counts: [[Int]: Int64] = [:]
             var passed = 0
             var isTooLate = false
             if !selected.isEmpty {
-                try reads(question.condition, from: question.from, to: question.to, catalog, snapshot).scan(
-                    from: question.from, to: question.to, series: .only(selected.map { catalog.ids[$0] }), snapshot
-                ) { stored in
-                    passed += 1
-                    if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-                    guard let series = positions[stored.series],
-                        question.condition?.holds(stored, series: series, catalog) ?? true
-                    else { return !isTooLate }
-                    let bucket = grid.index(of: stored.event.time.microseconds)
-                    counts[[bucket, Int(stored.event.status)], default: 0] += 1
-                    return !isTooLate
-                }
+                try reads(question.condition, from: question.from, to: question.to, of: workspace, catalog, snapshot)
+                    .scan(
+                        from: question.from, to: question.to, series: .only(selected.map { catalog.ids[$0] }), snapshot
+                    ) { stored in
+                        passed += 1
+                        if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+                        guard let series = positions[stored.series],
+                            question.condition?.holds(stored, series: series, catalog) ?? true
+                        else { return !isTooLate }
+                        let bucket = grid.index(of: stored.event.time.microseconds)
+                        counts[[bucket, Int(stored.event.status)], default: 0] += 1
+                        return !isTooLate
+                    }
             }
             if isTooLate { throw QueryBudget.timedOut() }
             return counts.map { StatusCount(bucket: $0.key[0], status: $0.key[1], count: $0.value) }

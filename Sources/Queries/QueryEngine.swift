@@ -43,7 +43,7 @@ package final class QueryEngine: Sendable {
         let watermark = try snapshot.watermark
         let shape = CellShape(measures: question.measures + question.orderMeasure)
         let end = Planner.end(of: question, watermark: watermark)
-        let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end)
+        let rules = try snapshot.rulesTimeline().entries(from: question.from, to: end, of: workspace)
         var eras = eras(from: question.from, to: end, under: rules, source: question.source)
         let onEvents = eras.lazy.compactMap(\.onlyEvents).first
         let grid = BucketGrid(from: question.from, to: end, granularity: question.granularity, zone: question.zone)

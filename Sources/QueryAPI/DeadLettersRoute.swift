@@ -1,5 +1,4 @@
 // `/v1/dead-letters`: the store's dead letters, listed and shown. They concern the whole installation: scope admin.
-// Sending them to the log again needs the log's producer, which is the command's: `millrace dead-letters redrive`.
 
 import Access
 import Cryptography
@@ -40,6 +39,21 @@ package enum DeadLetterRow {
 }
 
 extension DeadLetterFilter {
+    package static var codes: String { DeadLetter.Code.allCases.map(\.rawValue).joined(separator: ", ") }
+
+    /// Whether there is such a code; if so, only such are chosen.
+    package mutating func choose(code: String) -> Bool {
+        guard DeadLetter.Code(rawValue: code) != nil else { return false }
+        self.code = code
+        return true
+    }
+
+    package mutating func choose(_ one: RecordSource) {
+        topic = one.partition.topic
+        partition = one.partition.partition
+        offset = one.offset
+    }
+
     /// Whether the text is `topic`, `topic/partition` or `topic/partition/offset`; if so, only such are chosen.
     package mutating func choose(place: String) -> Bool {
         let parts = place.split(separator: "/", omittingEmptySubsequences: false)
@@ -51,6 +65,10 @@ extension DeadLetterFilter {
         return true
     }
 }
+
+/// Sends dead letters to the log again, as they came, marks them and answers how many it took. It may block, and throws
+/// `ChangeRefusal` or the store's errors.
+package typealias Redrive = @Sendable ([RecordSource]) throws -> Int
 
 /// Where a page of dead letters ended: the time of its last one, and how many of that time were given out.
 private struct DeadLetterCursor {
@@ -81,14 +99,9 @@ extension QueryService {
         _ = try caller(of: request, scope: .admin)
         var parameters = try Parameters(request)
         var filter = DeadLetterFilter()
-        if let code = parameters.take("code") {
-            let known = DeadLetter.Code.allCases.map(\.rawValue)
-            guard known.contains(code) else {
-                throw APIError(
-                    422, "invalid_question", "code \"\(code)\" is none.",
-                    hint: "One of: \(known.joined(separator: ", ")).")
-            }
-            filter.code = code
+        if let code = parameters.take("code"), !filter.choose(code: code) {
+            throw APIError(
+                422, "invalid_question", "code \"\(code)\" is none.", hint: "One of: \(DeadLetterFilter.codes).")
         }
         filter.from = try parameters.instant("from")
         filter.to = try parameters.instant("to")
@@ -152,9 +165,8 @@ extension QueryService {
             404, "not_found", "There is no dead letter \(source).", hint: "GET /v1/dead-letters lists them.")
     }
 
-    private func archive(_ request: HTTPRequest) throws(APIError) -> any DeadLetterArchive {
+    func archive(_ request: HTTPRequest) throws(APIError) -> any DeadLetterArchive {
         if let deadLetters { return deadLetters }
-        throw APIError(
-            404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
+        throw APIError(nothingAt: request)
     }
 }

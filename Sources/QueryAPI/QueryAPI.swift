@@ -55,6 +55,8 @@ package struct QueryService: Sendable {
     let replays: (any ReplayControl)?
     /// nil where nobody can tell.
     let deadLetters: (any DeadLetterArchive)?
+    /// nil where there is no log to send to.
+    let redrive: Redrive?
     let engine = QueryEngine()
     let exports = ExportSlots()
 
@@ -65,12 +67,13 @@ package struct QueryService: Sendable {
         now: @escaping @Sendable () -> EventTime = SystemFacts.now,
         zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
         corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil,
-        replays: (any ReplayControl)? = nil, deadLetters: (any DeadLetterArchive)? = nil
+        replays: (any ReplayControl)? = nil, deadLetters: (any DeadLetterArchive)? = nil,
+        redrive: Redrive? = nil
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
             readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
-            proxyURL: proxyURL, reconcile: reconcile, replays: replays, deadLetters: deadLetters)
+            proxyURL: proxyURL, reconcile: reconcile, replays: replays, deadLetters: deadLetters, redrive: redrive)
         return { service.answer($0) }
     }
 
@@ -81,7 +84,8 @@ package struct QueryService: Sendable {
         do {
             response = try route(request, requestID)
         } catch {
-            if error.status >= 500 {
+            // What the log does not take stands in the audit's line.
+            if error.status >= 500, error.code != "log_unavailable" {
                 log(.apiStoreUnavailable(path: request.path, reason: error.message, requestID: requestID))
             }
             response = error.response
@@ -140,6 +144,12 @@ package struct QueryService: Sendable {
         case "/v1/dead-letters":
             try require(request, "GET")
             return try deadLetters(request)
+        case "/v1/dead-letters/redrive":
+            try require(request, "POST")
+            return try redriveDeadLetters(request, requestID)
+        case "/v1/dead-letters/discard":
+            try require(request, "POST")
+            return try discardDeadLetters(request, requestID)
         case "/v1/metadata/keys":
             try require(request, "GET")
             return try metadataKeys(request, workspace: try workspace(of: request))
@@ -181,8 +191,7 @@ package struct QueryService: Sendable {
             try require(request, "GET")
             return try analytics(request, parts[2...].joined(separator: "/"), workspace: try workspace(of: request))
         }
-        throw APIError(
-            404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
+        throw APIError(nothingAt: request)
     }
 
     private func require(_ request: HTTPRequest, _ methods: String...) throws(APIError) {
@@ -286,6 +295,10 @@ struct APIError: Error {
         self.message = message
         self.hint = hint
         self.allow = allow
+    }
+
+    init(nothingAt request: HTTPRequest) {
+        self.init(404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
     }
 
     init(_ error: QueryError) {

@@ -18,6 +18,8 @@ package struct ReplayRequest: Sendable {
     package var rules: JSONValue?
     package var prices: JSONValue?
     package var isDryRun: Bool
+    /// nil: all.
+    package var workspace: String?
     /// Events a second at the most.
     package var rate: Int?
 }
@@ -59,25 +61,7 @@ package struct ReplayStanding: Sendable {
     }
 }
 
-/// Why a replay is not begun, ended or taken back.
-package struct ReplayRefusal: Error, Sendable {
-    package enum Kind: Sendable {
-        /// Of the rules or the prices: every mistake at once.
-        case mistaken
-        case impossible, conflict, unknown
-    }
-    package var kind: Kind
-    package var message: String
-    package var hint: String?
-
-    package init(_ kind: Kind, _ message: String, hint: String? = nil) {
-        self.kind = kind
-        self.message = message
-        self.hint = hint
-    }
-}
-
-/// Whoever runs replays in this process. Every call may block, and throws `ReplayRefusal` or the store's errors.
+/// Whoever runs replays in this process. Every call may block, and throws `ChangeRefusal` or the store's errors.
 package protocol ReplayControl: Sendable {
     /// All, the latest first.
     func all() throws -> [ReplayStanding]
@@ -97,6 +81,7 @@ package enum ReplayRow {
             "source": replay.log == nil ? "events" : "log",
             "rules": plan.rules.map { .string($0.fingerprint) } ?? .null,
             "prices": plan.prices.map { .string(priceVersion(of: $0)) } ?? .null,
+            "workspace": plan.workspace.map { .string($0) } ?? .null,
             "dry_run": .boolean(plan.isDryRun), "progress": MeasureValue.number(progress(of: replay)).json,
             "events": JSONValue(replay.scanned), "expected_events": JSONValue(replay.total),
             "changed_events": JSONValue(replay.changed), "created": .string(RFC3339.precise(replay.created)),
@@ -196,72 +181,13 @@ extension QueryService {
         }
     }
 
-    /// What is known of an action so far.
-    private struct AuditNote {
-        var replay: Int64?
-        var detail = ""
-    }
-
-    /// Lets in an admin's key and no page of another origin, and says in the log who asked for what, and how it ended.
-    private func audited(
-        _ request: HTTPRequest, _ action: String, _ replay: Int64?, _ requestID: String,
-        _ body: (inout AuditNote) throws(APIError) -> HTTPResponse
-    ) throws(APIError) -> HTTPResponse {
-        var note = AuditNote(replay: replay)
-        var who = Caller(workspace: "", key: "")
-        if case .allowed(let workspace, _, let key) = authenticate(request) {
-            who = Caller(workspace: workspace, key: key)
-        }
-        func write(_ status: Int) {
-            log(
-                .audit(
-                    action: action, replay: note.replay, key: who.key, workspace: who.workspace, status: status,
-                    detail: note.detail, requestID: requestID))
-        }
-        do {
-            try refuseForeign(request)
-            _ = try caller(of: request, scope: .admin)
-            try Parameters(request).finish()
-            let response = try body(&note)
-            write(response.status)
-            return response
-        } catch {
-            if note.detail.isEmpty { note.detail = error.code }
-            write(error.status)
-            throw error
-        }
-    }
-
-    /// A browser says whose page it is that asks, and sends JSON elsewhere only after it was let: nothing is started by a
-    /// page that is not this API's own, whatever `api.cors_origins` lets it read.
-    private func refuseForeign(_ request: HTTPRequest) throws(APIError) {
-        // Where the browser itself says it, a proxy in between may name the host as it likes.
-        let isOwn =
-            if let site = request.header("sec-fetch-site") {
-                site == "same-origin" || site == "none"
-            } else if let origin = request.header("origin"), let host = request.header("host") {
-                origin == "http://\(host)" || origin == "https://\(host)"
-            } else {
-                request.header("origin") == nil
-            }
-        guard isOwn else {
-            throw APIError(
-                403, "foreign_origin", "A page of another origin may not do this.",
-                hint: "Do it on this API's own page, or by a program.")
-        }
-        let type = request.header("content-type")?.split(separator: ";").first?.lowercased() ?? ""
-        guard type.filter({ $0 != " " }) == "application/json" else {
-            throw APIError(
-                415, "unsupported_type", "The body is to be JSON.", hint: "Send content-type: application/json.")
-        }
-    }
-
     // MARK: Reading
 
     private static func replayRequest(ofBody body: [UInt8]) throws(APIError) -> ReplayRequest {
         let members = try members(ofBody: body, example: #"{"from": "2026-11-01T00:00:00Z", "dry_run": true}"#)
         var asked = ReplayRequest(
-            from: EventTime(microseconds: 0), to: nil, rules: nil, prices: nil, isDryRun: false, rate: nil)
+            from: EventTime(microseconds: 0), to: nil, rules: nil, prices: nil, isDryRun: false, workspace: nil,
+            rate: nil)
         var hasFrom = false
         var faults: [String] = []
         for member in members where !member.value.isNull {
@@ -285,6 +211,9 @@ extension QueryService {
                 } else {
                     faults.append("dry_run is not a boolean.")
                 }
+            case "workspace":
+                asked.workspace = value.string
+                if value.string?.isEmpty != false { faults.append("workspace is not the name of one.") }
             case "rate":
                 do { asked.rate = try rate(value) } catch { faults.append(error.message) }
             default: faults.append("\"\(member.key)\" is not a part of a replay.")
@@ -294,7 +223,7 @@ extension QueryService {
         guard faults.isEmpty else {
             throw APIError(
                 422, "invalid_replay", faults.joined(separator: " "),
-                hint: "Parts: from, to, rules, prices, dry_run, rate; all but from may be left out.")
+                hint: "Parts: from, to, rules, prices, workspace, dry_run, rate; all but from may be left out.")
         }
         return asked
     }
@@ -319,22 +248,6 @@ extension QueryService {
             hint: "Events a second at the most; left out, half of the time is ingest's.")
     }
 
-    private static func members(ofBody body: [UInt8], example: String) throws(APIError) -> [JSONMember] {
-        let tree: JSONValue
-        do {
-            tree = try JSONValue.parse(body, depth: 16)
-        } catch {
-            var refusal = APIError(
-                400, "invalid_json", "The body is not JSON: \(error).", hint: "For example: \(example)")
-            refusal.position = error.position
-            throw refusal
-        }
-        guard let members = tree.members else {
-            throw APIError(400, "invalid_json", "The body is JSON, but not an object.", hint: "For example: \(example)")
-        }
-        return members
-    }
-
     private static func replayID(_ text: String) throws(APIError) -> Int64 {
         guard let id = Int64(text) else { throw noReplay(text) }
         return id
@@ -346,8 +259,7 @@ extension QueryService {
 
     private func control(_ request: HTTPRequest) throws(APIError) -> any ReplayControl {
         if let replays { return replays }
-        throw APIError(
-            404, "not_found", "There is nothing at \(request.path).", hint: "/openapi.json lists what there is.")
+        throw APIError(nothingAt: request)
     }
 
     /// Times and kinds; never the rules themselves.
@@ -357,30 +269,8 @@ extension QueryService {
         ]
         if asked.rules != nil { words.append("other rules") }
         if asked.prices != nil { words.append("other prices") }
+        if let workspace = asked.workspace { words.append("workspace \(workspace)") }
         if asked.isDryRun { words.append("dry run") }
         return words.joined(separator: ", ")
-    }
-
-    private func asking<Answer>(_ body: () throws -> Answer) throws(APIError) -> Answer {
-        do {
-            return try body()
-        } catch let refusal as ReplayRefusal {
-            throw APIError(refusal)
-        } catch {
-            throw APIError(QueryError(reading: error))
-        }
-    }
-}
-
-extension APIError {
-    fileprivate init(_ refusal: ReplayRefusal) {
-        let (status, code) =
-            switch refusal.kind {
-            case .mistaken: (400, "invalid_rules")
-            case .impossible: (422, "invalid_replay")
-            case .conflict: (409, "conflict")
-            case .unknown: (404, "not_found")
-            }
-        self.init(status, code, refusal.message, hint: refusal.hint)
     }
 }

@@ -14,11 +14,14 @@ package typealias Reprice = @Sendable (RequestEvent) -> (cost: NanoUSD, version:
 package struct Repricing: Sendable {
     package var from: EventTime
     package var to: EventTime
+    /// nil: of all.
+    package var workspace: String?
     package var reprice: Reprice
 
-    package init(from: EventTime, to: EventTime, reprice: @escaping Reprice) {
+    package init(from: EventTime, to: EventTime, workspace: String? = nil, reprice: @escaping Reprice) {
         self.from = from
         self.to = to
+        self.workspace = workspace
         self.reprice = reprice
     }
 }
@@ -38,7 +41,7 @@ package struct EventRefold {
     private var seriesOfStored: [Int64: Int32] = [:]
 
     /// - `normalizer`: any that has the key of hashed values.
-    /// - `reprice`: applied to the events of the plan's range.
+    /// - `reprice`: applied to the events that the plan changes.
     /// - `repriced`: what earlier replays have made of costs, the latest last; a stored event has it already.
     package init(
         _ plan: ReplayPlan, normalizer: Normalizer, before: RulesTimeline, after: RulesTimeline, reprice: Reprice?,
@@ -89,7 +92,7 @@ package struct EventRefold {
         let status = old.metadataStatus == .truncated ? .ok : old.metadataStatus
         let (raw, metadata, conflicts) = normalize(event, status)
         var (cost, priceVersion) = (old.cost, old.priceVersion)
-        if let reprice, old.time >= plan.from, old.time < plan.to, old.usageSource == .response {
+        if let reprice, plan.changes(old.time, of: event.series.workspace), old.usageSource == .response {
             let price = reprice(full(event))
             cost = price?.cost
             priceVersion = price?.version ?? ""
@@ -119,44 +122,51 @@ package struct EventRefold {
     package mutating func add(_ fields: EventFields, _ bytes: UnsafeRawBufferPointer) {
         let (time, status) = (fields.time, fields.metadataStatus)
         let raw = UnsafeRawBufferPointer(rebasing: bytes[fields.metadataRaw.range])
-        let new = Self.normalize(raw, status, at: time, &after)
+        let workspace = String(decoding: UnsafeRawBufferPointer(rebasing: bytes[fields.workspace.range]), as: UTF8.self)
+        let new = Self.normalize(raw, status, at: time, of: workspace, &after)
         var priced = fields
         var isChanged = false
         var staysFiled = true
         if fields.usageSource == .response {
             func cost(_ reprice: Reprice) -> NanoUSD? { reprice(RequestEvent(fields, in: bytes))?.cost }
-            if let earlier = repriced.last(where: { $0.from <= time && time < $0.to }) {
+            if let earlier = repriced.last(where: {
+                $0.from <= time && time < $0.to && ($0.workspace ?? workspace) == workspace
+            }) {
                 priced.cost = cost(earlier.reprice)
             }
             let old = priced.cost
-            if let reprice, plan.from <= time, time < plan.to { priced.cost = cost(reprice) }
+            if let reprice, plan.changes(time, of: workspace) { priced.cost = cost(reprice) }
             isChanged = priced.cost != old
         }
-        if plan.rules != nil, plan.from <= time, time < plan.to {
-            let old = Self.normalize(raw, status, at: time, &before)
+        if plan.rules != nil, plan.changes(time, of: workspace) {
+            let old = Self.normalize(raw, status, at: time, of: workspace, &before)
             staysFiled = old.extra == new.extra
             isChanged = isChanged || old.set != new.set || old.extra != new.extra || old.status != new.status
         }
         if isChanged { step.changed += 1 }
-        let workspace = String(decoding: UnsafeRawBufferPointer(rebasing: bytes[fields.workspace.range]), as: UTF8.self)
         let filing = admission.admit(new.set, of: workspace, in: Grain.hour.bucket(of: time)) { _, _ in nil }
         let series = folder.add(priced, bytes: bytes, set: filing?.set ?? new.set)
         addEntities(of: workspace, new.extra, priced, series, staysFiled: staysFiled)
     }
 
     private static func normalize(
-        _ raw: UnsafeRawBufferPointer, _ status: MetadataStatus, at time: EventTime, _ eras: inout RulesEras
+        _ raw: UnsafeRawBufferPointer, _ status: MetadataStatus, at time: EventTime, of workspace: String,
+        _ eras: inout RulesEras
     ) -> NormalizedMetadata {
-        guard let kept = eras.redact(raw, at: time) else { return eras.normalize(raw: raw, status: status, at: time) }
-        return eras.normalize(raw: kept, status: status, at: time)
+        let line = eras.line(of: workspace)
+        guard let kept = eras.redact(raw, at: time, line: line) else {
+            return eras.normalize(raw: raw, status: status, at: time, line: line)
+        }
+        return eras.normalize(raw: kept, status: status, at: time, line: line)
     }
 
     private mutating func addEntities(
         of workspace: String, _ extra: [UInt8], _ fields: EventFields, _ series: Int32, staysFiled: Bool
     ) {
         let hour = Grain.hour.bucket(of: fields.time)
-        let entities = after.entities(at: fields.time)
-        let staysFiled = staysFiled && entities == before.entities(at: fields.time)
+        let entities = after.entities(at: fields.time, line: after.line(of: workspace))
+        let staysFiled =
+            staysFiled && entities == before.entities(at: fields.time, line: before.line(of: workspace))
         entities.each(of: extra) { set in
             var counted = set
             if staysFiled {
@@ -203,18 +213,20 @@ package struct EventRefold {
         _ event: ReplayEvent, _ status: MetadataStatus
     ) -> (raw: [UInt8]?, metadata: NormalizedMetadata, conflicts: UInt32) {
         let (old, series) = (event.stored.event, event.series)
+        let (then, now) = (before.line(of: series.workspace), after.line(of: series.workspace))
         return old.metadataRaw.withUnsafeBytes { raw in
             // What the proxy has counted of conflicts stays; what normalization has counted is counted anew.
             var others: UInt32 = 0
             if old.metadataConflicts > 0 {
-                others = old.metadataConflicts &- before.normalize(raw: raw, status: status, at: old.time).conflicts
+                let counted = before.normalize(raw: raw, status: status, at: old.time, line: then).conflicts
+                others = old.metadataConflicts &- counted
             }
-            let kept = after.redact(raw, at: old.time)
+            let kept = after.redact(raw, at: old.time, line: now)
             var new =
                 if let kept {
-                    after.normalize(raw: kept, status: status, at: old.time)
+                    after.normalize(raw: kept, status: status, at: old.time, line: now)
                 } else {
-                    after.normalize(raw: raw, status: status, at: old.time)
+                    after.normalize(raw: raw, status: status, at: old.time, line: now)
                 }
             let hour = Grain.hour.bucket(of: old.time)
             if SetText.isFiled(new.set, new.extra, as: series.set, event.stored.extra) {

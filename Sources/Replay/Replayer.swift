@@ -205,7 +205,8 @@ package struct Replayer {
     ) throws(RollupStoreError) -> EventRefold {
         let before = try store.timeline(without: replay.id)
         var after = before
-        if let rules = replay.plan.rules { after.overlay(rules, from: replay.plan.from, to: replay.plan.to) }
+        let plan = replay.plan
+        if let rules = plan.rules { after.overlay(rules, from: plan.from, to: plan.to, of: plan.workspace) }
         return try EventRefold(
             replay.plan, normalizer: normalizer, before: before, after: after, reprice: reprice, repriced: repriced)
     }

@@ -91,9 +91,12 @@ package struct ReplayPlan: Sendable, Equatable {
     package var prices: String?
     /// The end is for looking only: it is never swapped in.
     package var isDryRun: Bool
+    /// Whose events are put under them; nil: those of all workspaces. The rollups of all are built in either case.
+    package var workspace: String?
 
     package init(
-        asked: String, from: EventTime, to: EventTime, rules: RulesText?, prices: String?, isDryRun: Bool
+        asked: String, from: EventTime, to: EventTime, rules: RulesText?, prices: String?, isDryRun: Bool,
+        workspace: String? = nil
     ) {
         self.asked = asked
         self.from = from
@@ -101,6 +104,12 @@ package struct ReplayPlan: Sendable, Equatable {
         self.rules = rules
         self.prices = prices
         self.isDryRun = isDryRun
+        self.workspace = workspace
+    }
+
+    /// Whether an event is put under the plan's rules and prices.
+    package func changes(_ time: EventTime, of workspace: String) -> Bool {
+        from <= time && time < to && (self.workspace ?? workspace) == workspace
     }
 
     /// The whole UTC days whose rollups are built: `begin <= time < end`.
@@ -494,7 +503,8 @@ extension StoredReplay {
         RollupStoreError(
             code: .configuration, tried: "replay from \(RFC3339.precise(plan.begin))",
             reason: "events before \(RFC3339.precise(keptFrom)) are past their retention",
-            next: "Begin at or after that instant; whole UTC days are built.")
+            next: "Begin at or after that instant; whole UTC days are built."
+                + (plan.workspace == nil ? "" : " A replay of one workspace reads no log; one of all of them does."))
     }
 
     package static func overlapping(_ other: StoredReplay) -> RollupStoreError {
@@ -512,19 +522,5 @@ extension RollupStoreError {
     package static func reading(_ error: any Error) -> RollupStoreError {
         error as? RollupStoreError
             ?? RollupStoreError(code: .corrupt, tried: "read the store", reason: "\(error)", next: "Look at the store.")
-    }
-}
-
-extension RulesTimeline {
-    /// With other rules from `from` up to `to`.
-    package mutating func overlay(_ rules: RulesText, from: EventTime, to: EventTime) {
-        guard from < to, let after = entries.last(where: { $0.from <= to })?.rules ?? entries.first?.rules else {
-            return
-        }
-        var changed = entries.filter { $0.from < from || $0.from >= to }
-        changed.append(Entry(from: from, rules: rules))
-        if !changed.contains(where: { $0.from == to }) { changed.append(Entry(from: to, rules: after)) }
-        changed.sort { $0.from < $1.from }
-        entries = changed
     }
 }

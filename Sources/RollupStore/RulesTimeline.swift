@@ -38,6 +38,8 @@ package struct RulesTimeline: Sendable, Equatable {
 
     /// Ascending by time; empty until the first consumer has come.
     package var entries: [Entry]
+    /// The same of workspaces that were put under rules of their own for some time, by a replay of theirs alone.
+    package private(set) var workspaces: [String: [Entry]] = [:]
     /// Another one after each change; 0: no entry yet.
     package var version: Int64
 
@@ -46,11 +48,32 @@ package struct RulesTimeline: Sendable, Equatable {
         self.version = version
     }
 
-    /// Those that hold at some instant with `from <= time < to`.
-    package func entries(from: EventTime, to: EventTime) -> ArraySlice<Entry> {
+    /// Those that hold for a workspace (nil: for one that has none of its own) at some instant with `from <= time < to`.
+    package func entries(from: EventTime, to: EventTime, of workspace: String? = nil) -> ArraySlice<Entry> {
+        let entries = workspace.flatMap { workspaces[$0] } ?? entries
         let first = entries.lastIndex { $0.from <= from } ?? entries.startIndex
         let end = entries.firstIndex { $0.from >= to } ?? entries.endIndex
         return entries[first..<max(first, end)]
+    }
+
+    /// With other rules from `from` up to `to`, of one workspace (nil: of all).
+    package mutating func overlay(_ rules: RulesText, from: EventTime, to: EventTime, of workspace: String? = nil) {
+        if let workspace {
+            workspaces[workspace] = Self.overlaid(workspaces[workspace] ?? entries, rules, from: from, to: to)
+        } else {
+            entries = Self.overlaid(entries, rules, from: from, to: to)
+            workspaces = workspaces.mapValues { Self.overlaid($0, rules, from: from, to: to) }
+        }
+    }
+
+    private static func overlaid(_ entries: [Entry], _ rules: RulesText, from: EventTime, to: EventTime) -> [Entry] {
+        guard from < to, let after = entries.last(where: { $0.from <= to })?.rules ?? entries.first?.rules else {
+            return entries
+        }
+        var changed = entries.filter { $0.from < from || $0.from >= to }
+        changed.append(Entry(from: from, rules: rules))
+        if !changed.contains(where: { $0.from == to }) { changed.append(Entry(from: to, rules: after)) }
+        return changed.sorted { $0.from < $1.from }
     }
 
     /// What a writer says to a batch that was made under another timeline.

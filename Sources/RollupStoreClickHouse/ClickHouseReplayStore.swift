@@ -60,7 +60,8 @@ package final class ClickHouseReplayStore: ReplayStore {
             let plan = ReplayPlan(
                 asked: text.asked, from: replay.from, to: replay.to,
                 rules: replay.rules.isEmpty ? nil : try rules.rules(replay.rules),
-                prices: text.prices.isEmpty ? nil : text.prices, isDryRun: replay.isDryRun)
+                prices: text.prices.isEmpty ? nil : text.prices, isDryRun: replay.isDryRun,
+                workspace: replay.workspace.isEmpty ? nil : replay.workspace)
             all.append(StoredReplay(replay, plan))
         }
         return all

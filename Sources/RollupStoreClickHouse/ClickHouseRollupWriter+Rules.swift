@@ -86,7 +86,9 @@ extension RulesTimeline {
                 Entry(from: EventTime(microseconds: entry.from), rules: try texts.rules(entry.fingerprint)))
         }
         for replay in state.live(without: without) where !replay.rules.isEmpty {
-            timeline.overlay(try texts.rules(replay.rules), from: replay.from, to: replay.to)
+            timeline.overlay(
+                try texts.rules(replay.rules), from: replay.from, to: replay.to,
+                of: replay.workspace.isEmpty ? nil : replay.workspace)
         }
         return timeline
     }

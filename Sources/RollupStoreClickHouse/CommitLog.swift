@@ -31,7 +31,7 @@ enum CommitLog {
         "replay_generations", "replay_states", "replay_numbers", "replay_from_us", "replay_to_us", "replay_rules",
         "replay_are_dry_runs", "replay_epochs", "replay_cursor_times_us", "replay_cursor_ids", "replay_are_scanned",
         "replay_scanned", "replay_totals", "replay_changed", "replay_created_us", "replay_swapped_us", "replay_ranks",
-        "replay_turns", "replay_log_scans",
+        "replay_turns", "replay_log_scans", "replay_workspaces",
     ]
 
     private static let columns =
@@ -123,6 +123,7 @@ enum CommitLog {
         block.array("replay_ranks", replays.map(\.rank))
         block.array("replay_turns", replays.map(\.turns))
         block.array("replay_log_scans", replays.map { $0.log?.text ?? "" })
+        block.array("replay_workspaces", replays.map(\.workspace))
     }
 
     private static func replays(_ answer: inout Answer, _ slot: Int64) throws(RollupStoreError) -> [StoreState.Replay] {
@@ -144,11 +145,16 @@ enum CommitLog {
         var turns: [[Int64]] = []
         for _ in 0..<2 { turns.append(try integers(&answer)) }
         var logs = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
+        var workspaces = try answer.array { (answer) throws(RollupStoreError) in try answer.text() }
         // A slot of before there was such a column.
         if logs.isEmpty { logs = generations.map { _ in "" } }
+        if workspaces.isEmpty { workspaces = generations.map { _ in "" } }
         let lengths = [states, dryRuns, scannedFlags].map(\.count) + (early + counts + turns + [epochs]).map(\.count)
         let sizes = Set(
-            lengths + [rules.count, cursorTimes.count, cursorIDs.count, swapped.count, logs.count, generations.count])
+            lengths + [
+                rules.count, cursorTimes.count, cursorIDs.count, swapped.count, logs.count, workspaces.count,
+                generations.count,
+            ])
         guard sizes.count == 1, states.allSatisfy({ Int($0) < replayStates.count }) else {
             throw uneven(slot, "read the replays")
         }
@@ -158,7 +164,8 @@ enum CommitLog {
                 StoreState.Replay(
                     generation: generations[index], state: replayStates[Int(states[index])], number: early[0][index],
                     from: EventTime(microseconds: early[1][index]), to: EventTime(microseconds: early[2][index]),
-                    rules: rules[index], isDryRun: dryRuns[index] != 0, epoch: epochs[index],
+                    rules: rules[index], workspace: workspaces[index], isDryRun: dryRuns[index] != 0,
+                    epoch: epochs[index],
                     cursor: cursorTimes[index].map {
                         EventPlace(time: EventTime(microseconds: $0), id: cursorIDs[index])
                     },

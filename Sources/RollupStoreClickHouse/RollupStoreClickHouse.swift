@@ -24,8 +24,8 @@ package struct ClickHouseRollupStore: Sendable {
         package init() {}
     }
 
-    /// 2: rollups by entity, and replays that read the log.
-    static let schemaVersion: UInt32 = 2
+    /// 2: rollups by entity, and replays that read the log. 3: replays of one workspace.
+    static let schemaVersion: UInt32 = 3
 
     package let location: ClickHouseLocation
     package let reader: ClickHouseRollupReader

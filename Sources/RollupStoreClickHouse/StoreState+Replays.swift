@@ -15,6 +15,8 @@ extension StoreState {
         var to: EventTime
         /// Fingerprint; empty: none of its own.
         var rules: String
+        /// Whose events are changed; empty: those of all.
+        var workspace: String
         var isDryRun: Bool
         var epoch: Int64
         var cursor: EventPlace?
@@ -72,8 +74,9 @@ extension StoreState {
         replays.append(
             Replay(
                 generation: generation, state: .building, number: number, from: plan.from, to: plan.to,
-                rules: plan.rules?.fingerprint ?? "", isDryRun: plan.isDryRun, epoch: 1, cursor: nil, log: log,
-                isScanned: false, scanned: 0, total: total, changed: 0, created: now, swapped: nil, rank: 0, turns: 0))
+                rules: plan.rules?.fingerprint ?? "", workspace: plan.workspace ?? "", isDryRun: plan.isDryRun,
+                epoch: 1, cursor: nil, log: log, isScanned: false, scanned: 0, total: total, changed: 0, created: now,
+                swapped: nil, rank: 0, turns: 0))
         return generation
     }
 

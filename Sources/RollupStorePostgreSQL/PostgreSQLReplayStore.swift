@@ -110,13 +110,14 @@ package final class PostgreSQLReplayStore: ReplayStore {
             parameters.add((scan?.total ?? 0) + total)
             parameters.add(now.microseconds)
             parameters.add(texts: [scan?.text ?? ""])
+            parameters.add(plan.workspace.map { Array($0.utf8) })
             let made = try connection.query(
                 """
                 INSERT INTO replays (generation, state, asked, from_us, to_us, begin_us, end_us, rules, prices,
-                    is_dry_run, epoch, total, created_us, log_scan)
+                    is_dry_run, epoch, total, created_us, log_scan, workspace)
                 VALUES ((SELECT coalesce(max(generation), 1) + 1 FROM replays), 'building', $1::bytea, $2::bigint,
                     $3::bigint, $4::bigint, $5::bigint, $6::text, $7::bytea, $8::boolean, 1, $9::bigint, $10::bigint,
-                    ($11::text[])[1])
+                    ($11::text[])[1], $12::bytea)
                 RETURNING generation
                 """, parameters)
             return try Self.find(made.integer(0, 0), connection)
@@ -530,7 +531,7 @@ extension StoredReplay {
             """
             SELECT p.generation, p.state, p.asked, p.from_us, p.to_us, p.rules, r.text, p.prices, p.is_dry_run, p.epoch,
                 p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us,
-                p.log_scan
+                p.log_scan, p.workspace
             FROM replays p LEFT JOIN rules r ON r.fingerprint = p.rules ORDER BY p.generation DESC
             """)
         var all: [StoredReplay] = []
@@ -539,7 +540,8 @@ extension StoredReplay {
             let rules = rows.isNull(row, 5) ? nil : RulesText(fingerprint: rows.text(row, 5), text: rows.text(row, 6))
             let plan = ReplayPlan(
                 asked: rows.text(row, 2), from: time(3), to: time(4), rules: rules,
-                prices: rows.isNull(row, 7) ? nil : rows.text(row, 7), isDryRun: rows.integer(row, 8) != 0)
+                prices: rows.isNull(row, 7) ? nil : rows.text(row, 7), isDryRun: rows.integer(row, 8) != 0,
+                workspace: rows.isNull(row, 19) ? nil : rows.text(row, 19))
             let cursor =
                 rows.isNull(row, 11) ? nil : EventPlace(time: time(10), id: EventID(rows.bytes(row, 11)))
             let log = try ServerFailure.passing { () throws(RollupStoreError) in

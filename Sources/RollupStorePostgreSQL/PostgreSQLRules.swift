@@ -112,14 +112,15 @@ extension RulesTimeline {
         }
         let replays = try connection.query(
             """
-            SELECT p.generation, p.from_us, p.to_us, p.rules, r.text
+            SELECT p.generation, p.from_us, p.to_us, p.rules, r.text, p.workspace
             FROM replays p JOIN rules r ON r.fingerprint = p.rules WHERE p.state = 'live' ORDER BY p.rank
             """)
         for row in 0..<replays.count where replays.integer(row, 0) != without {
             timeline.overlay(
                 RulesText(fingerprint: replays.text(row, 3), text: replays.text(row, 4)),
                 from: EventTime(microseconds: replays.integer(row, 1)),
-                to: EventTime(microseconds: replays.integer(row, 2)))
+                to: EventTime(microseconds: replays.integer(row, 2)),
+                of: replays.isNull(row, 5) ? nil : replays.text(row, 5))
         }
         return timeline
     }

@@ -78,9 +78,9 @@ package final class SQLiteReplayStore: ReplayStore {
             let insert = try connection.statement(
                 """
                 INSERT INTO replays (generation, state, asked, from_us, to_us, begin_us, end_us, rules, prices,
-                    is_dry_run, epoch, total, created_us, log_scan)
+                    is_dry_run, epoch, total, created_us, log_scan, workspace)
                 VALUES ((SELECT coalesce(max(generation), 1) + 1 FROM replays), 'building', ?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                    ?8, 1, ?9, ?10, ?11)
+                    ?8, 1, ?9, ?10, ?11, ?12)
                 """)
             insert.bind(1, copying: plan.asked)
             insert.bind(2, plan.from.microseconds)
@@ -93,6 +93,7 @@ package final class SQLiteReplayStore: ReplayStore {
             insert.bind(9, (scan?.total ?? 0) + (try total(plan, from: log?.until, connection)))
             insert.bind(10, now.microseconds)
             insert.bind(11, copying: scan?.text ?? "")
+            if let workspace = plan.workspace { insert.bind(12, copying: workspace) } else { insert.bind(12, nil) }
             try insert.run()
             return try find(connection.lastRowID, connection)
         }
@@ -460,7 +461,7 @@ extension StoredReplay {
             """
             SELECT p.generation, p.state, p.asked, p.from_us, p.to_us, p.rules, r.text, p.prices, p.is_dry_run, p.epoch,
                 p.cursor_time_us, p.cursor_id, p.is_scanned, p.scanned, p.total, p.changed, p.created_us, p.swapped_us,
-                p.log_scan
+                p.log_scan, p.workspace
             FROM replays p LEFT JOIN rules r ON r.fingerprint = p.rules ORDER BY p.generation DESC
             """)
         defer { rows.reset() }
@@ -470,7 +471,7 @@ extension StoredReplay {
             let plan = ReplayPlan(
                 asked: rows.text(2), from: EventTime(microseconds: rows.integer(3)),
                 to: EventTime(microseconds: rows.integer(4)), rules: rules, prices: rows.isNull(7) ? nil : rows.text(7),
-                isDryRun: rows.integer(8) != 0)
+                isDryRun: rows.integer(8) != 0, workspace: rows.isNull(19) ? nil : rows.text(19))
             let cursor = rows.optionalInteger(10).map {
                 EventPlace(time: EventTime(microseconds: $0), id: EventID(stored: rows.bytes(11)))
             }

@@ -95,15 +95,16 @@ extension RulesTimeline {
         }
         let replays = try connection.statement(
             """
-            SELECT p.generation, p.from_us, p.to_us, p.rules, r.text FROM replays p JOIN rules r ON r.fingerprint = p.rules
-            WHERE p.state = 'live' ORDER BY p.rank
+            SELECT p.generation, p.from_us, p.to_us, p.rules, r.text, p.workspace
+            FROM replays p JOIN rules r ON r.fingerprint = p.rules WHERE p.state = 'live' ORDER BY p.rank
             """)
         defer { replays.reset() }
         while try replays.step() {
             if replays.integer(0) == without { continue }
             timeline.overlay(
                 RulesText(fingerprint: replays.text(3), text: replays.text(4)),
-                from: EventTime(microseconds: replays.integer(1)), to: EventTime(microseconds: replays.integer(2)))
+                from: EventTime(microseconds: replays.integer(1)), to: EventTime(microseconds: replays.integer(2)),
+                of: replays.isNull(5) ? nil : replays.text(5))
         }
         return timeline
     }

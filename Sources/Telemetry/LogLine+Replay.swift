@@ -1,9 +1,10 @@
 // What is written of replays that the API runs, and of who asked for them.
 
 extension LogLine {
-    /// The audit log: one line for each request that would start, end or take back a replay, refused ones too.
+    /// The audit log: one line for each request that would start, end or take back a replay, or send dead letters again
+    /// or give them up, refused ones too.
     ///
-    /// - `replay`: nil where none came of it, or none of that number is there.
+    /// - `replay`: nil where none came of it, or it is about none.
     /// - `key`: the id of the API key; empty where nobody is asked for one, or an unknown one came.
     package static func audit(
         action: String, replay: Int64?, key: String, workspace: String, status: Int, detail: String, requestID: String

@@ -302,18 +302,83 @@ extension PipelineTests {
                 #expect(try get(path, asks.key) == 403, "\(path)")
                 #expect([200, 404].contains(try get(path, admin.key)), "\(path)")
             }
-            for path in ["/v1/replays", "/v1/replays/2/cancel", "/v1/replays/2/resume", "/v1/replays/2/revert"] {
+            for path in [
+                "/v1/replays", "/v1/replays/2/cancel", "/v1/replays/2/resume", "/v1/replays/2/revert",
+                "/v1/dead-letters/redrive", "/v1/dead-letters/discard",
+            ] {
                 #expect(try post(pipeline, path, [:]).status == 401, "\(path)")
                 #expect(try post(pipeline, path, [:], key: asks.key).status == 403, "\(path)")
                 #expect([404, 422].contains(try post(pipeline, path, [:], key: admin.key).status), "\(path)")
             }
             let lines = pipeline.errors(of: .up).split(separator: "\n").compactMap { try? JSONValue.parse(String($0)) }
             let audit = lines.filter { $0["code"]?.string == "api_audit" }
-            #expect(audit.count == 12)
+            #expect(audit.count == 18)
             #expect(audit.filter { $0["key"]?.string == asks.id }.allSatisfy { $0["status"]?.integer == 403 })
-            #expect(audit.count { $0["key"]?.string == admin.id && $0["workspace"]?.string == "w" } == 4)
+            #expect(audit.count { $0["key"]?.string == admin.id && $0["workspace"]?.string == "w" } == 6)
             try pipeline.stopAll()
             for key in [asks, admin] { #expect(try pipeline.work.files(containing: key.key).isEmpty) }
+        }
+
+        @Test(
+            "Of one workspace: over HTTP, by the command, late events included; others stay", .timeLimit(.minutes(3)))
+        func replaysOneWorkspace() throws {
+            let pipeline = try Pipeline("replay-workspace", rules: "version: 1")
+            try pipeline.start(.up)
+            func send(_ count: Int) throws {
+                let now = Int64(time(nil))
+                let lines = (0..<count).flatMap { index in
+                    let time = timestamp(now - 600 + Int64(index))
+                    return ["shop", "bank"].map {
+                        #"{"time":"\#(time)","workspace":"\#($0)","metadata":{"env":"prod"}}"# + "\n"
+                    }
+                }
+                try writeText("\(pipeline.work.path)/two.jsonl", lines.joined())
+                let loaded = try pipeline.command(["loadgen", "--from-file", "two.jsonl"])
+                #expect(loaded.status == 0, "\(loaded.errors)")
+            }
+            func counts(_ workspace: String) throws -> [String: Int64] {
+                let told = try pipeline.command(
+                    [
+                        "query", "--group-by", "metadata.env", "--measure", "requests", "--json", "--workspace",
+                        workspace,
+                    ])
+                let rows = try JSONValue.parse(told.output)["data"]?.array ?? []
+                return rows.reduce(into: [:]) { found, row in
+                    found[row["group"]?["metadata.env"]?.string ?? ""] = row["measures"]?["requests"]?.integer
+                }
+            }
+            func expect(_ shop: [String: Int64], _ bank: [String: Int64]) throws {
+                try waitUntil("both are counted so", seconds: 30, detail: { "\((try? counts("shop")) ?? [:])" }) {
+                    try counts("shop") == shop && counts("bank") == bank
+                }
+            }
+            try send(4)
+            try expect(["prod": 4], ["prod": 4])
+            let started = try start(pipeline, ["rules": .string(Self.newRules), "workspace": "shop"])
+            #expect(started.status == 202, "\(started.text)")
+            let id = try number(started)
+            let done = try wait(pipeline, id, "answers") { $0["state"]?.string == "live" }
+            #expect(done["workspace"]?.string == "shop" && done["changed_events"]?.integer == 4)
+            try expect(["production": 4], ["prod": 4])
+            // Late, of the time that was replayed.
+            try send(2)
+            try expect(["production": 6], ["prod": 6])
+            #expect(try post(pipeline, "/v1/replays/\(id)/revert").status == 202)
+            try expect(["prod": 6], ["prod": 6])
+
+            try writeText("\(pipeline.work.path)/new.yaml", Self.newRules)
+            let words = ["replay", "--from", timestamp(Int64(time(nil)) - 3_600), "--rules", "new.yaml"]
+            let dry = try pipeline.command(words + ["--workspace", "bank", "--dry-run", "--json"])
+            #expect(try JSONValue.parse(dry.output)["changed_events"]?.integer == 6, "\(dry.errors)")
+            let ran = try pipeline.command(words + ["--workspace", "bank"])
+            #expect(ran.status == 0, "\(ran.errors)")
+            try expect(["prod": 6], ["production": 6])
+            #expect(try pipeline.command(["replay", "list"]).output.contains("bank"))
+            let both = try pipeline.command(words + ["--workspace", "bank", "--source", "log"])
+            #expect(both.status == 2 && both.errors.contains("exclude each other"), "\(both.errors)")
+            let odd = try start(pipeline, ["workspace": ""])
+            #expect(odd.status == 422 && error(odd).contains("workspace is not"), "\(odd.text)")
+            try pipeline.stopAll()
         }
 
         @Test("Dead letters are listed by page and filter, and shown whole", .timeLimit(.minutes(2)))
@@ -356,6 +421,110 @@ extension PipelineTests {
             }
             #expect(try ask(pipeline.apiPort, "GET", "/v1/dead-letters/nowhere").status == 404)
             #expect(try ask(pipeline.apiPort, "GET", "/v1/dead-letters/a%2F0%2F1").status == 404)
+            try pipeline.stopAll()
+        }
+
+        @Test("Dead letters are sent again and given up over HTTP, as by the commands", .timeLimit(.minutes(2)))
+        func changesDeadLetters() throws {
+            let pipeline = try Pipeline("dead-letters-change")
+            try pipeline.start(.up)
+            try pipeline.fileDeadLetters(5)
+            func letters(_ query: String = "") throws -> [JSONValue] {
+                let response = try ask(pipeline.apiPort, "GET", "/v1/dead-letters\(query)")
+                return try #require(try JSONValue.parse(response.body)["data"]?.array)
+            }
+            func bytes(_ id: String) throws -> [String?] {
+                let shown = try JSONValue.parse(
+                    ask(pipeline.apiPort, "GET", "/v1/dead-letters/\(percentEncoded(id))").body)
+                return [shown["key_hex"]?.string, shown["value_hex"]?.string]
+            }
+            func change(_ action: String, _ body: JSONValue) throws -> JSONValue {
+                let answered = try post(pipeline, "/v1/dead-letters/\(action)", body)
+                #expect(answered.status == 200, "\(answered.text)")
+                return try JSONValue.parse(answered.body)
+            }
+            let first = try #require(try letters().last?["id"]?.string)
+
+            // Sent as it came: it fails again for the same reason, at its new place.
+            let sent = try change("redrive", ["id": .string(first)])
+            #expect(sent == ["redriven": 1, "ids": [.string(first)], "more": false])
+            try waitUntil("it is a dead letter again", seconds: 30) { try letters().count == 6 }
+            let again = try #require(try letters().first?["id"]?.string)
+            #expect(again != first)
+            #expect(try bytes(again) == bytes(first) && bytes(first)[1]?.isEmpty == false)
+            #expect(try letters().first { $0["id"]?.string == first }?["redriven"]?.string != nil)
+            #expect(try change("redrive", ["id": .string(first)])["redriven"]?.integer == 0)
+
+            // Given up: the newest two, then the rest; what was sent again stays as it is.
+            let some = try change("discard", ["code": "time_out_of_range", "limit": 2])
+            #expect(some["discarded"]?.integer == 2 && some["more"]?.boolean == true)
+            #expect(some["ids"]?.array?.last?.string == again)
+            let rest = try change("discard", ["all": true])
+            #expect(rest["discarded"]?.integer == 3 && rest["more"]?.boolean == false)
+            #expect(try letters().count { $0["discarded"]?.string != nil } == 5)
+            #expect(try change("redrive", ["all": true])["redriven"]?.integer == 0)
+            let place = again.split(separator: "/").first.map(String.init) ?? ""
+            #expect(try change("redrive", ["source": .string(place), "again": true])["redriven"]?.integer == 6)
+            try waitUntil("they are dead letters again", seconds: 30) { try letters().count == 12 }
+
+            for (body, part) in [
+                ([:], "Nothing chooses"), (["id": "a/0/1", "code": "undecodable"], "id chooses one"),
+                (["id": "a/0"], "id is not"), (["code": "none"], "undecodable, unknown_kind"),
+                (["source": "a/b", "limit": 0, "x": 1], "source is not topic"), (["again": 1], "again is not"),
+            ] as [(JSONValue, String)] {
+                let refused = try post(pipeline, "/v1/dead-letters/redrive", body)
+                #expect(refused.status == 422 && error(refused).contains(part), "\(refused.text)")
+            }
+            #expect(try post(pipeline, "/v1/dead-letters/discard", ["all": true, "again": true]).status == 422)
+            #expect(try post(pipeline, "/v1/dead-letters/redrive", ["id": "a/0/1"]).status == 404)
+            let foreign = [("content-type", "application/json"), ("origin", "http://elsewhere.example")]
+            for action in ["redrive", "discard"] {
+                let refused = try post(pipeline, "/v1/dead-letters/\(action)", ["all": true], headers: foreign)
+                #expect(refused.status == 403)
+                #expect(try ask(pipeline.apiPort, "GET", "/v1/dead-letters/\(action)").status == 405)
+            }
+            try pipeline.expectReconciled()
+            let lines = pipeline.errors(of: .up).split(separator: "\n").compactMap { try? JSONValue.parse(String($0)) }
+            let audit = lines.filter { $0["code"]?.string == "api_audit" }
+            #expect(audit.first?["action"]?.string == "dead_letters_redrive")
+            #expect(audit.first?["detail"]?.string == "\(first): 1 redriven")
+            #expect(audit.contains { $0["detail"]?.string == "code time_out_of_range: 2 discarded" })
+            #expect(audit.contains { $0["detail"]?.string == "foreign_origin" && $0["status"]?.integer == 403 })
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "With Kafka the API sends to the topic; with the broker away, or no journal here, it says so",
+            .timeLimit(.minutes(3)))
+        func redrivesToKafka() throws {
+            let brokers = try WorkDirectory("kafka")
+            let kafka = try KafkaCluster(in: brokers.path)
+            let pipeline = try Pipeline("dead-letters-kafka", log: kafka.log)
+            for role in [Pipeline.Role.consumer, .api] { try pipeline.start(role) }
+            try pipeline.fileDeadLetters(3)
+            let sent = try post(pipeline, "/v1/dead-letters/redrive", ["all": true])
+            let answer = try JSONValue.parse(sent.body)
+            #expect(sent.status == 200 && answer["redriven"]?.integer == 3, "\(sent.text)")
+            func letters() throws -> [JSONValue] {
+                try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/dead-letters").body)["data"]?.array ?? []
+            }
+            try waitUntil("they are dead letters again", seconds: 30) { try letters().count == 6 }
+            #expect(try letters().count { $0["redriven"]?.string != nil } == 3)
+
+            try kafka.crash()
+            let away = try post(pipeline, "/v1/dead-letters/redrive", ["all": true])
+            #expect(away.status == 503 && error(away).contains("log_unavailable"), "\(away.text)")
+            #expect(error(away).contains("copies of one id count once"))
+            #expect(try letters().count { $0["redriven"]?.string != nil } == 3)
+            #expect(try post(pipeline, "/v1/dead-letters/discard", ["all": true]).status == 200)
+            try pipeline.stop(.api)
+            // An API whose configuration names a journal that is on another machine.
+            let elsewhereDirectory = "\(pipeline.work.path)/elsewhere"
+            try pipeline.start(.api, ["--log.kind", "journal", "--journal.directory", elsewhereDirectory])
+            let elsewhere = try post(pipeline, "/v1/dead-letters/redrive", ["all": true, "again": true])
+            #expect(elsewhere.status == 503, "\(elsewhere.text)")
+            #expect(error(elsewhere).contains("millrace dead-letters redrive"), "\(elsewhere.text)")
+            #expect(try run(["ls", pipeline.work.path], directory: "/").output.contains("elsewhere") == false)
             try pipeline.stopAll()
         }
     }

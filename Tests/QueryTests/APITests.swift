@@ -1,5 +1,6 @@
 // The API's answers, without sockets: requests in, responses out, on a store in memory.
 
+import Access
 import Events
 import HTTPTransport
 import JSONText
@@ -8,6 +9,7 @@ import QueryAPI
 import RecordLog
 import RollupStore
 import Rollups
+import Synchronization
 import Telemetry
 import Testing
 
@@ -432,4 +434,101 @@ private final class Lines: @unchecked Sendable {
     // Tests call the responder from one thread.
     private(set) var all: [LogLine] = []
     func append(_ line: LogLine) { all.append(line) }
+}
+
+/// Dead letters in memory, oldest first.
+private final class FakeArchive: DeadLetterArchive {
+    let letters: Mutex<[FiledDeadLetter]>
+
+    init(_ count: Int) {
+        letters = Mutex(
+            (0..<count).map { index in
+                FiledDeadLetter(
+                    source: RecordSource(
+                        partition: TopicPartition(topic: "t", partition: 0), offset: Offset(Int64(index))),
+                    time: EventTime(microseconds: Int64(index)), code: "undecodable", reason: "cut", keySize: 16,
+                    valueSize: 1, mark: nil)
+            })
+    }
+
+    func list(_ filter: DeadLetterFilter) -> [FiledDeadLetter] {
+        let chosen = letters.withLock { $0 }.reversed().filter { letter in
+            (filter.offset.map { letter.source.offset == $0 } ?? true)
+                && (filter.isMarked.map { (letter.mark != nil) == $0 } ?? true)
+        }
+        return Array(chosen.prefix(filter.limit))
+    }
+
+    func find(_ source: RecordSource) -> (letter: FiledDeadLetter, key: [UInt8], value: [UInt8])? {
+        letters.withLock { $0.first { $0.source == source } }.map { ($0, [], []) }
+    }
+
+    func markRedriven(_ sources: [RecordSource], at time: EventTime) { mark(sources, .redriven(time)) }
+
+    func markDiscarded(_ sources: [RecordSource], at time: EventTime) { mark(sources, .discarded(time)) }
+
+    private func mark(_ sources: [RecordSource], _ mark: DeadLetterMark) {
+        letters.withLock { letters in
+            for index in letters.indices where sources.contains(letters[index].source) { letters[index].mark = mark }
+        }
+    }
+}
+
+@Suite struct DeadLetterRouteTests {
+    private let archive = FakeArchive(5)
+
+    private func post(
+        _ action: String, _ body: String, scopes: AccessScopes = [.admin], redrive: Redrive? = { $0.count },
+        headers: [(name: String, value: String)] = [("content-type", "application/json")]
+    ) -> HTTPResponse {
+        let respond = QueryService.responder(
+            reader: FakeStore([]), authenticate: { _ in .allowed(workspace: "w", scopes: scopes, key: "k") },
+            metrics: APIMetrics(), registry: MetricsRegistry(), log: Log(role: "t") { _ in },
+            readiness: { Readiness(isReady: true) }, now: { EventTime(microseconds: 77) }, deadLetters: archive,
+            redrive: redrive)
+        return respond(
+            HTTPRequest(
+                method: "POST", path: "/v1/dead-letters/\(action)", query: "", headers: headers,
+                body: Array(body.utf8)))
+    }
+
+    @Test("The newest come first into a request, and are sent oldest first; more says that there are others")
+    func sendsInOrder() {
+        let order = Mutex<[Int64]>([])
+        let answer = post(
+            "redrive", #"{"all": true, "limit": 3}"#,
+            redrive: { sources in
+                order.withLock { $0 = sources.map(\.offset.value) }
+                return sources.count
+            }
+        ).tree
+        #expect(order.withLock { $0 } == [2, 3, 4])
+        #expect(answer == ["redriven": 3, "ids": ["t/0/2", "t/0/3", "t/0/4"], "more": true])
+    }
+
+    @Test("What the log did not take, and who may not, is said")
+    func refuses() {
+        let cut = post("redrive", #"{"all": true}"#, redrive: { $0.count - 2 })
+        #expect(cut.status == 503)
+        #expect(cut.tree["error"]?["message"]?.string == "The log took 3 of 5 records; they are marked.")
+        let isBusy: Redrive = { _ in throw ChangeRefusal(.conflict, "Busy.", hint: "Wait.") }
+        let busy = post("redrive", #"{"all": true}"#, redrive: isBusy)
+        #expect(busy.status == 409)
+        #expect(post("redrive", #"{"all": true}"#, redrive: nil).status == 404)
+        for action in ["redrive", "discard"] {
+            #expect(post(action, #"{"all": true}"#, scopes: [.query]).status == 403)
+            #expect(post(action, #"{"all": true}"#, headers: []).status == 415)
+            #expect(post(action, "{").status == 400)
+            #expect(post(action, #"{"all": false}"#).status == 422)
+            #expect(post(action, #"{"id": "t/0/9"}"#).status == 404)
+        }
+        #expect(archive.list(DeadLetterFilter()).allSatisfy { $0.mark == nil })
+    }
+
+    @Test("A discarded one is marked at the API's own time, once")
+    func discards() {
+        #expect(post("discard", #"{"id": "t/0/1"}"#).tree["ids"]?.array == ["t/0/1"])
+        #expect(post("discard", #"{"id": "t/0/1"}"#).tree["discarded"]?.integer == 0)
+        #expect(archive.list(DeadLetterFilter()).count { $0.discarded == EventTime(microseconds: 77) } == 1)
+    }
 }

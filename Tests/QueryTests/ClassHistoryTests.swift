@@ -55,6 +55,23 @@ import Testing
         }
     }
 
+    @Test("A workspace under rules of its own is answered by them, and others by theirs")
+    func asksTheRulesOfTheWorkspace() throws {
+        var store = store([(0, "identifier")])
+        let plain = try answer(store)
+        #expect(plain.plan.source == .events)
+        let own = RulesText(fingerprint: "own", text: #"{"version":1}"#)
+        store.timeline.overlay(own, from: EventTime(microseconds: Self.start), to: Self.end, of: "other")
+        #expect(try answer(store).plan.source == .events)
+        store.timeline.overlay(own, from: EventTime(microseconds: Self.start), to: Self.end, of: "default")
+        #expect(try answer(store).plan.source == .rollups)
+        let classes = try ["default", "third"].map { workspace in
+            try QueryEngine().keyClasses(of: ["user"], before: Self.end, workspace: workspace, snapshot: store)["user"]?
+                .name
+        }
+        #expect(classes == ["dimension", "identifier"])
+    }
+
     @Test("A change on the hour: days and hours before it, events after it")
     func changesOnTheHour() throws {
         let answer = try answer(store([(0, "dimension"), (30, "identifier")]))

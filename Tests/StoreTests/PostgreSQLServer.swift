@@ -212,6 +212,7 @@ final class PostgreSQLUnderTest: StoreUnderTest, Sendable {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (version: 9, sql: "ALTER TABLE replays DROP COLUMN workspace;"),
         (version: 8, sql: "ALTER TABLE replays DROP COLUMN log_scan;"),
         (
             version: 7,

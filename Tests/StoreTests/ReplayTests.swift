@@ -192,6 +192,15 @@ private struct Contents: Equatable {
 }
 
 extension Contents {
+    /// What there is of one workspace.
+    func of(_ workspace: String, _ log: [RequestEvent]) -> Contents {
+        let own = Set(log.filter { $0.workspace == workspace }.map(\.id))
+        var part = self
+        part.rollups.rows = rollups.rows.filter { $0.key.key.workspace == workspace }
+        part.events = events.filter { own.contains($0.key) }
+        return part
+    }
+
     /// Some of what differs, for a reader of a failure.
     func differences(from other: Contents) -> [String] {
         let texts = Set(events.keys).union(other.events.keys).filter { events[$0] != other.events[$0] }.map {
@@ -348,11 +357,12 @@ private final class Poll: Sendable {
 
 @Suite struct ReplayTests {
     private func plan(
-        _ number: Int?, from: Int64, to: Int64, prices: String? = nil, isDryRun: Bool = false
+        _ number: Int?, from: Int64, to: Int64, prices: String? = nil, isDryRun: Bool = false, workspace: String? = nil
     ) throws -> ReplayPlan {
         ReplayPlan(
-            asked: "\(number ?? -1) \(from) \(to) \(prices ?? "") \(isDryRun)", from: at(from), to: at(to),
-            rules: try number.map { try RulesText(rules($0)) }, prices: prices, isDryRun: isDryRun)
+            asked: "\(number ?? -1) \(from) \(to) \(prices ?? "") \(isDryRun) \(workspace ?? "")", from: at(from),
+            to: at(to), rules: try number.map { try RulesText(rules($0)) }, prices: prices, isDryRun: isDryRun,
+            workspace: workspace)
     }
 
     private func replayer(
@@ -805,6 +815,113 @@ private final class Poll: Sendable {
         ingest.close()
     }
 
+    /// Its own events come out as of an ingest from the start under other rules, those of others as of one under theirs,
+    /// late ones of both included.
+    @Test(arguments: StoreKind.replaying, [201, 202] as [UInt64])
+    func ofOneWorkspaceTheOthersStayToTheBit(_ kind: StoreKind, _ seed: UInt64) throws {
+        var random = Random(seed: seed)
+        let store = try kind.make()
+        let log = sampleEvents(kind.few(1_200), &random)
+        let (from, to) = (begin + 7 * hour, begin + 40 * hour + 77)
+        let ingest = try Ingesting(store, log)
+        while ingest.next < kind.few(600) { try ingest.apply(kind.few(90)) }
+        let old = try Contents(store)
+        var replays = try store.replays()
+        func wanted(_ number: Int?) throws -> Contents {
+            try fromTheStart(kind, log, other: number, from: from, to: to)
+        }
+        /// By workspace, the day rows of a replay against those that answer.
+        func differences(_ built: StoredReplay) throws -> [String: [ReplayDifference.Change]] {
+            var differences: [String: ReplayDifference] = [:]
+            for (generation, isAfter) in [(nil, false), (built.id, true)] as [(Int64?, Bool)] {
+                try replays.rows(of: generation, built, .day) { row, key in
+                    differences[key.workspace, default: ReplayDifference()].add(row, key, isAfter: isAfter)
+                }
+            }
+            return differences.mapValues(\.changes)
+        }
+
+        // A dry run finds changes of the one workspace alone.
+        let dry = try replays.begin(
+            try plan(1, from: from, to: to, isDryRun: true, workspace: "other"), now: at(begin))
+        let days = log[..<ingest.next].filter { $0.time >= dry.plan.begin && $0.time < dry.plan.end }
+        #expect(dry.plan.workspace == "other" && dry.total == Int64(Set(days.map(\.id)).count))
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
+        guard case .built(let built) = try replayer.run(dry, reprice: nil) else {
+            Issue.record("it was not built")
+            return
+        }
+        let found = try differences(built)
+        #expect(found["other"]?.isEmpty == false && found["default"] == [])
+        let mine = log.filter { $0.workspace == "other" && $0.time >= at(from) && $0.time < at(to) }
+        #expect(built.changed > 0 && built.changed <= Int64(Set(mine.map(\.id)).count))
+        _ = try replays.cancel(built.id)
+        try replayer.sweep()
+        #expect(try Contents(store) == old)
+
+        let begun = try replays.begin(try plan(1, from: from, to: to, workspace: "other"), now: at(begin))
+        #expect(try replays.list().first?.plan == begun.plan)
+        // Another workspace of the same days waits all the same: generations are of whole days.
+        #expect(throws: RollupStoreError.self) {
+            _ = try replays.begin(try plan(1, from: from, to: to, workspace: "default"), now: at(begin))
+        }
+        var failure: (any Error)?
+        var live = try self.replayer(store, stepEvents: kind.few(50)) {
+            do { if ingest.next < kind.few(900) { try ingest.apply(kind.few(Int(random.next() % 40))) } } catch {
+                failure = error
+            }
+            return failure != nil
+        }
+        guard case .swapped(let done) = try live.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in: \(failure.debugDescription)")
+            return
+        }
+        while ingest.next < log.count { try ingest.apply(kind.few(90)) }
+        let (changed, kept) = (try wanted(1), try wanted(nil))
+        #expect(changed.of("other", log) != kept.of("other", log))
+        let after = try Contents(store)
+        #expect(after.of("other", log) == changed.of("other", log))
+        #expect(after.of("default", log) == kept.of("default", log))
+        let timeline = try store.reader.read { try $0.rulesTimeline() }
+        func names(_ workspace: String) -> [RulesText] {
+            timeline.entries(from: at(from), to: at(to), of: workspace).map(\.rules)
+        }
+        #expect(try names("other") == [RulesText(rules(1))])
+        #expect(try names("default") == [RulesText(rules(0))])
+
+        // On top of it nothing changes under the rules of each one's time, and other prices change one workspace's costs.
+        func run(_ plan: ReplayPlan, _ reprice: Reprice? = nil) throws -> StoredReplay? {
+            guard case .swapped(let done) = try replayer.run(try replays.begin(plan, now: at(begin)), reprice: reprice)
+            else { return nil }
+            return done
+        }
+        let same = try #require(try run(try plan(nil, from: from, to: to)))
+        #expect(same.changed == 0)
+        #expect(try Contents(store) == after)
+        let priced = try #require(
+            try run(try plan(nil, from: from, to: to, prices: "{}", workspace: "default")) {
+                (NanoUSD(Int64($0.inputTokens) * 7), "other-prices")
+            })
+        let cheap = try Contents(store)
+        #expect(cheap.of("other", log) == after.of("other", log))
+        for event in log where event.workspace == "default" {
+            let isInside = event.time >= at(from) && event.time < at(to)
+            #expect(
+                isInside
+                    ? cheap.events[event.id]?.hasSuffix(" \(event.inputTokens * 7) other-prices") == true
+                    : cheap.events[event.id] == after.events[event.id])
+        }
+
+        // And back, one after the other.
+        #expect(try replayer.revert(priced).state == .retired)
+        #expect(try replayer.revert(same).state == .retired)
+        #expect(try Contents(store) == after)
+        #expect(try replayer.revert(done).state == .retired)
+        #expect(try Contents(store) == kept)
+        replays.close()
+        ingest.close()
+    }
+
     @Test(arguments: StoreKind.replaying)
     func pricesChangeCostsInTheirRangeAndADryRunSaysSoBefore(_ kind: StoreKind) throws {
         var random = Random(seed: 111)
@@ -890,6 +1007,10 @@ private final class Poll: Sendable {
         while try ingest.writer.expire(RetentionBoundaries(days, now: at(begin + 72 * hour)), maxRows: 1_000) {}
         let late = refusal { _ = try replays.begin(try plan(1, from: begin, to: begin + hour), now: at(begin)) }
         #expect(late.contains("past their retention") && late.contains("2025-10-12"), "\(late)")
+        let alone = refusal {
+            _ = try replays.begin(try plan(1, from: begin, to: begin + hour, workspace: "other"), now: at(begin))
+        }
+        #expect(alone.contains("A replay of one workspace reads no log"), "\(alone)")
         #expect(try replays.list().count == 2)
         replays.close()
         ingest.close()
@@ -1141,13 +1262,13 @@ private final class Poll: Sendable {
         #expect(try run(replays)?.state == .live)
         replays.close()
         let before = try Contents(store)
-        _ = try store.ask("ALTER TABLE commits DROP COLUMN replay_log_scans")
+        _ = try store.ask("ALTER TABLE commits DROP COLUMN replay_log_scans, DROP COLUMN replay_workspaces")
         let again = try ClickHouseRollupStore.open(
             url: store.server.url(store.database), upkeepFailed: { Issue.record("\($0)") })
         let others = try again.makeReplayStore()
         #expect(try others.list().map(\.state) == [.live])
         #expect(try run(others)?.changed == 0)
-        #expect(try others.list().allSatisfy { $0.log == nil })
+        #expect(try others.list().allSatisfy { $0.log == nil && $0.plan.workspace == nil })
         others.close()
         #expect(try Contents(store) == before)
     }

@@ -57,6 +57,25 @@ extension RecordChunk {
         #expect(timeline.entries(from: at(from), to: at(to)).map(\.rules.fingerprint) == names)
     }
 
+    @Test func aWorkspaceHasRulesOfItsOwnWhereAReplayOfItSaysSo() {
+        func names(_ timeline: RulesTimeline, _ workspace: String?) -> [String] {
+            timeline.entries(from: at(0), to: at(1_000), of: workspace).map(\.rules.fingerprint)
+        }
+        let three = RulesText(fingerprint: "3", text: "{\"version\":1  }")
+        var timeline = RulesTimeline(
+            entries: [
+                RulesTimeline.Entry(from: at(0), rules: Self.one), RulesTimeline.Entry(from: at(500), rules: Self.two),
+            ], version: 2)
+        timeline.overlay(three, from: at(100), to: at(200), of: "w")
+        #expect(names(timeline, "w") == ["1", "3", "1", "2"])
+        #expect(names(timeline, "other") == ["1", "2"] && names(timeline, nil) == ["1", "2"])
+        // A later one of all is over it as well, and one of it alone over that.
+        timeline.overlay(Self.two, from: at(150), to: at(300))
+        #expect(names(timeline, "w") == ["1", "3", "2", "1", "2"] && names(timeline, "other") == ["1", "2", "1", "2"])
+        timeline.overlay(Self.one, from: at(0), to: at(1_000), of: "w")
+        #expect(names(timeline, "w") == ["1"] && names(timeline, "other") == ["1", "2", "1", "2"])
+    }
+
     @Test(arguments: StoreKind.allCases)
     func theStoreKeepsOneTimelineAndRefusesWhatWasMadeUnderAnother(_ kind: StoreKind) throws {
         let store = try kind.make()

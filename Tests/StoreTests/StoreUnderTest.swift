@@ -74,6 +74,7 @@ final class SQLiteUnderTest: StoreUnderTest {
 
     /// What each version's step added, taken away again; the newest first.
     private static let undoing = [
+        (version: 11, sql: "ALTER TABLE replays DROP COLUMN workspace;"),
         (version: 10, sql: "ALTER TABLE replays DROP COLUMN log_scan;"),
         (
             version: 9,

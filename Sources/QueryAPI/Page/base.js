@@ -195,3 +195,28 @@ export const parameters = (values) => "?" + new URLSearchParams(Object.entries(v
 export const sentence = (error) =>
   error instanceof Refusal ? [error.error.message, error.error.hint].filter(Boolean).join(" ")
     : "The API does not answer. Is millrace running?";
+
+// A question that is answered by a button; Escape is no.
+let ending = null;
+
+export function confirmed(title, text, label) {
+  const box = $("confirm"), asker = document.activeElement;
+  ending?.(false);
+  $("confirm-title").textContent = title;
+  $("confirm-text").textContent = text;
+  $("confirm-yes").textContent = label;
+  return new Promise((answer) => {
+    ending = (isYes) => {
+      ending = null;
+      if (box.open) box.close();
+      asker?.focus?.();
+      answer(isYes);
+    };
+    $("confirm-yes").onclick = () => ending?.(true);
+    $("confirm-no").onclick = () => ending?.(false);
+    // Of an earlier question it may come when this one is open already.
+    box.onclose = () => { if (!box.open) ending?.(false); };
+    box.showModal();
+    $("confirm-no").focus();
+  });
+}

@@ -1,7 +1,8 @@
-// Dead letters: a page of them, filters, and one with its bytes. Loaded when first looked at.
+// Dead letters: a page of them, filters, one with its bytes; sending them again and giving them up. Loaded when first
+// looked at.
 "use strict";
 
-import { $, ask, change, clock, count, make, parameters, question, sentence, state } from "/base.js";
+import { $, ask, change, clock, confirmed, count, make, parameters, question, sentence, state } from "/base.js";
 
 const pageSize = 50, bytesShown = 4096;
 const codes = ["undecodable", "unknown_kind", "too_large", "corrupt_frame", "time_out_of_range"];
@@ -40,11 +41,7 @@ function showList() {
   $("letters-empty").hidden = letters.length > 0;
   $("letters-table").hidden = letters.length === 0;
   $("letters-older").hidden = !next;
-  $("letters-redrive").hidden = letters.length === 0;
-  const { from, to } = filter();
-  const words = [`--from ${from}`, to && `--to ${to}`, state.code && `--code ${state.code}`, state.place && `--source '${state.place.replaceAll("'", "'\\''")}'`];
-  const text = ["millrace dead-letters redrive", ...words].filter(Boolean).join(" ");
-  if ($("letters-command").textContent !== text) $("letters-command").textContent = text;
+  $("letters-act").hidden = !letters.some(isOpen);
   const body = $("letter-rows"), old = new Map(Array.from(body.rows, (row) => [row.dataset.key, row]));
   const rows = letters.map((letter) => old.get(keyOf(letter)) ?? newRow(letter));
   if (rows.length !== body.rows.length || rows.some((row, index) => row !== body.rows[index])) body.replaceChildren(...rows);
@@ -53,6 +50,8 @@ function showList() {
 const keyOf = (letter) => [letter.id, letter.redriven, letter.discarded].join(" ");
 const done = (letter) => letter.redriven ? `sent again ${clock(Date.parse(letter.redriven), "minute")}`
   : letter.discarded ? `given up ${clock(Date.parse(letter.discarded), "minute")}` : "–";
+
+const isOpen = (letter) => !letter.redriven && !letter.discarded;
 
 function newRow(letter) {
   const open = make("button", { type: "button", "aria-haspopup": "dialog", click: () => change({ letter: letter.id }) }, letter.id);
@@ -83,25 +82,31 @@ async function showLetter(signal) {
     make("dl", {}, field("Where", letter.id), field("Filed", clock(Date.parse(letter.time), "milli")), field("Code", letter.code),
       field("Done about it", done(letter)), field("Why", letter.reason)),
     make("h3", {}, "What can be done"),
-    make("p", { class: "soft" }, "The log's producer is the command's: run it where the configuration is."),
-    command(`millrace dead-letters redrive ${letter.id}`, "sends it to the log again"), command(`millrace dead-letters discard ${letter.id}`, "gives it up"),
+    make("p", {}, ...actions.map((action) => actor(action, "this record", () => ({ id: letter.id, ...(action.name === "redrive" ? { again: true } : {}) })))),
     ...bytes("Key", letter.key_hex), ...bytes("Value", letter.value_hex));
 }
 
-function command(text, what) {
-  return make("div", { class: "example" }, make("pre", { tabindex: "0" }, make("code", {}, text)), copier(() => text, what));
-}
+// What can be done about them.
 
-const copier = (text, what) => make("button", {
-  type: "button", "aria-label": `Copy the command that ${what}`, click: async (event) => {
-    const button = event.currentTarget;
-    try { await navigator.clipboard.writeText(text()); button.textContent = "Copied"; } catch {
-      getSelection().selectAllChildren(button.parentElement.querySelector("code"));
-      button.textContent = "Selected";
-    }
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+const actions = [
+  { name: "redrive", label: "Send again", done: "sent again", text: "Key and value go to the log as they came: what was counted meanwhile is not counted twice, and what fails again is a dead letter again." },
+  { name: "discard", label: "Give up", done: "given up", text: "They stay where they are, marked, and go on to count as dead-lettered." },
+];
+
+// A button that asks, and then does it to the choice of that moment.
+const actor = ({ name, label, done, text }, what, choice) => make("button", {
+  type: "button", class: "act", "data-action": name, click: async () => {
+    if (!await confirmed(`${label}: ${what}?`, text, label)) return;
+    const said = (words) => { for (const box of document.querySelectorAll(".letters-said")) box.textContent = words; };
+    said("");
+    try {
+      const answer = await ask(`/v1/dead-letters/${name}`, { body: choice() });
+      said(`${count.format(answer[name === "redrive" ? "redriven" : "discarded"])} ${done}${answer.more ? "; there are more, do it again" : ""}.`);
+    } catch (error) { said(sentence(error)); }
+    askedFor = openFor = "";
+    change({}, { replaces: true });
   },
-}, "Copy");
+}, `${label} …`);
 
 // Sixteen bytes a line: offset, hex, and as text where they print.
 function bytes(name, hex) {
@@ -129,7 +134,7 @@ function build() {
         make("label", { class: "switch soft" }, "Place", make("input", {
           id: "letter-place", autocomplete: "off", spellcheck: "false", placeholder: "topic/partition/offset", change: (event) => change({ place: event.target.value.trim() }),
         })),
-        make("p", { id: "letters-said", class: "soft", role: "status" }),
+        make("p", { id: "letters-said", class: "soft letters-said", role: "status" }),
         make("p", { class: "aside" }, "Records that could not be counted. Choose one to see it.")),
       make("p", { id: "letters-empty", class: "soft", hidden: true }, "No record of this range was rejected. Choose a longer range to look further back, or take a filter out."),
       make("div", { class: "scroll", tabindex: "0", role: "group", "aria-labelledby": "letters-title" },
@@ -137,12 +142,14 @@ function build() {
           make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: head === "Bytes" ? "number" : "" }, head)))),
           make("tbody", { id: "letter-rows" }))),
       make("p", { class: "below" }, make("button", { type: "button", id: "letters-older", hidden: true, click: older }, "Older")),
-      make("div", { id: "letters-redrive", class: "below-block", hidden: true },
-        make("p", { class: "soft" }, "Sending them to the log again is the command's, which has the log's producer; run it where the configuration is:"),
-        make("div", { class: "example" }, make("pre", { tabindex: "0" }, make("code", { id: "letters-command" })), copier(() => $("letters-command").textContent, "sends these to the log again")))),
+      make("p", { id: "letters-act", class: "below", hidden: true },
+        ...actions.map((action) => actor(action, "every record that these filters choose and nothing was done about", () => {
+          const { from, to, code, source } = filter();
+          return Object.fromEntries(Object.entries({ from, to, code, source }).filter(([, value]) => value));
+        })))),
     make("dialog", { id: "letter", "aria-labelledby": "letter-title", close: () => { if (state.letter) change({ letter: "" }); } },
       make("div", { class: "card-head" }, make("h2", { id: "letter-title" }, "Dead letter"),
         make("button", { type: "button", id: "letter-close", class: "aside", click: () => change({ letter: "" }) }, "Close")),
-      make("div", { id: "letter-body" })),
+      make("p", { class: "soft letters-said", role: "status" }), make("div", { id: "letter-body" })),
   );
 }

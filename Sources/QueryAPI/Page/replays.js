@@ -2,7 +2,7 @@
 "use strict";
 
 import {
-  $, ask, change, clock, count, day, fromLocalText, isTime, make, parameters, Refusal, sentence, span, state, toLocalText,
+  $, ask, change, clock, confirmed, count, day, fromLocalText, isTime, make, parameters, Refusal, sentence, span, state, toLocalText,
 } from "/base.js";
 
 const changesShown = 200;
@@ -37,6 +37,7 @@ function wordOf(row) {
 const isLookedAt = (row) => row.dry_run && row.state === "cancelled" && !row.activity && row.progress === 1;
 
 const under = (row) => [
+  row.workspace !== null ? `workspace ${row.workspace}` : null,
   row.rules ? `rules ${row.rules.slice(0, 12)}` : null, row.prices !== null ? `prices ${row.prices}` : null,
 ].filter(Boolean).join(", ") || "those of the time";
 
@@ -173,6 +174,7 @@ const asked = () => ({
   to: isTime($("start-to").value) ? new Date(fromLocalText($("start-to").value)).toISOString() : null,
   rules: $("start-rules").value.trim() ? $("start-rules").value : null,
   prices: $("start-prices").value.trim() ? $("start-prices").value : null,
+  workspace: $("start-workspace").value.trim() || null,
   rate: $("start-rate").value === "" ? null : Number($("start-rate").value),
 });
 
@@ -213,31 +215,6 @@ async function run() {
   if (await confirmed("Put this in force?", text, "Replay")) await start(false);
 }
 
-// A question that is answered by a button; Escape is no.
-let ending = null;
-
-function confirmed(title, text, label) {
-  const box = $("confirm"), asker = document.activeElement;
-  ending?.(false);
-  $("confirm-title").textContent = title;
-  $("confirm-text").textContent = text;
-  $("confirm-yes").textContent = label;
-  return new Promise((answer) => {
-    ending = (isYes) => {
-      ending = null;
-      if (box.open) box.close();
-      asker?.focus?.();
-      answer(isYes);
-    };
-    $("confirm-yes").onclick = () => ending?.(true);
-    $("confirm-no").onclick = () => ending?.(false);
-    // Of an earlier question it may come when this one is open already.
-    box.onclose = () => { if (!box.open) ending?.(false); };
-    box.showModal();
-    $("confirm-no").focus();
-  });
-}
-
 function build() {
   isBuilt = true;
   const heads = ["Replay", "State", "Range", "Under", "Progress", "Changed", "Actions"];
@@ -265,6 +242,7 @@ function build() {
       make("form", { id: "start", class: "start", novalidate: true, submit: (event) => { event.preventDefault(); start(true); } },
         make("div", {}, make("label", { for: "start-from" }, "From"), make("input", { type: "datetime-local", id: "start-from", step: "1" })),
         make("div", {}, make("label", { for: "start-to" }, "To (empty: now)"), make("input", { type: "datetime-local", id: "start-to", step: "1" })),
+        make("div", {}, make("label", { for: "start-workspace" }, "Workspace (empty: all)"), make("input", { id: "start-workspace", autocomplete: "off", spellcheck: "false", input: () => showButtons([]) })),
         make("div", {}, make("label", { for: "start-rate" }, "Events a second at most"), make("input", { type: "number", id: "start-rate", min: "1", placeholder: "half of the time" })),
         text("start-rules", "Rules", "empty: those of each event's time"), text("start-prices", "Prices", "empty: costs stay"),
         make("p", { id: "start-error", class: "problem lines wide", role: "alert", hidden: true }),
@@ -272,9 +250,6 @@ function build() {
           make("button", { type: "button", id: "start-run", disabled: true, click: run, "aria-describedby": "start-hint" }, "Replay …"), " ",
           make("span", { id: "start-hint", class: "soft" })),
         make("p", { id: "start-said", class: "soft wide", role: "status" }))),
-    make("dialog", { id: "confirm", "aria-labelledby": "confirm-title", "aria-describedby": "confirm-text" },
-      make("h2", { id: "confirm-title" }, "Sure?"), make("p", { id: "confirm-text" }),
-      make("p", { class: "below" }, make("button", { type: "button", id: "confirm-yes", class: "primary" }, "Yes"), make("button", { type: "button", id: "confirm-no" }, "Leave it"))),
   );
   $("start-from").value = toLocalText(to - (to % day)).slice(0, 19);
 }
