@@ -170,7 +170,7 @@ struct ReplayWork {
             guard case .built = try replayer.run(built, reprice: reprice) else { return nil }
             try store.rows(of: nil, built, .day) { difference.add($0, $1, isAfter: false) }
             try store.rows(of: built.id, built, .day) { difference.add($0, $1, isAfter: true) }
-            if try store.pending(for: built.id, built, limit: 1).isEmpty { return (difference.changes, true) }
+            if try store.pending(built.plan.days(of: built.id), limit: 1).isEmpty { return (difference.changes, true) }
         }
         return (difference.changes, false)
     }

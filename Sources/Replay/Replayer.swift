@@ -99,7 +99,7 @@ package struct Replayer {
         }
         progress(replay)
         for _ in 0..<options.swapTries {
-            let pending = try store.pending(for: replay.id, replay, limit: options.stepEvents)
+            let pending = try store.pending(replay.plan.days(of: replay.id), limit: options.stepEvents)
             // What came meanwhile was filed meanwhile.
             if !pending.isEmpty, refold.hasFiledEntities { try recallEntities(of: nil, replay, &refold) }
             let step = settle(pending, &refold)
@@ -168,12 +168,13 @@ package struct Replayer {
         plan.prices = nil
         var refold = try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
         for _ in 0..<options.swapTries {
-            for generation in try store.below(replay) {
-                try recallEntities(of: generation, replay, &refold)
+            for days in try store.below(replay) {
+                try recallEntities(of: days.generation, replay, &refold)
                 while true {
-                    let pending = try store.pending(for: generation, replay, limit: options.stepEvents)
+                    // What is pending elsewhere is that of days which another replay goes on answering.
+                    let pending = try store.pending(days, limit: options.stepEvents)
                     if pending.isEmpty { break }
-                    _ = try store.add(settle(pending, &refold), to: generation, under: replay)
+                    _ = try store.add(settle(pending, &refold), to: days.generation, under: replay)
                 }
             }
             if let done = try store.revert(replay) { return done }

@@ -386,10 +386,8 @@ package protocol ReplayStore {
     /// The next up to `limit` events of the scan, newest first, less those that are pending.
     mutating func scan(_ replay: StoredReplay, limit: Int) throws(RollupStoreError) -> ReplayPage
 
-    /// Events of the replay's days that are pending for a generation.
-    mutating func pending(
-        for generation: Int64, _ replay: StoredReplay, limit: Int
-    ) throws(RollupStoreError) -> [ReplayEvent]
+    /// Events of these days that are pending for their generation, the earliest first.
+    mutating func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent]
 
     /// Adds a step to a generation under a replay's epoch, and answers the replay as it stands then.
     mutating func add(
@@ -402,8 +400,8 @@ package protocol ReplayStore {
         _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
     ) throws(RollupStoreError) -> StoredReplay?
 
-    /// Generations that would answer again if this live replay were taken back.
-    mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64]
+    /// The generations that would answer again if this live replay were taken back, each with its days; one may come twice.
+    mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment]
 
     /// What answered before this replay answers again. nil, and nothing done, where anything is pending there. One that
     /// was taken back already is answered as it stands.

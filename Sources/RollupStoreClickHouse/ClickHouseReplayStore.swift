@@ -226,13 +226,11 @@ package final class ClickHouseReplayStore: ReplayStore {
             cursor: EventPlace(time: last.time, id: last.id), isEnd: read.count < limit, ingested: ingested)
     }
 
-    package func pending(
-        for generation: Int64, _ replay: StoredReplay, limit: Int
-    ) throws(RollupStoreError) -> [ReplayEvent] {
+    package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
         let connection = try opened()
         let state = try writer.latest(connection)
         let places =
-            "SELECT time_us, id \(state.pending(for: generation, from: replay.plan.begin, to: replay.plan.end)) "
+            "SELECT time_us, id \(state.pending(for: days.generation, from: days.begin, to: days.end)) "
             + "ORDER BY time_us, id LIMIT \(limit)"
         return try withSeries(try snapshot(state, connection).events(at: places, limit: limit), state, connection)
     }
@@ -273,8 +271,8 @@ package final class ClickHouseReplayStore: ReplayStore {
         return try RulesTimeline.read(try writer.latest(connection), connection, without: id)
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
-        try writer.latest(try opened()).below(replay.id).map(\.generation)
+    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
+        try writer.latest(try opened()).below(replay.id)
     }
 
     // MARK: Steps

@@ -273,14 +273,12 @@ package final class PostgreSQLReplayStore: ReplayStore {
         }
     }
 
-    package func pending(
-        for generation: Int64, _ replay: StoredReplay, limit: Int
-    ) throws(RollupStoreError) -> [ReplayEvent] {
+    package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
         try look { connection throws(ServerFailure) in
             var parameters = Parameters()
-            parameters.add(generation)
-            parameters.add(replay.plan.begin.microseconds)
-            parameters.add(replay.plan.end.microseconds)
+            parameters.add(days.generation)
+            parameters.add(days.begin.microseconds)
+            parameters.add(days.end.microseconds)
             parameters.add(Int64(limit))
             let rows = try connection.query(
                 """
@@ -334,9 +332,9 @@ package final class PostgreSQLReplayStore: ReplayStore {
         try look { connection throws(ServerFailure) in try RulesTimeline.read(connection, without: id) }
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
+    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
         try look { connection throws(ServerFailure) in
-            GenerationMap.below(replay.id, among: try GenerationMap.live(connection)).map(\.generation)
+            GenerationMap.below(replay.id, among: try GenerationMap.live(connection))
         }
     }
 

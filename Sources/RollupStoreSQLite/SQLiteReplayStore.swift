@@ -222,18 +222,16 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    package func pending(
-        for generation: Int64, _ replay: StoredReplay, limit: Int
-    ) throws(RollupStoreError) -> [ReplayEvent] {
+    package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
             let rows = try connection.statement(
                 "SELECT \(SQLiteSnapshot.eventColumns(isRevised: false)) FROM replay_pending p "
                     + "JOIN events e ON e.time_us = p.time_us AND e.id = p.id "
                     + "WHERE p.generation = ?1 AND p.time_us >= ?2 AND p.time_us < ?3 ORDER BY p.time_us, p.id LIMIT ?4"
             )
-            rows.bind(1, generation)
-            rows.bind(2, replay.plan.begin.microseconds)
-            rows.bind(3, replay.plan.end.microseconds)
+            rows.bind(1, days.generation)
+            rows.bind(2, days.begin.microseconds)
+            rows.bind(3, days.end.microseconds)
             rows.bind(4, Int64(limit))
             defer { rows.reset() }
             var read: [StoredEvent] = []
@@ -275,9 +273,9 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [Int64] {
+    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            GenerationMap.below(replay.id, among: try GenerationMap.live(connection)).map(\.generation)
+            GenerationMap.below(replay.id, among: try GenerationMap.live(connection))
         }
     }
 

@@ -895,7 +895,7 @@ private final class Poll: Sendable {
             else { return nil }
             return done
         }
-        let same = try #require(try run(try plan(nil, from: from, to: to)))
+        let same = try #require(try run(try plan(nil, from: begin, to: begin + 72 * hour)))
         #expect(same.changed == 0)
         #expect(try Contents(store) == after)
         let priced = try #require(
