@@ -1,6 +1,7 @@
 """What the benchmarks share: children that are ended by pid, a real Kafka, memory readings, waits with deadlines."""
 
 import atexit
+import datetime
 import json
 import os
 import random
@@ -77,6 +78,28 @@ class Work:
             print(f"kept: {self.path}")
         else:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def filled_topic(work, binary, store, options, events, rules="null", loadgen=()):
+    """The configuration of a consumer on a store, beside a real Kafka whose topic holds so many events of 24 hours."""
+    config = work.file("millrace.yaml", f"""
+log: {kafka_yaml(work.kafka(heap="1g"), options.partitions)}
+journal: {{ directory: {work.path}/journal }}
+store: {{ url: "{store.url}" }}
+consumer: {{ ops_listen: 127.0.0.1:{free_port()} }}
+normalization: {{ rules: {rules} }}
+auth: {{ mode: open }}
+""")
+    run([binary, "topics", "ensure", "--config", config], 60)
+    end = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    begin = end - datetime.timedelta(days=1)
+    clock = time.monotonic()
+    run([binary, "loadgen", "--config", config, "--events", str(events), "--from",
+         begin.strftime("%Y-%m-%dT%H:%M:%SZ"), "--to", end.strftime("%Y-%m-%dT%H:%M:%SZ"), *loadgen],
+        120 + events // 5_000)
+    rate = events / (time.monotonic() - clock)
+    print(f"loadgen: {events} events, {rate:.0f} events/s", flush=True)
+    return config, rate
 
 
 def free_port():

@@ -228,7 +228,6 @@ package struct ClassEvidence: Sendable {
         /// By set: the sum of the hashes of the pairs that are left, and how many of them are filed under `(other)`.
         private var rests: [UInt64]
         private var filed: [Int]
-        private var trial: [UInt64] = []
         private var seen = DistinctHashes()
 
         init(_ evidence: ClassEvidence) {
