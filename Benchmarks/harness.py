@@ -125,12 +125,12 @@ def fetch(url):
         return 0, ""
 
 
-def wait_until(what, seconds, is_done, detail=lambda: ""):
+def wait_until(what, seconds, is_done, detail=lambda: "", every=0.05):
     deadline = time.monotonic() + seconds
     while not is_done():
         if time.monotonic() > deadline:
             raise SystemExit(f"not within {seconds} s: {what}\n{detail()}")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def wait_ready(work, name, child, url, seconds=60):

@@ -96,7 +96,8 @@ class PostgreSQL:
         wait_until("PostgreSQL answers", 60, lambda: self.rows("SELECT 1") is not None, lambda: work.log_of("postgresql"))
 
     def psql(self, *arguments):
-        return ["psql", "-X", "-q", "-At", "-F", "|", "-v", "ON_ERROR_STOP=1", "-d", self.url, *arguments]
+        # Not Debian's wrapper, which takes a third of a second of a processor each time.
+        return [self.programs + "psql", "-X", "-q", "-At", "-F", "|", "-v", "ON_ERROR_STOP=1", "-d", self.url, *arguments]
 
     def rows(self, statement):
         result = subprocess.run(

@@ -78,6 +78,11 @@ package struct Hash: Sendable {
         combine(tail)
         combine(UInt64(bytes.count))
     }
+
+    package mutating func combine(_ text: String) {
+        var text = text
+        text.withUTF8 { combine(UnsafeRawBufferPointer($0)) }
+    }
 }
 
 /// FNV-1a of 64 bits: for numbers that are stored, or that processes compare; everything else takes `Hash`.
@@ -93,6 +98,10 @@ package struct FNV1a: Sendable {
     @inlinable
     package mutating func combine(_ bytes: some Sequence<UInt8>) {
         for byte in bytes { combine(byte) }
+    }
+
+    package mutating func combine(_ bytes: UnsafeRawBufferPointer) {
+        for at in bytes.indices { combine(bytes[at]) }
     }
 }
 

@@ -112,6 +112,9 @@ package struct SetAdmission: Sendable {
     private var version: Int64 = 0
     private var places: [Place: Int] = [:]
     private var spaces: [Space] = []
+    /// Of the last look-up: rows come in the order of their hours.
+    private var lastPlace: (place: Place, number: Int)?
+    private var lastEntity: (head: ArraySlice<UInt8>, key: String)?
     /// The hours that were read, and when the next one may be read again.
     private var readings: Set<Int32> = []
     private var due: ContinuousClock.Instant?
@@ -138,6 +141,7 @@ package struct SetAdmission: Sendable {
     package mutating func forget() {
         places = [:]
         spaces = []
+        lastPlace = nil
         readings = []
     }
 
@@ -147,11 +151,14 @@ package struct SetAdmission: Sendable {
     ) rethrows -> (batch: SealedBatch, filed: Filed) {
         if spaces.reduce(0, { $0 + $1.size }) > Self.kept { forget() }
         var moves = SeriesMoves()
-        for row in batch.delta.rows where row.grain == .hour || row.grain == .entityHour {
-            let series = batch.series[Int(row.series)]
-            let filing = try admit(series.set, of: series.workspace, in: row.bucket, read)
+        for index in batch.delta.rows.indices {
+            let grain = batch.delta.rows[index].grain
+            guard grain == .hour || grain == .entityHour else { continue }
+            let (series, hour) = (batch.delta.rows[index].series, batch.delta.rows[index].bucket)
+            let filing = try admit(batch.series[Int(series)].set, of: batch.series[Int(series)].workspace, in: hour, read)
             if let filing {
-                moves.move(row.series, of: row.bucket, requests: row.measures.requests, to: filing, in: batch)
+                let requests = batch.delta.rows[index].measures.requests
+                moves.move(series, of: hour, requests: requests, to: filing, in: batch)
             }
         }
         if moves.isEmpty { return (batch, Filed()) }
@@ -173,7 +180,7 @@ package struct SetAdmission: Sendable {
     ) rethrows -> Filing? {
         let hash = Self.hash(set[...])
         if !readings.contains(hour) { try load(hour, read) }
-        if let key = EntitySet.key(of: set) { return try admit(set, hash, ofEntity: key, workspace, hour, read) }
+        if let key = entity(of: set) { return try admit(set, hash, ofEntity: key, workspace, hour, read) }
         let here = Place(hour: hour, workspace: workspace)
         let place = number(of: here)
         if spaces[place].sets.contains(hash) { return nil }
@@ -260,7 +267,7 @@ package struct SetAdmission: Sendable {
 
     /// A set that is counted already.
     package mutating func know(_ set: [UInt8], of workspace: String, in hour: Int32) {
-        if let key = EntitySet.key(of: set) {
+        if let key = entity(of: set) {
             let place = number(of: Place(hour: hour, workspace: workspace, entity: key))
             if EntitySet.filed(set) != nil { _ = spaces[place].sets.insert(Self.hash(set[...])) }
             return
@@ -289,10 +296,25 @@ package struct SetAdmission: Sendable {
 
     /// Its index in `spaces`.
     private mutating func number(of place: Place) -> Int {
-        if let known = places[place] { return known }
-        places[place] = spaces.count
-        spaces.append(Space())
-        return spaces.count - 1
+        if let lastPlace, lastPlace.place == place { return lastPlace.number }
+        var number = spaces.count
+        if let known = places[place] {
+            number = known
+        } else {
+            places[place] = number
+            spaces.append(Space())
+        }
+        lastPlace = (place, number)
+        return number
+    }
+
+    /// The key, where it is the set of an entity.
+    private mutating func entity(of set: [UInt8]) -> String? {
+        guard set.first == UInt8(ascii: "[") else { return nil }
+        if let lastEntity, set.starts(with: lastEntity.head) { return lastEntity.key }
+        guard let head = EntitySet.head(of: set), let key = EntitySet.key(of: set) else { return nil }
+        lastEntity = (head, key)
+        return key
     }
 
     private func budget(of workspace: String, in hour: Int32) -> Rules.Budget {

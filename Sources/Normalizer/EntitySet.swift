@@ -19,6 +19,11 @@ package enum EntitySet {
         }
     }
 
+    /// What sets of the same key, and of no other, begin with: all before the `,` or `]` behind the key.
+    package static func head(of set: [UInt8]) -> ArraySlice<UInt8>? {
+        set.withUnsafeBytes { key(in: $0)?.range.upperBound }.map { set[...$0] }
+    }
+
     /// The same of an event whose value is filed under `(other)`; nil where it is so already, or has none.
     package static func filed(_ set: [UInt8]) -> [UInt8]? {
         // Behind the key's closing quote.

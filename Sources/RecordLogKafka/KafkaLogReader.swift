@@ -42,11 +42,8 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     private var cursors: [PartitionCursor] = []
     private var partitions: [TopicPartition] = []
 
-    /// Fetched and not yet handed out: `held[heldStart ..< heldEnd]`.
-    private let held: UnsafeMutableBufferPointer<Message?>
-    private var heldStart = 0
-    private var heldEnd = 0
-    /// Of the chunk in the making.
+    private var window = FetchWindow<Message>()
+    /// As the client hands them out, and then of the chunk in the making.
     private let taken: UnsafeMutableBufferPointer<Message?>
 
     private var events: [LogEvent] = []
@@ -70,6 +67,10 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
     private var isClosed = false
 
     private static let batchSize = 16_384
+    /// What is merged in the order of time, at most about so much. It is filled up when half of it has gone, so that a
+    /// partition whose clock is ahead gets its turn.
+    private static let windowRecords = 65_536
+    private static let windowBytes = 32 << 20
     private static let commitInterval = Duration.seconds(1)
     /// How long the last commit may take at the end.
     private static let lastCommitMilliseconds: Int32 = 2_000
@@ -113,14 +114,12 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         }
         fetchQueue = queue
         kindHeader = name
-        held = .allocate(capacity: Self.batchSize)
         taken = .allocate(capacity: Self.batchSize)
         scout = KafkaScout(handle, options, createsTopic: createsTopic, log: log)
     }
 
     deinit {
         close()
-        held.deallocate()
         taken.deallocate()
         free(kindHeader)
     }
@@ -155,13 +154,16 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         if needsAssignment {
             if releaseBy == nil { try assign() } else { scout.waitForNews(milliseconds: min(timeoutMilliseconds, 50)) }
         }
-        if heldStart == heldEnd {
+        if window.count < Self.windowRecords / 2, window.size < Self.windowBytes / 2 {
             // In a group, fetching is also what serves its decisions.
             if isSubscribed || cursors.contains(where: { $0.phase == .reading }) {
                 fetch(timeoutMilliseconds: timeoutMilliseconds)
             } else {
                 scout.waitForNews(milliseconds: timeoutMilliseconds)
             }
+        } else {
+            // Takes nothing, and counts as a poll.
+            rd_kafka_consume_batch_queue(fetchQueue, 0, taken.baseAddress, 0)
         }
         if let chunk = takeChunk(maxRecords: maxRecords, maxBytes: maxBytes) { return .records(chunk) }
         return events.isEmpty ? .idle(degraded: degraded) : events.removeFirst()
@@ -449,31 +451,33 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
 
     // MARK: Fetching
 
-    /// Waits for the first record, then takes what is there: a batch fetch with a timeout would wait until it is full.
+    /// Waits for the first record, where there is none yet, then takes what is there: a batch fetch with a timeout would
+    /// wait until it is full.
     private func fetch(timeoutMilliseconds: Int32) {
-        heldStart = 0
-        let first = rd_kafka_consume_batch_queue(fetchQueue, timeoutMilliseconds, held.baseAddress, 1)
-        guard first > 0 else {
-            heldEnd = 0
-            return
+        if window.isEmpty, take(1, timeoutMilliseconds: timeoutMilliseconds) == 0 { return }
+        while window.count < Self.windowRecords, window.size < Self.windowBytes {
+            let room = min(taken.count, Self.windowRecords - window.count)
+            if take(room, timeoutMilliseconds: 0) < room { return }
         }
-        let more = rd_kafka_consume_batch_queue(
-            fetchQueue, 0, held.baseAddress?.advanced(by: 1), Self.batchSize - 1)
-        heldEnd = 1 + max(0, more)
+    }
+
+    private func take(_ most: Int, timeoutMilliseconds: Int32) -> Int {
+        let count = max(
+            0, rd_kafka_consume_batch_queue(fetchQueue, timeoutMilliseconds, taken.baseAddress, most))
+        for index in 0..<count {
+            guard let message = taken[index] else { continue }
+            var type = RD_KAFKA_TIMESTAMP_NOT_AVAILABLE
+            let milliseconds = rd_kafka_message_timestamp(message, &type)
+            window.append(
+                message, partition: message.pointee.partition,
+                time: type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? nil : milliseconds,
+                size: message.pointee.key_len + message.pointee.len)
+        }
+        return count
     }
 
     private func dropHeld(except kept: Set<Int32> = []) {
-        var end = 0
-        for place in heldStart..<heldEnd {
-            guard let message = held[place] else { continue }
-            if kept.contains(message.pointee.partition) {
-                held[end] = message
-                end += 1
-            } else {
-                rd_kafka_message_destroy(message)
-            }
-        }
-        (heldStart, heldEnd) = (0, end)
+        window.keep(kept) { rd_kafka_message_destroy($0) }
     }
 
     /// The next records up to the limits, at least one where there is one; stops at what the owner must know first.
@@ -482,13 +486,12 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
         let maxBytes = min(maxBytes, Self.chunkCeiling)
         var count = 0
         var size = 0
-        scan: while heldStart < heldEnd, count < maxRecords, !needsAssignment {
-            guard let message = held[heldStart] else { break }
+        scan: while count < maxRecords, !needsAssignment, let message = window.first() {
             guard message.pointee.err == RD_KAFKA_RESP_ERR_NO_ERROR, let index = index(message.pointee.partition)
             else {
                 failed(message)
+                window.removeFirst()
                 rd_kafka_message_destroy(message)
-                heldStart += 1
                 continue
             }
             let bytes = message.pointee.key_len + message.pointee.len
@@ -500,11 +503,11 @@ package final class KafkaLogReader: RecordLogReader, @unchecked Sendable {
                 taken[count] = message
                 count += 1
                 size += bytes
-                heldStart += 1
+                window.removeFirst()
             case .skip:
                 metrics.redelivered.add()
+                window.removeFirst()
                 rd_kafka_message_destroy(message)
-                heldStart += 1
             case .lost(let from, let to):
                 lost(index, from: from, to: to)
                 break scan

@@ -82,7 +82,7 @@ enum KafkaClientKind {
                 ("isolation.level", "read_committed"),
                 // At least a second of records at full rate: librdkafka 2.0.2 pauses for one when it meets the bound.
                 ("queued.min.messages", "1000000"), ("queued.max.messages.kbytes", "32768"),
-                ("fetch.wait.max.ms", "50"), ("fetch.min.bytes", "65536"), ("max.partition.fetch.bytes", "4194304"),
+                ("fetch.wait.max.ms", "50"), ("fetch.min.bytes", "65536"), ("max.partition.fetch.bytes", "524288"),
             ]
         }
     }

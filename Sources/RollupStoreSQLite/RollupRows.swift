@@ -16,7 +16,7 @@ enum RollupRows {
         + measureColumns.map { "\($0) = \($0) + excluded.\($0)" }.joined(separator: ", ")
         + ", bins = merge_bins(bins, excluded.bins)"
 
-    /// `series` are the numbers of the delta's; `generation` says which rollups a row is of.
+    /// `series` are the numbers of the delta's; `generation` says which rollups a row is of, by its grain and bucket.
     static func add(
         _ delta: RollupDelta, _ series: [Int64], _ connection: Connection,
         generation: (RollupDelta.Row) -> Int64
@@ -36,20 +36,26 @@ enum RollupRows {
         let bins = UnsafeMutableRawBufferPointer.allocate(byteCount: BinBlob.capacity(longest) + 1, alignment: 1)
         defer { bins.deallocate() }
         var days: Set<Day> = []
-        for (_, series, index) in order {
-            let row = delta.rows[index]
-            let generation = generation(row)
-            add.bind(1, generation)
-            add.bind(2, Int64(row.grain.rawValue))
-            add.bind(3, Int64(row.bucket))
+        var last: UInt64?
+        var answering = GenerationMap.first
+        for (key, series, index) in order {
+            if last != key {
+                last = key
+                let row = delta.rows[index]
+                answering = generation(row)
+                add.bind(1, answering)
+                add.bind(2, Int64(row.grain.rawValue))
+                add.bind(3, Int64(row.bucket))
+                if row.grain == .day { days.insert(Day(generation: answering, day: row.bucket)) }
+            }
             add.bind(4, series)
-            bind(row.measures, to: add)
-            let count = BinBlob.encode(row.bins, into: bins)
+            bind(delta.rows[index].measures, to: add)
+            let count = BinBlob.encode(delta.rows[index].bins, into: bins)
             add.bindWholeBlob(19, UnsafeRawBufferPointer(rebasing: bins[..<count]))
             if try !add.runUnlessConstrained() {
-                try addWrapping(row.measures, to: (generation, row.grain, row.bucket, series), add, connection)
+                let row = delta.rows[index]
+                try addWrapping(row.measures, to: (answering, row.grain, row.bucket, series), add, connection)
             }
-            if row.grain == .day { days.insert(Day(generation: generation, day: row.bucket)) }
         }
         try raiseVersions(of: days, connection)
     }

@@ -40,7 +40,6 @@ package final class SQLiteReplayStore: ReplayStore {
         do {
             let result = try body(connection)
             try connection.statement("COMMIT").run()
-            numbers.committed()
             return result
         } catch {
             numbers.rolledBack()

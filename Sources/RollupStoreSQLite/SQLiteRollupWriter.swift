@@ -82,7 +82,6 @@ package final class SQLiteRollupWriter: RollupWriter {
         do {
             let result = try transaction { connection throws(RollupStoreError) in try write(batch, connection) }
             failPoint("committed")
-            numbers.committed()
             return result
         } catch {
             numbers.rolledBack()

@@ -4,43 +4,32 @@ import Events
 import RollupStore
 import Rollups
 
-/// The writer's memory of series and sets. What a transaction added is remembered only once it is committed: a
-/// number that was rolled back will be given to another series.
+/// The writer's memory of series and sets. A transaction that fails takes all of it: a number that was rolled back will
+/// be given to another series.
 struct SeriesNumbers {
     /// Series remembered at most, about 100 MB; beyond, all are forgotten and found again in the tables.
     private static let limit = 400_000
 
     private var known: [SeriesKey: Int64] = [:]
     private var knownSets: [[UInt8]: Int64] = [:]
-    private var added: [SeriesKey: Int64] = [:]
-    private var addedSets: [[UInt8]: Int64] = [:]
-
-    mutating func committed() {
-        if known.count + added.count > Self.limit {
-            known.removeAll()
-            knownSets.removeAll()
-        }
-        known.merge(added) { $1 }
-        knownSets.merge(addedSets) { $1 }
-        rolledBack()
-    }
 
     mutating func rolledBack() {
-        added.removeAll(keepingCapacity: true)
-        addedSets.removeAll(keepingCapacity: true)
+        known.removeAll()
+        knownSets.removeAll()
     }
 
     /// The numbers of a batch's series, in its order.
     mutating func resolve(_ series: [SeriesKey], _ connection: Connection) throws(RollupStoreError) -> [Int64] {
+        if known.count + series.count > Self.limit { rolledBack() }
         var numbers: [Int64] = []
         numbers.reserveCapacity(series.count)
         for key in series {
-            if let number = known[key] ?? added[key] {
+            if let number = known[key] {
                 numbers.append(number)
                 continue
             }
             let number = try store(key, connection)
-            added[key] = number
+            known[key] = number
             numbers.append(number)
         }
         return numbers
@@ -66,7 +55,7 @@ struct SeriesNumbers {
     }
 
     private mutating func storeSet(_ pairs: [UInt8], _ connection: Connection) throws(RollupStoreError) -> Int64 {
-        if let number = knownSets[pairs] ?? addedSets[pairs] { return number }
+        if let number = knownSets[pairs] { return number }
         let insert = try connection.statement(
             "INSERT INTO metadata_sets (pairs) VALUES (?1) ON CONFLICT DO NOTHING")
         insert.bindText(1, copying: pairs)
@@ -77,7 +66,7 @@ struct SeriesNumbers {
             find.bindText(1, copying: pairs)
             number = try Self.found(find)
         }
-        addedSets[pairs] = number
+        knownSets[pairs] = number
         return number
     }
 

@@ -2,6 +2,21 @@
 
 package import Events
 
+extension SeriesKey {
+    /// By a hash of all of its bytes at once: series are looked up once a batch and store.
+    package func hash(into hasher: inout Hasher) {
+        var hash = Hash()
+        hash.combine(workspace)
+        hash.combine(apiKey)
+        hash.combine(provider)
+        hash.combine(operation)
+        hash.combine(model)
+        set.withUnsafeBytes { hash.combine($0) }
+        hash.combine(UInt64(outcome.rawValue) << 8 | UInt64(statusClass))
+        hasher.combine(hash.state)
+    }
+}
+
 /// The dimensions of a rollup row.
 package struct SeriesKey: Hashable, Sendable {
     package var workspace: String
