@@ -96,7 +96,7 @@ class PostgreSQL:
         wait_until("PostgreSQL answers", 60, lambda: self.rows("SELECT 1") is not None, lambda: work.log_of("postgresql"))
 
     def psql(self, *arguments):
-        # Not Debian's wrapper, which takes a third of a second of a processor each time.
+        # Not Debian's wrapper, which takes more time than what it asks.
         return [self.programs + "psql", "-X", "-q", "-At", "-F", "|", "-v", "ON_ERROR_STOP=1", "-d", self.url, *arguments]
 
     def rows(self, statement):

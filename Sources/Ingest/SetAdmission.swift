@@ -59,27 +59,19 @@ package struct SetAdmission: Sendable {
     /// What a set is filed as.
     package struct Filing: Sendable {
         package let set: [UInt8]
+        /// The pairs that the set says no more, as an `extra`; none where the event has them beside its set in any case.
+        let left: [UInt8]
         let spent: [Spent]
-        /// The set as it was and as it is filed; nil for an entity's, which an event has beside its set in any case.
-        private let texts: (whole: SetText, filed: SetText)?
 
-        init(whole: SetText, filed: SetText) {
-            set = filed.bytes
-            texts = (whole, filed)
-            if filed.isUnsaid {
-                spent = [.sets]
-            } else {
-                spent = (filed.pairs.contains { $0.value == nil } ? [.values] : []) + (filed.isOpen ? [.keys] : [])
-            }
-        }
-
-        init(set: [UInt8], spent: [Spent]) {
-            (self.set, self.spent, texts) = (set, spent, nil)
+        init(_ text: (set: [UInt8], left: [UInt8]), _ spent: [Spent]) {
+            (set, left) = text
+            self.spent = spent
         }
 
         /// What the event has beside the set then. `extra`: what it had already.
         package func extra(_ extra: [UInt8]) -> [UInt8] {
-            texts.map { $0.whole.left(by: $0.filed, with: extra) } ?? extra
+            if left.isEmpty { return extra }
+            return extra.count <= 2 ? left : SetText.merged(left, extra)
         }
     }
 
@@ -100,10 +92,32 @@ package struct SetAdmission: Sendable {
     private struct Space {
         var sets = DistinctHashes()
         var pairs = DistinctHashes()
-        /// How many, by key.
-        var values: [UInt64: Int] = [:]
+        var values = KeyValues()
 
         var size: Int { sets.count + pairs.count + values.count }
+    }
+
+    /// How many values each key has, by its hash.
+    private struct KeyValues {
+        private var index = HashIndex()
+        private var counts: [Int] = []
+
+        var count: Int { counts.count }
+
+        subscript(hash: UInt64) -> Int? {
+            var probe = index.firstProbe(hash)
+            return index.next(hash, &probe).map { counts[$0] }
+        }
+
+        mutating func add(_ values: Int, to hash: UInt64) {
+            var probe = index.firstProbe(hash)
+            if let place = index.next(hash, &probe) {
+                counts[place] += values
+            } else {
+                _ = index.insert(hash, probe)
+                counts.append(values)
+            }
+        }
     }
 
     private var eras: [(from: Int64, rules: Rules)] = []
@@ -114,7 +128,14 @@ package struct SetAdmission: Sendable {
     private var spaces: [Space] = []
     /// Of the last look-up: rows come in the order of their hours.
     private var lastPlace: (place: Place, number: Int)?
+    private var lastBudget: (hour: Int32, workspace: String, budget: Rules.Budget)?
     private var lastEntity: (head: ArraySlice<UInt8>, key: String)?
+    /// Of the set that is looked at.
+    private var text = SetText()
+    private var hashes: [(key: UInt64, pair: UInt64?)] = []
+    private var fates: [SetText.Fate] = []
+    private var newKeys: [UInt64] = []
+    private var newValues: [(key: UInt64, pair: UInt64)] = []
     /// The hours that were read, and when the next one may be read again.
     private var readings: Set<Int32> = []
     private var due: ContinuousClock.Instant?
@@ -135,6 +156,7 @@ package struct SetAdmission: Sendable {
         own = [:]
         for (workspace, entries) in timeline.workspaces { own[workspace] = try eras(entries) }
         version = timeline.version
+        lastBudget = nil
     }
 
     /// What is known of the store may be wrong: a batch was not applied, or others had the partitions.
@@ -155,23 +177,25 @@ package struct SetAdmission: Sendable {
             let grain = batch.delta.rows[index].grain
             guard grain == .hour || grain == .entityHour else { continue }
             let (series, hour) = (batch.delta.rows[index].series, batch.delta.rows[index].bucket)
-            let filing = try admit(batch.series[Int(series)].set, of: batch.series[Int(series)].workspace, in: hour, read)
-            if let filing {
+            let place = Int(series)
+            if let filing = try admit(batch.series[place].set, of: batch.series[place].workspace, in: hour, read) {
                 let requests = batch.delta.rows[index].measures.requests
                 moves.move(series, of: hour, requests: requests, to: filing, in: batch)
             }
         }
         if moves.isEmpty { return (batch, Filed()) }
-        let moved = moves.moved(batch)
         var filed = Filed()
-        for (series, hour, filing, events) in moves.made {
-            for spent in filing.spent {
-                filed.events[spent, default: 0] += events
-                let news = News(workspace: batch.series[Int(series)].workspace, hour: hour, spent: spent)
+        var last: News?
+        for move in moves.made {
+            for spent in move.filing.spent {
+                filed.events[spent, default: 0] += move.events
+                let news = News(workspace: batch.series[Int(move.series)].workspace, hour: move.hour, spent: spent)
+                if news == last { continue }
+                last = news
                 if told.count < 10_000, told.insert(news).inserted { filed.news.append(news) }
             }
         }
-        return (moved, filed)
+        return (moves.moved(batch), filed)
     }
 
     /// What a set is filed as; nil: as it is.
@@ -184,61 +208,80 @@ package struct SetAdmission: Sendable {
         let here = Place(hour: hour, workspace: workspace)
         let place = number(of: here)
         if spaces[place].sets.contains(hash) { return nil }
-        guard var text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else { return nil }
+        guard text.read(set), !text.isUnsaid, !text.pairs.isEmpty else { return nil }
         if try hasCome(hash, here, read) { return nil }
-        let whole = text
         let budget = budget(of: workspace, in: hour)
-        /// Whether one more may come, where so many are there: the last quarter is for what the hour before had.
-        func takes(_ count: Int, _ budget: Int, _ hadBefore: (Space) -> Bool) throws -> Bool {
+        // The last quarter is for what the hour before had.
+        var before = -1
+        /// Whether one more may come, where so many are there; nil: where `before` had it.
+        func takes(_ count: Int, _ budget: Int) throws -> Bool? {
             if count < budget - budget / 4 { return true }
             if count >= budget { return false }
-            if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
-            return hadBefore(spaces[number(of: Place(hour: hour &- 1, workspace: workspace))])
+            if before < 0 {
+                if !readings.contains(hour &- 1) { try load(hour &- 1, read) }
+                before = number(of: Place(hour: hour &- 1, workspace: workspace))
+            }
+            return nil
         }
-        var newKeys: [UInt64] = []
-        var newValues: [(key: UInt64, pair: UInt64)] = []
+        newKeys.removeAll(keepingCapacity: true)
+        newValues.removeAll(keepingCapacity: true)
+        fates.removeAll(keepingCapacity: true)
+        var (isUnnamed, isFiled) = (text.isOpen, false)
         var isChanged = false
-        var kept: [SetText.Pair] = []
-        for var pair in text.pairs {
-            let key = Self.hash(pair.key)
+        // All hashes first: the look-ups do not wait for each other then.
+        hashes.removeAll(keepingCapacity: true)
+        for pair in text.pairs {
+            let key = Self.hash(set[pair.key])
+            hashes.append((key, pair.value.map { Self.hash(set[$0], after: key) }))
+        }
+        for (key, pair) in hashes {
             if spaces[place].values[key] == nil {
                 let count = spaces[place].values.count + newKeys.count
-                guard try takes(count, budget.keys, { $0.values[key] != nil }) else {
-                    text.isOpen = true
+                guard try takes(count, budget.keys) ?? (spaces[before].values[key] != nil) else {
+                    fates.append(.unnamed)
+                    isUnnamed = true
                     isChanged = true
                     continue
                 }
                 newKeys.append(key)
             }
-            if let value = pair.value {
-                let hash = Self.hash(value, after: key)
-                if !spaces[place].pairs.contains(hash) {
-                    let count = spaces[place].values[key] ?? 0
-                    if try takes(count, budget.values, { $0.pairs.contains(hash) }) {
-                        newValues.append((key, hash))
-                    } else {
-                        pair.value = nil
-                        isChanged = true
-                    }
-                }
+            guard let pair else {
+                fates.append(.stays)
+                isFiled = true
+                continue
             }
-            kept.append(pair)
+            if !spaces[place].pairs.contains(pair) {
+                let count = spaces[place].values[key] ?? 0
+                guard try takes(count, budget.values) ?? spaces[before].pairs.contains(pair) else {
+                    fates.append(.filed)
+                    isFiled = true
+                    isChanged = true
+                    continue
+                }
+                newValues.append((key, pair))
+            }
+            fates.append(.stays)
         }
-        text.pairs = kept
-        let filed = isChanged ? text.bytes : set
-        let filedHash = isChanged ? Self.hash(filed[...]) : hash
+        let filed = isChanged ? text.filed(fates) : (set: set, left: [])
+        let filedHash = isChanged ? Self.hash(filed.set[...]) : hash
         if !spaces[place].sets.contains(filedHash) {
-            guard try takes(spaces[place].sets.count, budget.sets, { $0.sets.contains(filedHash) }) else {
-                return Filing(whole: whole, filed: .unsaidText)
+            guard try takes(spaces[place].sets.count, budget.sets) ?? spaces[before].sets.contains(filedHash) else {
+                return Filing(text.unsaid, Self.setsSpent)
             }
             _ = spaces[place].sets.insert(filedHash)
-            for key in newKeys { spaces[place].values[key] = 0 }
+            for key in newKeys { spaces[place].values.add(0, to: key) }
             for (key, pair) in newValues where spaces[place].pairs.insert(pair) {
-                spaces[place].values[key, default: 0] += 1
+                spaces[place].values.add(1, to: key)
             }
         }
-        return isChanged ? Filing(whole: whole, filed: text) : nil
+        if !isChanged { return nil }
+        return Filing(filed, isUnnamed ? (isFiled ? Self.bothSpent : Self.keysSpent) : Self.valuesSpent)
     }
+
+    private static let setsSpent = [Spent.sets]
+    private static let valuesSpent = [Spent.values]
+    private static let keysSpent = [Spent.keys]
+    private static let bothSpent = [Spent.values, .keys]
 
     private mutating func admit(
         _ set: [UInt8], _ hash: UInt64, ofEntity key: String, _ workspace: String, _ hour: Int32,
@@ -250,7 +293,7 @@ package struct SetAdmission: Sendable {
         guard let filed = EntitySet.filed(set) else { return nil }
         if try hasCome(hash, here, read) { return nil }
         guard spaces[place].sets.count < budget(of: workspace, in: hour).sets else {
-            return Filing(set: filed, spent: [.values])
+            return Filing((filed, []), Self.valuesSpent)
         }
         _ = spaces[place].sets.insert(hash)
         return nil
@@ -273,15 +316,17 @@ package struct SetAdmission: Sendable {
             return
         }
         let place = number(of: Place(hour: hour, workspace: workspace))
-        guard !spaces[place].sets.contains(Self.hash(set[...])), let text = SetText(set), !text.isUnsaid,
-            !text.pairs.isEmpty
-        else { return }
-        _ = spaces[place].sets.insert(Self.hash(set[...]))
+        let hash = Self.hash(set[...])
+        // Not in the memory of `text`: the set that is looked at may be what made an hour be read.
+        guard !spaces[place].sets.contains(hash), let text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else {
+            return
+        }
+        _ = spaces[place].sets.insert(hash)
         for pair in text.pairs {
-            let key = Self.hash(pair.key)
-            spaces[place].values[key, default: 0] += 0
-            if let value = pair.value, spaces[place].pairs.insert(Self.hash(value, after: key)) {
-                spaces[place].values[key, default: 0] += 1
+            let key = Self.hash(set[pair.key])
+            spaces[place].values.add(0, to: key)
+            if let value = pair.value, spaces[place].pairs.insert(Self.hash(set[value], after: key)) {
+                spaces[place].values.add(1, to: key)
             }
         }
     }
@@ -317,11 +362,14 @@ package struct SetAdmission: Sendable {
         return key
     }
 
-    private func budget(of workspace: String, in hour: Int32) -> Rules.Budget {
+    private mutating func budget(of workspace: String, in hour: Int32) -> Rules.Budget {
+        if let lastBudget, lastBudget.hour == hour, lastBudget.workspace == workspace { return lastBudget.budget }
         let begin = Grain.hour.start(of: hour).microseconds
         let eras = own[workspace] ?? eras
         let rules = (eras.last { $0.from <= begin } ?? eras.first)?.rules ?? Rules.builtIn
-        return rules.budget(of: workspace)
+        let budget = rules.budget(of: workspace)
+        lastBudget = (hour, workspace, budget)
+        return budget
     }
 
     private static func hash(_ bytes: ArraySlice<UInt8>, after first: UInt64 = 0) -> UInt64 {
@@ -334,40 +382,63 @@ package struct SetAdmission: Sendable {
 
 /// Series of a batch whose set becomes another in some hours.
 private struct SeriesMoves {
-    private struct Origin: Hashable {
+    struct Move {
+        var series: Int32
         var hour: Int32
-        var series: Int32
-    }
-
-    private struct Move {
         /// Index into `added`, behind the batch's own series.
-        var series: Int32
+        var target: Int32
         var filing: SetAdmission.Filing
-        let events: Int
+        var events: Int
         /// What the event has beside the set where it had nothing.
         var alone: (extra: ByteRange, pairs: ByteRange)?
     }
 
-    private var moves: [Origin: Move] = [:]
+    private(set) var made: [Move] = []
+    private var index = HashIndex()
     private var added: [SeriesKey] = []
     private var numbers: [SeriesKey: Int32] = [:]
 
-    var isEmpty: Bool { moves.isEmpty }
+    var isEmpty: Bool { made.isEmpty }
 
-    /// Once moved, with the number of events.
-    var made: [(series: Int32, hour: Int32, filing: SetAdmission.Filing, events: Int)] {
-        moves.sorted { ($0.key.hour, $0.key.series) < ($1.key.hour, $1.key.series) }
-            .map { ($0.key.series, $0.key.hour, $0.value.filing, $0.value.events) }
-    }
-
+    /// Each series of an hour once.
     mutating func move(
         _ series: Int32, of hour: Int32, requests: Int64, to filing: SetAdmission.Filing, in batch: SealedBatch
     ) {
-        var key = batch.series[Int(series)]
-        key.set = filing.set
+        let hash = Self.hash(series, hour)
+        var probe = index.firstProbe(hash)
+        while index.next(hash, &probe) != nil { index.advance(&probe) }
+        _ = index.insert(hash, probe)
+        made.append(
+            Move(
+                series: series, hour: hour, target: target(of: batch.series[Int(series)], filing.set, in: batch),
+                filing: filing, events: Int(requests)))
+    }
+
+    private mutating func target(of key: SeriesKey, _ set: [UInt8], in batch: SealedBatch) -> Int32 {
+        var key = key
+        key.set = set
+        // Nearly all of a flood falls together.
+        if let last = made.last, added[Int(last.target) - batch.series.count] == key { return last.target }
         let number = numbers[key] ?? Int32(batch.series.count + added.count)
         if numbers.updateValue(number, forKey: key) == nil { added.append(key) }
-        moves[Origin(hour: hour, series: series)] = Move(series: number, filing: filing, events: Int(requests))
+        return number
+    }
+
+    private static func hash(_ series: Int32, _ hour: Int32) -> UInt64 {
+        var hash = Hash()
+        hash.combine(UInt64(UInt32(bitPattern: hour)) << 32 | UInt64(UInt32(bitPattern: series)))
+        return hash.state
+    }
+
+    /// Its index in `made`.
+    private func place(_ series: Int32, _ hour: Int32) -> Int? {
+        let hash = Self.hash(series, hour)
+        var probe = index.firstProbe(hash)
+        while let place = index.next(hash, &probe) {
+            if made[place].series == series && made[place].hour == hour { return place }
+            index.advance(&probe)
+        }
+        return nil
     }
 
     mutating func moved(_ batch: SealedBatch) -> SealedBatch {
@@ -384,27 +455,27 @@ private struct SeriesMoves {
             return numbers[Int(old)]
         }
         func moved(_ series: Int32, _ hour: Int32) -> Int32 {
-            guard let place = moves.index(forKey: Origin(hour: hour, series: series)) else { return number(series) }
-            return number(moves.values[place].series)
+            number(place(series, hour).map { made[$0].target } ?? series)
         }
         for index in batch.events.indices {
-            let event = batch.events[index]
-            let hour = Grain.hour.bucket(of: event.fields.time)
-            for entity in event.entities { batch.entities[entity] = moved(batch.entities[entity], hour) }
-            guard let place = moves.index(forKey: Origin(hour: hour, series: event.series)) else {
-                batch.events[index].series = number(event.series)
+            let hour = Grain.hour.bucket(of: batch.events[index].fields.time)
+            for entity in batch.events[index].entities {
+                batch.entities[entity] = moved(batch.entities[entity], hour)
+            }
+            guard let place = place(batch.events[index].series, hour) else {
+                batch.events[index].series = number(batch.events[index].series)
                 continue
             }
-            let move = moves.values[place]
-            batch.events[index].series = number(move.series)
-            let isAlone = event.extra.count <= 2
-            if isAlone, let known = move.alone {
+            batch.events[index].series = number(made[place].target)
+            let extra = batch.events[index].extra
+            let isAlone = extra.count <= 2
+            if isAlone, let known = made[place].alone {
                 (batch.events[index].extra, batch.events[index].pairs) = known
                 continue
             }
-            let beside = batch.append(extra: move.filing.extra(Array(batch.extras[event.extra.range])))
+            let beside = batch.append(extra: made[place].filing.extra(Array(batch.extras[extra.range])))
             (batch.events[index].extra, batch.events[index].pairs) = beside
-            if isAlone { moves.values[place].alone = beside }
+            if isAlone { made[place].alone = beside }
         }
         batch.delta = batch.delta.moved { row in
             moved(row.series, row.grain == .minute ? Grain.hour.bucket(ofMinute: row.bucket) : row.bucket)

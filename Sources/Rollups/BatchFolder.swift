@@ -109,9 +109,8 @@ package struct BatchFolder {
 
     /// Ends the batch: its series, its rows of all grains. The next `add` begins another.
     package mutating func finish() -> (series: [SeriesKey], delta: RollupDelta) {
-        let rows = finestRows()
-        let delta = RollupDelta(
-            minutes: rows.filter { $0.grain == .minute }, entityHours: rows.filter { $0.grain == .entityHour })
+        let (minutes, entityHours) = finestRows()
+        let delta = RollupDelta(minutes: minutes, entityHours: entityHours)
         let series = combinations.map { combination in
             SeriesKey(
                 workspace: strings[Int(combination.workspace)], apiKey: strings[Int(combination.apiKey)],
@@ -193,8 +192,7 @@ package struct BatchFolder {
 
     // MARK: Rows
 
-    /// Minutes, and the hours of entities.
-    private func finestRows() -> [RollupDelta.Row] {
+    private func finestRows() -> (minutes: [RollupDelta.Row], entityHours: [RollupDelta.Row]) {
         // Where each row's codes begin: a counting sort.
         var starts = [Int](repeating: 0, count: rowKeys.count + 1)
         for note in notes { starts[Int(note.row) + 1] += 1 }
@@ -208,17 +206,25 @@ package struct BatchFolder {
         let order = rowKeys.indices.sorted {
             (rowKeys[$0].bucket, rowKeys[$0].series) < (rowKeys[$1].bucket, rowKeys[$1].series)
         }
-        return order.map { row in
+        var (minutes, entityHours): ([RollupDelta.Row], [RollupDelta.Row]) = ([], [])
+        for row in order {
             let range = starts[row]..<starts[row + 1]
             codes.withUnsafeMutableBufferPointer { codes in
                 var row = UnsafeMutableBufferPointer(rebasing: codes[range])
                 row.sort()
             }
-            return RollupDelta.Row(
-                grain: combinations[Int(rowKeys[row].series)].isOfEntity ? .entityHour : .minute,
-                bucket: rowKeys[row].bucket, series: rowKeys[row].series, measures: measures[row],
-                bins: Self.bins(codes[range]))
+            func made(_ grain: Grain) -> RollupDelta.Row {
+                RollupDelta.Row(
+                    grain: grain, bucket: rowKeys[row].bucket, series: rowKeys[row].series, measures: measures[row],
+                    bins: Self.bins(codes[range]))
+            }
+            if combinations[Int(rowKeys[row].series)].isOfEntity {
+                entityHours.append(made(.entityHour))
+            } else {
+                minutes.append(made(.minute))
+            }
         }
+        return (minutes, entityHours)
     }
 
     /// Sorted codes, equal ones counted.

@@ -144,18 +144,35 @@ private func requests(_ answer: Answer) -> Int {
         #"{"version":1,"observe":{"enabled":false},"budgets":{"sets":400,"values":40,"keys":12}}"#
 
     @Test func aSetIsTakenApartAndPutTogetherWithMarks() throws {
+        func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
         let texts = [
             "{}", #"{"a":"b"}"#, #"{"a":["x","y\"z"],"b \"c":""}"#, #"{"(other)":true,"a":null,"b":"c"}"#,
-            #"{"(other)":false}"#, #"{"(other)":true}"#, #"{"(other)":true,"(other)":"mine"}"#,
+            #"{"(other)":true}"#, #"{"(other)":true,"(other)":"mine"}"#,
         ]
-        for text in texts { #expect(SetText(Array(text.utf8))?.bytes == Array(text.utf8), "\(text)") }
-        for text in ["", "[]", #"{"a":1}"#, #"{"a":{}}"#, #"{"a""#, "null"] {
-            #expect(SetText(Array(text.utf8)) == nil)
+        for text in texts {
+            let set = try #require(SetText(bytes(text)))
+            let (same, left) = set.filed(set.pairs.map { _ in .stays })
+            #expect(same == bytes(text) && left == bytes("{}"), "\(text)")
         }
-        let whole = try #require(SetText(Array(#"{"a":"1","b":["2"],"c":"3"}"#.utf8)))
-        let filed = try #require(SetText(Array(#"{"(other)":true,"a":"1","c":null}"#.utf8)))
-        #expect(whole.left(by: filed, with: Array(#"{"bb":"x"}"#.utf8)) == Array(#"{"b":["2"],"bb":"x","c":"3"}"#.utf8))
-        #expect(whole.left(by: whole, with: Array("{}".utf8)) == Array("{}".utf8))
+        #expect(SetText(bytes(#"{"(other)":false}"#))?.isUnsaid == true)
+        for text in ["", "[]", #"{"a":1}"#, #"{"a":{}}"#, #"{"a""#, "null"] { #expect(SetText(bytes(text)) == nil) }
+        let text = #"{"a":"1","b":["2"],"c":"3"}"#
+        let whole = try #require(SetText(bytes(text)))
+        let (filed, left) = whole.filed([.stays, .unnamed, .filed])
+        #expect(filed == bytes(#"{"(other)":true,"a":"1","c":null}"#) && left == bytes(#"{"b":["2"],"c":"3"}"#))
+        #expect(whole.unsaid.set == bytes(#"{"(other)":false}"#) && whole.unsaid.left == bytes(text))
+        let beside = bytes(#"{"bb":"x"}"#)
+        let all = SetText.merged(left, beside)
+        #expect(all == bytes(#"{"b":["2"],"bb":"x","c":"3"}"#) && SetText.merged(beside, left) == all)
+        #expect(SetText.merged(left, bytes("{}")) == left)
+
+        #expect(SetText.isFiled(bytes(text), beside, as: filed, all))
+        #expect(SetText.isFiled(bytes(text), bytes("{}"), as: whole.unsaid.set, bytes(text)))
+        #expect(SetText.isFiled(bytes(text), beside, as: bytes(text), beside))
+        #expect(!SetText.isFiled(bytes(text), bytes("{}"), as: filed, all))
+        #expect(!SetText.isFiled(bytes(#"{"a":"2","b":["2"],"c":"3"}"#), beside, as: filed, all))
+        // A key that was left out and is no dimension any more leaves no mark.
+        #expect(!SetText.isFiled(bytes(#"{"a":"1"}"#), left, as: bytes(#"{"(other)":true,"a":"1"}"#), left))
     }
 
     /// Honest traffic beside callers whose every value, or every key, is a new one.
