@@ -146,8 +146,11 @@ extension QueryEngine {
             let all = sets.values.reduce(0) { $0 + $1.requests }
             let nonDimensionKeys = try eventKeys(from: from, to: to, of: workspace, snapshot)
             try eachExtra(catalog, workspace, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) {
-                key, value, time in
-                if nonDimensionKeys.contains(key) {
+                key, value, time, isFiled in
+                if isFiled {
+                    // Counted by the set that says so.
+                    values[key, default: []].formUnion(value.values)
+                } else if nonDimensionKeys.contains(key) {
                     let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
                     add(key, value, Activity(requests: 1, first: instant, last: instant))
                 }
@@ -188,8 +191,8 @@ extension QueryEngine {
                 }
             }
             try eachExtra(catalog, workspace, from: from, to: to, where: { $0.contains(key) }, snapshot, budget) {
-                found, value, _ in
-                if found == key { add(value, 1) }
+                found, value, _, isFiled in
+                if found == key && !isFiled { add(value, 1) }
             }
             let sorted = counts.sorted { a, b in
                 a.value != b.value ? a.value > b.value : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
@@ -204,11 +207,12 @@ extension QueryEngine {
         var last: SeenTimes.Bucket
     }
 
-    /// The pairs that events carry beside their sets, of the eras whose non-dimension keys are wanted.
+    /// The pairs that events carry beside their sets, of the eras whose non-dimension keys are wanted; whether the set
+    /// has that key, filed under `(other)`.
     private func eachExtra(
         _ catalog: SeriesCatalog, _ workspace: String, from: EventTime, to: EventTime,
         where isWanted: (Set<String>) -> Bool, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
-        _ body: (String, MetadataValue, EventTime) -> Void
+        _ body: (String, MetadataValue, EventTime, Bool) -> Void
     ) throws {
         let rules = try snapshot.rulesTimeline().entries(from: from, to: to, of: workspace)
         let eras = eras(from: from, to: to, under: rules) {
@@ -228,8 +232,12 @@ extension QueryEngine {
             ) { stored in
                 passed += 1
                 if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-                guard positions[stored.series] != nil else { return !isTooLate }
-                for (key, value) in metadataPairs(stored.extra) ?? [] { body(key, value, stored.event.time) }
+                guard let position = positions[stored.series] else { return !isTooLate }
+                let set = catalog.sets[Int(catalog.setOfSeries[position])]
+                for (key, value) in metadataPairs(stored.extra) ?? [] {
+                    let isFiled = set.contains { $0.value == .filed && catalog.keys[Int($0.key)] == key }
+                    body(key, value, stored.event.time, isFiled)
+                }
                 return !isTooLate
             }
         }

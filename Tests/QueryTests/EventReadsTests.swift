@@ -44,6 +44,27 @@ import Testing
         return store
     }()
 
+    /// The event carries what its set has filed: it is one request all the same, also where the key is no dimension in
+    /// another part of the range.
+    @Test func aValueBeyondABudgetIsCountedOnce() throws {
+        var store = Self.store
+        store.timeline.entries.append(
+            RulesTimeline.Entry(
+                from: EventTime(microseconds: Self.start + 43_200_000_000),
+                rules: RulesText(
+                    fingerprint: "1", text: #"{"version":1,"classes":{"user":"entity","trace":"identifier"}}"#)))
+        let keys = try QueryEngine().metadataKeys(
+            from: EventTime(microseconds: Self.start), to: Self.end, workspace: "default", snapshot: store)
+        let trace = try #require(keys.first { $0.key == "trace" })
+        #expect(trace.requests == 20 && trace.filed == 10 && trace.share == 0.2)
+        // Each filed value, and the one that is not.
+        #expect(trace.distinct == 11)
+        let values = try QueryEngine().metadataValues(
+            of: "trace", prefix: "", limit: 50, from: EventTime(microseconds: Self.start), to: Self.end,
+            workspace: "default", snapshot: store)
+        #expect(values.reduce(0) { $0 + $1.requests } == 20)
+    }
+
     @Test(arguments: [
         // Filter, the keys that the index is asked for, events read, events counted.
         ("metadata.request_id = 'r7'", ["request_id"], 1, 1),
