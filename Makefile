@@ -22,7 +22,7 @@ help:
 	@echo "make size     machines for so many requests a second (RATE=10000)"
 	@echo "make sbom     the packages that a built binary needs, CycloneDX"
 	@echo "make setup    install what is missing: system packages ($(PACKAGES)), clients for tests (.venv)"
-	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60: for each of the three)"
+	@echo "make fuzz     fuzz both sides of HTTP and the reading of bodies (FUZZ_SECONDS=60 of processor time each)"
 	@echo "make sanitize run the proxy's tests under AddressSanitizer and ThreadSanitizer (SANITIZERS=thread: one of them)"
 	@echo "make format   format the sources; make lint checks them"
 	@echo "make schemas  write schemas/configuration.schema.json anew from the table of keys"

@@ -37,6 +37,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var clientIsVersion11 = true
     private var isHEAD = false
     private var isRequestChunked = false
+    private var awaitsContinue = false
     private var readsRequestBody = false
     private var requestBody: RequestBodyReader
     private var metadata: MetadataReader
@@ -106,6 +107,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         clientKeepsAlive = head.keepsAlive && head.isVersion11
         isHEAD = head.isHEAD
         isRequestChunked = head.framing == .chunked
+        awaitsContinue = head.expectsContinue && head.framing != .none
         do throws(RoutingRefusal) {
             try start(head, bytes, fields)
         } catch {
@@ -113,12 +115,15 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         }
     }
 
+    var wantsBody: Bool { if case .rejecting = stage { false } else { true } }
+
     private func start(_ head: RequestHead, _ bytes: Span<UInt8>, _ fields: [HeaderField]) throws(RoutingRefusal) {
         let rest = try Routing.rest(of: head.path, in: bytes)
         var key = 0..<0
         var mode: String?
         var name: String?
         var isJSON = false
+        var boundary: [UInt8]?
         var traceParent: TraceParent?
         func text(_ field: HeaderField) -> String {
             bytes.extracting(field.valueRange).withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
@@ -144,7 +149,9 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             case .liteLLMTags: metadata.addTags(bytes.extracting(field.valueRange))
             case .cloudflareMetadata:
                 bytes.extracting(field.valueRange).withUnsafeBytes { metadata.add(.cloudflare, $0) }
-            case .contentType: isJSON = contains(bytes, field.valueRange, "json")
+            case .contentType:
+                isJSON = contains(bytes, field.valueRange, "json")
+                if !isJSON { boundary = FormReader.boundary(ofContentType: text(field)) }
             default: break
             }
         }
@@ -178,7 +185,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         self.provider = provider
         operation = Routing.operation(of: rest, in: bytes)
         pathModel = Routing.model(of: rest, in: bytes) ?? ""
-        readsRequestBody = isJSON && head.framing != .none
+        if let boundary { requestBody.reset(boundary: boundary) }
+        readsRequestBody = (isJSON || boundary != nil) && head.framing != .none
         if traceID.isEmpty { traceID = worker.makeTraceID() }
 
         writeRequestHead(head, path, bytes, fields, provider)
@@ -273,7 +281,16 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var requestOutput: OutputBuffer? { hasSent ? upstream?.output : unsent }
 
     func requestReadEnded() {
-        if case .exchanging = stage { flushToUpstream() }
+        switch stage {
+        case .idle: break
+        case .exchanging: flushToUpstream()
+        case .rejecting(let refusal) where awaitsContinue:
+            // The client waits to be told whether to send its body: it is not (RFC 9110 §10.1.1). It may send it all
+            // the same, so the connection closes.
+            stage = .idle
+            answerRejected(refusal, keepsAlive: false)
+        case .rejecting: break
+        }
     }
 
     func requestEnded() {
@@ -281,7 +298,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         case .idle: break
         case .rejecting(let refusal):
             stage = .idle
-            answerRejected(refusal)
+            answerRejected(refusal, keepsAlive: clientKeepsAlive)
         case .exchanging:
             guard !exchange.isEnded else { return }
             exchange.requestEnded()
@@ -290,7 +307,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         }
     }
 
-    private func answerRejected(_ refusal: RoutingRefusal) {
+    private func answerRejected(_ refusal: RoutingRefusal, keepsAlive: Bool) {
         if refusal.isAboutAccess {
             worker.metrics.unauthorized.add()
         } else if refusal.status == 429 || refusal.status == 503 {
@@ -298,11 +315,13 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         } else {
             worker.metrics.rejected.add()
         }
-        writeOwnAnswer(status: refusal.status, code: refusal.code, message: refusal.message, hint: refusal.hint)
-        connection.answerEnded(keepsAlive: clientKeepsAlive)
+        writeOwnAnswer(
+            status: refusal.status, code: refusal.code, message: refusal.message, hint: refusal.hint,
+            keepsAlive: keepsAlive)
+        connection.answerEnded(keepsAlive: keepsAlive)
     }
 
-    private func writeOwnAnswer(status: Int, code: String, message: String, hint: String) {
+    private func writeOwnAnswer(status: Int, code: String, message: String, hint: String, keepsAlive: Bool) {
         let error: JSONValue = ["code": .string(code), "message": .string(message), "hint": .string(hint)]
         let body = (["error": error] as JSONValue).text
         let out = connection.output
@@ -312,7 +331,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         if !traceID.isEmpty { out.append("x-portkey-trace-id: \(traceID)\r\n") }
         // What went wrong will pass: an immediate second try would only add to it.
         if status == 429 || status == 503 { out.append("retry-after: 1\r\n") }
-        if !clientKeepsAlive || connection.isDraining { out.append("connection: close\r\n") }
+        if !keepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
         if !isHEAD { out.append(body) }
     }
@@ -384,7 +403,13 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         var form = AnswerBodyReader.Form.unread
         for field in fields {
             switch field.name {
-            case .contentType: form = self.form(bytes, field.valueRange)
+            case .contentType:
+                form = self.form(bytes, field.valueRange)
+                // Bedrock's frames are binary: the parts pass unread.
+                if contains(bytes, field.valueRange, "vnd.amazon.eventstream") {
+                    isStream = true
+                    isUnreadable = true
+                }
             case .contentEncoding: coding = field.valueRange
             case .bedrockInputTokens: headerInputTokens = decimal(bytes, field.valueRange)
             case .bedrockOutputTokens: headerOutputTokens = decimal(bytes, field.valueRange)
@@ -394,7 +419,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             if field.name == .contentLength && head.status == 204 { continue }
             if forwards(field, bytes, head.connectionOptions) { append(field, bytes, to: out) }
         }
-        isStream = form == .events || form == .lines || head.status < 300 && requestBody.isStreamed
+        isStream = isStream || form == .events || form == .lines || head.status < 300 && requestBody.isStreamed
         if form != .unread, !coding.isEmpty, !bytes.equalsIgnoringCase(coding, "identity") {
             let isRead = ["gzip", "x-gzip", "deflate"].contains { bytes.equalsIgnoringCase(coding, $0) }
             inflater = isRead ? worker.takeInflater() : nil
@@ -413,7 +438,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             }
         }
         out.append("x-portkey-trace-id: \(traceID)\r\n")
-        if !clientKeepsAlive || connection.isDraining { out.append("connection: close\r\n") }
+        if !exchange.clientKeepsAlive || connection.isDraining { out.append("connection: close\r\n") }
         out.append("\r\n")
     }
 
@@ -458,8 +483,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     /// What the answer said of itself, in its body or else in Bedrock's headers.
-    private func reportAnswer(to event: inout RequestEvent) {
-        answerBody.report(to: &event)
+    private func reportAnswer(to event: inout RequestEvent, isWhole: Bool) {
+        answerBody.report(to: &event, isWhole: isWhole)
         if let inflater, inflater.hasFailed { isUnreadable = true }
         if event.usageSource == .response { return giveInflaterBack() }
         giveInflaterBack()
@@ -526,7 +551,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             let (what, hint) = failure.message
             writeOwnAnswer(
                 status: failure.status, code: failure.code, message: "The provider \(provider?.name ?? "") \(what).",
-                hint: hint)
+                hint: hint, keepsAlive: exchange.clientKeepsAlive && exchange.isRequestWhole)
         }
         if let ending = step.ending { record(ending) }
         switch step.upstream {
@@ -554,7 +579,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             connection.answerEnded(keepsAlive: false)
         case .answer:
             stage = .idle
-            connection.answerEnded(keepsAlive: clientKeepsAlive && exchange.isRequestWhole)
+            connection.answerEnded(keepsAlive: exchange.clientKeepsAlive && exchange.isRequestWhole)
         case .abort:
             stage = .idle
             connection.abort()
@@ -585,7 +610,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         event.metadataRaw = captured.raw
         event.metadataRejected = captured.rejected
         event.metadataConflicts = captured.conflicts
-        reportAnswer(to: &event)
+        reportAnswer(to: &event, isWhole: ending == .answered)
 
         switch ending {
         case .answered: event.outcome = Outcome(status: status)

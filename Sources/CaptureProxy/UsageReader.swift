@@ -4,10 +4,11 @@
 package import Events
 import JSONText
 
-/// What a request's body says. Fed in pieces of any size.
+/// What a request's body says: JSON, or a form, which has no metadata. Fed in pieces of any size.
 package struct RequestBodyReader: Sendable {
     private static let model = 0, stream = 1, metadata = 2, user = 3
     private var scanner: JSONPathScanner
+    private var form: FormReader?
 
     /// `metadataLimit`: bytes of `metadata` that are kept.
     package init(metadataLimit: Int) {
@@ -17,11 +18,18 @@ package struct RequestBodyReader: Sendable {
             ]))
     }
 
-    package mutating func reset() { scanner.reset() }
-    package mutating func feed(_ bytes: UnsafeRawBufferPointer) { scanner.feed(bytes) }
+    /// For the next body; `boundary`: that of a form.
+    package mutating func reset(boundary: [UInt8]? = nil) {
+        scanner.reset()
+        form = boundary.map { FormReader(boundary: $0) }
+    }
 
-    package var model: [UInt8]? { scanner.text(of: Self.model) }
-    package var isStreamed: Bool { scanner.boolean(of: Self.stream) ?? false }
+    package mutating func feed(_ bytes: UnsafeRawBufferPointer) {
+        if form == nil { scanner.feed(bytes) } else { form?.feed(bytes) }
+    }
+
+    package var model: [UInt8]? { form?.model ?? scanner.text(of: Self.model) }
+    package var isStreamed: Bool { form?.isStreamed ?? scanner.boolean(of: Self.stream) ?? false }
 
     /// Adds the body's metadata sources. A body that breaks off or is not JSON has none.
     package func addMetadata(to reader: inout MetadataReader) {
@@ -160,8 +168,9 @@ package struct AnswerBodyReader: Sendable {
         if form == .events { events.finish { take($0, &scanner) } }
     }
 
-    /// Writes what was found into the event, whose operation is known.
-    package func report(to event: inout RequestEvent) {
+    /// Writes what was found into the event, whose operation is known. `isWhole`: the answer came to its end. The counts
+    /// of one that did not are those so far, unless it had said how the model finished: they are not told as usage.
+    package func report(to event: inout RequestEvent, isWhole: Bool) {
         guard form != .unread else { return }
         if let model = text(.model), !model.isEmpty { event.responseModel = model }
         if let finish = text(.finish) { event.finishReason = finish }
@@ -170,6 +179,7 @@ package struct AnswerBodyReader: Sendable {
             event.finishReason = status
         }
         if let type = text(.errorType) { event.errorType = type }
+        guard isWhole || scanner.isBetweenDocuments && !event.finishReason.isEmpty else { return }
         guard integer(.input) != nil || integer(.output) != nil else { return }
         event.usageSource = .response
         let (input, inputPlace) = integer(.input) ?? (0, -1)

@@ -107,7 +107,8 @@ package struct Exchange: Sendable {
 
     private var state = State.awaitingConnection
     package private(set) var isRequestWhole: Bool
-    private let clientKeepsAlive: Bool
+    /// The client's connection takes another request after this one, as its answer's head has to say.
+    package private(set) var clientKeepsAlive: Bool
     private var isReused = false
     private var hasSent = false
     private var hasRetried = false
@@ -136,15 +137,19 @@ package struct Exchange: Sendable {
     /// Some byte of the request has left for the upstream.
     package mutating func sentToUpstream() { hasSent = true }
 
+    /// Before the answer's head is written. One that comes before the request is whole closes the client's connection,
+    /// since more of the request may never come, and has to say so (RFC 9112 §9.6).
     package mutating func answerStarted() {
-        if state == .awaitingAnswer { state = .answering }
+        guard state == .awaitingAnswer else { return }
+        state = .answering
+        if !isRequestWhole { clientKeepsAlive = false }
     }
 
     package mutating func answerEnded(upstreamKeepsAlive: Bool) -> Step {
         switch state {
         case .awaitingAnswer, .answering:
             state = .ended
-            // An answer that comes before the request is whole leaves both connections in mid-request.
+            // An answer that ends before the request is whole leaves both connections in mid-request.
             return Step(
                 upstream: upstreamKeepsAlive && isRequestWhole ? .release : .close,
                 client: clientKeepsAlive && isRequestWhole ? .next : .close, ending: .answered)

@@ -17,7 +17,8 @@
 // | `connection: close`, either side | RFC 9112 §9.6 | that side is closed behind the exchange, the other kept |
 // | HTTP/1.0 request | RFC 9112 §9.3 | accepted without `host`; answered in 1.1 and closed |
 // | HTTP/1.0 answer | RFC 9112 §6.3 | accepted; to the connection's end where no length is said |
-// | `expect: 100-continue` | RFC 9110 §10.1.1 | answered here, dropped; of HTTP/1.0 ignored |
+// | `expect: 100-continue` | RFC 9110 §10.1.1 | answered here (a refused head with its refusal), dropped; of HTTP/1.0 ignored |
+// | an answer that begins before its request is whole | RFC 9112 §9.6 | passed on with `connection: close` |
 // | another expectation | RFC 9110 §10.1.1 | dropped |
 // | pipelined requests | RFC 9112 §9.3.2 | read one at a time, answered in order |
 // | HEAD | RFC 9110 §9.3.2 | no body follows, whatever the answer's head says |

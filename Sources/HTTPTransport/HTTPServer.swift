@@ -118,6 +118,8 @@ private final class BufferedHandler: ServerHandler {
             headers: fields.map { (text($0.nameRange).lowercased(), text($0.valueRange)) }, body: [])
     }
 
+    var wantsBody: Bool { true }
+
     func requestBody(_ bytes: UnsafeRawBufferPointer) {
         if isTooLarge { return }
         if (request?.body.count ?? 0) + bytes.count > bodyLimit {

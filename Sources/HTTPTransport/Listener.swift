@@ -266,6 +266,7 @@ private final class OverloadedHandler: ServerHandler {
         connection.answerEnded(keepsAlive: false)
     }
 
+    var wantsBody: Bool { false }
     func requestBody(_ bytes: UnsafeRawBufferPointer) {}
     func requestEnded() {}
     func requestReadEnded() {}

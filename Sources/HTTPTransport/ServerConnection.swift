@@ -8,6 +8,8 @@ package import HTTPMessages
 package protocol ServerHandler: AnyObject {
     /// `bytes` hold the head and are valid during the call; `fields` are its lines.
     func requestStarted(_ head: RequestHead, bytes: Span<UInt8>, fields: [HeaderField])
+    /// What was just started needs its body: false where the answer is a refusal, whatever the body says.
+    var wantsBody: Bool { get }
     func requestBody(_ bytes: UnsafeRawBufferPointer)
     func requestEnded()
     /// A read of the socket is worked through in mid-request: a good moment to flush what it yielded.
@@ -212,12 +214,13 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         let head: RequestHead
         do throws(Refusal) { head = try RequestHead(bytes, parser.scanner) } catch { return .refuse(error) }
         phase = .receiving
-        if head.expectsContinue, head.framing != .none {
+        channel.deadline = loop.now + group.limits.stallMilliseconds
+        handler?.requestStarted(head, bytes: bytes, fields: parser.scanner.fields)
+        // Not behind a final answer, and not to a client that will be refused: it need not send its body first.
+        if head.expectsContinue, head.framing != .none, !closesAfterAnswer, handler?.wantsBody == true {
             output.append("HTTP/1.1 100 Continue\r\n\r\n")
             channel.flush()
         }
-        channel.deadline = loop.now + group.limits.stallMilliseconds
-        handler?.requestStarted(head, bytes: bytes, fields: parser.scanner.fields)
         return head.framing == .chunked ? .chunked : .proceed
     }
 

@@ -72,6 +72,8 @@ package struct JSONPathScanner: Sendable {
     package var isDead: Bool { state == .dead }
     /// The document is over (a number alone never is).
     package var isFinished: Bool { state == .finished }
+    /// Nothing of a document has come that is not over.
+    package var isBetweenDocuments: Bool { depth == 0 && (state == .value || state == .finished) }
 
     /// Back to the start, nothing found; keeps its memory.
     package mutating func reset() {

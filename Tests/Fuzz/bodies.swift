@@ -12,7 +12,7 @@ private func read(_ bytes: UnsafeRawBufferPointer, _ form: AnswerBodyReader.Form
     reader.finish()
     var event = RequestEvent(id: EventID(high: 1, low: 1), time: EventTime(microseconds: 0))
     event.operation = "responses"
-    reader.report(to: &event)
+    reader.report(to: &event, isWhole: true)
     return event
 }
 
@@ -33,6 +33,14 @@ private func metadata(_ bytes: UnsafeRawBufferPointer, step: Int) -> CapturedMet
     return reader.finish()
 }
 
+private func form(_ bytes: UnsafeRawBufferPointer, step: Int) -> FormReader {
+    var reader = FormReader(boundary: [UInt8(ascii: "b")])
+    for begin in stride(from: 0, to: bytes.count, by: step) {
+        reader.feed(UnsafeRawBufferPointer(rebasing: bytes[begin..<min(begin + step, bytes.count)]))
+    }
+    return reader
+}
+
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     guard let start, count > 1 else { return 0 }
@@ -41,6 +49,8 @@ public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
     for form in [AnswerBodyReader.Form.json, .lines, .events] {
         precondition(read(bytes, form, step: bytes.count) == read(bytes, form, step: step), "found only when cut so")
     }
+    let (inOne, cut) = (form(bytes, step: bytes.count), form(bytes, step: step))
+    precondition(inOne.model == cut.model && inOne.isStreamed == cut.isStreamed, "another form when cut so")
     let whole = metadata(bytes, step: bytes.count)
     precondition(whole == metadata(bytes, step: step), "other metadata when cut so")
     if !whole.raw.isEmpty {

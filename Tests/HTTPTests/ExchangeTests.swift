@@ -17,9 +17,21 @@ import Testing
         var exchange = Exchange(clientKeepsAlive: true, requestIsWhole: false)
         exchange.connected(reused: false)
         exchange.answerStarted()
+        #expect(!exchange.clientKeepsAlive)
         #expect(
             exchange.answerEnded(upstreamKeepsAlive: true) == .init(upstream: .close, client: .close, ending: .answered)
         )
+    }
+
+    @Test func whatTheAnswersHeadSaidHoldsWhenTheRequestEndsMeanwhile() {
+        var exchange = Exchange(clientKeepsAlive: true, requestIsWhole: false)
+        exchange.connected(reused: false)
+        exchange.sentToUpstream()
+        exchange.answerStarted()
+        exchange.requestEnded()
+        #expect(
+            exchange.answerEnded(upstreamKeepsAlive: true)
+                == .init(upstream: .release, client: .close, ending: .answered))
     }
 
     @Test func aClientThatLeavesInMidAnswerCancelsTheUpstream() {

@@ -110,6 +110,50 @@ private func post(_ rest: String, _ target: String = "/v1/x", version: String = 
         _ = try hop.finish()
     }
 
+    @Test func aRefusalIsToldBeforeTheBodyIsAskedFor() throws {
+        let hop = try Hop()
+        for (headers, status) in [("x-portkey-mode: proxy nobody\r\n", 400), ("", 400)] {
+            let client = try RawClient(port: hop.proxy.port)
+            client.send(
+                "POST /v1/x HTTP/1.1\r\nhost: a\r\n\(headers)expect: 100-continue\r\ncontent-length: 1000000\r\n\r\n")
+            let text = client.rest()
+            #expect(text.hasPrefix("HTTP/1.1 \(status) ") && text.lowercased().contains("connection: close"))
+        }
+        #expect(hop.requests.isEmpty)
+        #expect(try hop.finish().isEmpty)
+    }
+
+    /// Whoever is answered in mid-request is told that the connection closes: the next request would be lost with it.
+    @Test func anAnswerBeforeTheRequestsEndSaysThatTheConnectionCloses() throws {
+        let provider = try RawProvider { peer in
+            // The head alone is read: the body is on its way.
+            _ = peer.head()
+            peer.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")
+            peer.awaitEnd()
+        }
+        let hop = try Hop(upstreamPort: provider.port)
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(post("content-length: 10\r\n\r\n{}"))
+        #expect(client.waitFor("{}"))
+        client.send("12345678" + post("content-length: 2\r\n\r\n{}"))
+        let text = client.rest()
+        #expect(text.hasPrefix("HTTP/1.1 401 ") && text.lowercased().contains("\r\nconnection: close\r\n"))
+        #expect(text.hasSuffix("{}") && !text.contains("200"))
+        let events = try hop.finish()
+        provider.stop()
+        #expect(events.map(\.status) == [401])
+    }
+
+    @Test func anOwnAnswerBeforeTheRequestsEndSaysThatTheConnectionCloses() throws {
+        let hop = try Hop()
+        hop.stopProvider()
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(post("content-length: 10\r\n\r\n{}"))
+        let text = client.rest()
+        #expect(text.hasPrefix("HTTP/1.1 502 ") && text.lowercased().contains("\r\nconnection: close\r\n"))
+        #expect(try hop.finish().map(\.status) == [502])
+    }
+
     @Test func aClientThatClosesOrIsOldIsAnsweredAndClosed() throws {
         let hop = try Hop()
         for text in [post("connection: close\r\n\r\n"), "GET /v1/x HTTP/1.0\r\n\(portkey)\r\n"] {

@@ -172,6 +172,77 @@ private let portkey =
         #expect(events.first?.firstTokenMicroseconds != nil && events.first?.finishReason == "stop")
     }
 
+    /// First token: the first byte of a streamed answer's body, from the request's first byte on.
+    @Test func theTimeOfTheFirstTokenLiesBetweenForwardingAndTheEnd() throws {
+        let hop = try Hop { _ in
+            usleep(100_000)
+            return HTTPResponse(
+                status: 200, headers: [("content-type", "text/event-stream")], body: Array("data: {}\n\n".utf8),
+                parts: [(300, Array("data: [DONE]\n\n".utf8))])
+        }
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(chat(portkey))
+        #expect(client.waitFor("[DONE]"))
+        let event = try #require(hop.finish().first)
+        let first = try #require(event.firstTokenMicroseconds)
+        let latency = try #require(event.latencyMicroseconds)
+        #expect(first >= 100_000 && latency >= first + 290_000, "\(first) of \(latency)")
+    }
+
+    @Test func ofAStreamThatTheClientLeavesNoRunningCountIsUsage() throws {
+        let start =
+            #"data: {"type":"message_start","message":{"model":"claude-sonnet-4","usage":{"input_tokens":25,"output_tokens":1}}}"#
+        let hop = try Hop { _ in
+            HTTPResponse(
+                status: 200, headers: [("content-type", "text/event-stream")], body: Array((start + "\n\n").utf8),
+                parts: (0..<500).map { _ in (20, Array("data: {\"type\":\"ping\"}\n\n".utf8)) })
+        }
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(chat(portkey))
+        #expect(client.waitFor("ping"))
+        client.leave()
+        let deadline = ContinuousClock.now + .seconds(20)
+        while hop.metrics.recorded.value == 0, ContinuousClock.now < deadline { usleep(10_000) }
+        let event = try #require(hop.finish().first)
+        #expect(event.outcome == .cancelled && event.responseModel == "claude-sonnet-4")
+        #expect(event.usageSource == .none && event.inputTokens == 0 && event.outputTokens == 0 && event.cost == nil)
+    }
+
+    @Test func aFormSaysItsModelToo() throws {
+        let hop = try Hop { _ in .json(200, #"{"text":"hello","usage":{"input_tokens":14,"output_tokens":45}}"#) }
+        let client = try RawClient(port: hop.proxy.port)
+        let body =
+            "--x y\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n--x\r\n"
+            + "--x y\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngpt-4o\r\n--x y--\r\n"
+        client.send(
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nhost: a\r\n\(portkey)"
+                + "Content-Type: Multipart/Form-Data; charset=x; boundary=\"x y\"\r\n"
+                + "content-length: \(body.utf8.count)\r\n\r\n" + body)
+        #expect(try #require(client.answer()).head.hasPrefix("HTTP/1.1 200"))
+        #expect(hop.requests.first.map { String(decoding: $0.body, as: UTF8.self) } == body)
+        let event = try #require(hop.finish().first)
+        #expect(event.operation == "transcription" && event.requestModel == "gpt-4o" && event.inputTokens == 14)
+        #expect(event.cost == NanoUSD(14 * 2500 + 45 * 10000))
+    }
+
+    @Test(arguments: [true, false]) func bedrocksBinaryStreamPassesUnreadAndSaysSo(_ tellsTokens: Bool) throws {
+        let hop = try Hop { _ in
+            HTTPResponse(
+                status: 200,
+                headers: [("content-type", "application/vnd.amazon.eventstream")]
+                    + (tellsTokens
+                        ? [("x-amzn-bedrock-input-token-count", "7"), ("x-amzn-bedrock-output-token-count", "9")] : []),
+                body: [0, 0, 0, 16, 255])
+        }
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(chat(portkey, path: "/v1/model/gpt-4o/invoke-with-response-stream"))
+        #expect(try #require(client.answer()).head.hasPrefix("HTTP/1.1 200"))
+        let event = try #require(hop.finish().first)
+        #expect(event.streamed && event.firstTokenMicroseconds != nil)
+        #expect(event.usageSource == (tellsTokens ? .response : .unreadable))
+        #expect(event.inputTokens == (tellsTokens ? 7 : 0) && event.outputTokens == (tellsTokens ? 9 : 0))
+    }
+
     @Test func aClientThatLeavesInMidAnswerIsRecordedAsCancelled() throws {
         let hop = try Hop { _ in
             HTTPResponse(

@@ -21,14 +21,20 @@ final class RawPeer: Sendable {
     /// For `poll`.
     var pollable: Int32 { descriptor }
 
-    /// One request of a `content-length` or without body; nil when the connection ends first.
-    func request() -> String? {
+    /// A request's head alone; nil when the connection ends first.
+    func head() -> [UInt8]? {
         var received: [UInt8] = []
         var byte: UInt8 = 0
         while !received.suffix(4).elementsEqual([13, 10, 13, 10]) {
             guard recv(descriptor, &byte, 1, 0) == 1 else { return nil }
             received.append(byte)
         }
+        return received
+    }
+
+    /// One request of a `content-length` or without body; nil when the connection ends first.
+    func request() -> String? {
+        guard var received = head() else { return nil }
         let head = String(decoding: received, as: UTF8.self)
         let line = head.lowercased().split(separator: "\r\n").first { $0.hasPrefix("content-length:") }
         var left = line.flatMap { Int($0.dropFirst(15).drop { $0 == " " }) } ?? 0

@@ -49,6 +49,11 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
                 #"{"model":"gpt-4o","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#, "[DONE]"),
             model: "gpt-4o", finish: "content_filter", tokens: [3, 1, 0, 0]),
         .init(
+            name: "Azure", form: .json,
+            body:
+                #"{"choices":[{"content_filter_results":{},"finish_reason":"stop","message":{"content":"a"}}],"model":"gpt-4o","prompt_filter_results":[{"prompt_index":0}],"usage":{"completion_tokens":9,"prompt_tokens":21,"total_tokens":30}}"#,
+            model: "gpt-4o", finish: "stop", tokens: [21, 9, 0, 0]),
+        .init(
             name: "OpenAI completions", form: .json, operation: "text_completion",
             body:
                 #"{"model":"gpt-3.5-turbo-instruct","choices":[{"text":"a","finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":16,"total_tokens":21}}"#,
@@ -87,6 +92,28 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
             name: "OpenAI images without usage", form: .json, operation: "image_generation",
             body: #"{"created":1,"data":[{"url":"https://x"}]}"#),
         .init(
+            name: "OpenAI images, streamed", form: .events, operation: "image_generation",
+            body: "event: image_generation.partial_image\n"
+                + sse(#"{"type":"image_generation.partial_image","b64_json":"AAAA","partial_image_index":0}"#)
+                + "event: image_generation.completed\n"
+                + sse(
+                    #"{"type":"image_generation.completed","b64_json":"AAAA","usage":{"total_tokens":100,"input_tokens":50,"output_tokens":50}}"#
+                ),
+            tokens: [50, 50, 0, 0]),
+        .init(
+            name: "OpenAI transcription, streamed", form: .events, operation: "transcription",
+            body: sse(
+                #"{"type":"transcript.text.delta","delta":"I"}"#,
+                #"{"type":"transcript.text.done","text":"I","usage":{"type":"tokens","input_tokens":14,"output_tokens":31,"total_tokens":45}}"#
+            ),
+            tokens: [14, 31, 0, 0]),
+        .init(
+            name: "OpenAI speech, streamed", form: .events, operation: "speech",
+            body: sse(
+                #"{"type":"speech.audio.delta","audio":"AAAA"}"#,
+                #"{"type":"speech.audio.done","usage":{"input_tokens":14,"output_tokens":101,"total_tokens":115}}"#),
+            tokens: [14, 101, 0, 0]),
+        .init(
             name: "OpenAI transcription", form: .json, operation: "transcription",
             body:
                 #"{"text":"hello","usage":{"type":"tokens","input_tokens":14,"input_token_details":{"audio_tokens":14},"output_tokens":45,"total_tokens":59}}"#,
@@ -124,6 +151,13 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
             name: "Anthropic legacy completions", form: .json, operation: "text_completion",
             body: #"{"type":"completion","completion":" hi","stop_reason":"stop_sequence","model":"claude-2.1"}"#,
             model: "claude-2.1", finish: "stop_sequence"),
+        .init(
+            name: "Anthropic legacy completions, streamed", form: .events, operation: "text_completion",
+            body: "event: completion\n"
+                + sse(#"{"type":"completion","completion":" hi","stop_reason":null,"model":"claude-2.1"}"#)
+                + "event: completion\n"
+                + sse(#"{"type":"completion","completion":"","stop_reason":"max_tokens","model":"claude-2.1"}"#),
+            model: "claude-2.1", finish: "max_tokens"),
         .init(
             name: "Anthropic error in a stream", form: .events,
             body: "event: error\n" + sse(#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#),
@@ -168,6 +202,11 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
                 #"{"text":"a","finish_reason":"COMPLETE","meta":{"api_version":{"version":"1"},"billed_units":{"input_tokens":5.0,"output_tokens":11.0},"tokens":{"input_tokens":70,"output_tokens":12}}}"#,
             finish: "COMPLETE", tokens: [5, 11, 0, 0]),
         .init(
+            name: "Cohere 2", form: .json,
+            body:
+                #"{"id":"c","finish_reason":"COMPLETE","message":{"role":"assistant"},"usage":{"billed_units":{"input_tokens":5,"output_tokens":418},"tokens":{"input_tokens":71,"output_tokens":418}}}"#,
+            finish: "COMPLETE", tokens: [5, 418, 0, 0]),
+        .init(
             name: "Cohere, streamed as lines", form: .lines,
             body: "{\"event_type\":\"text-generation\",\"text\":\"a\"}\n"
                 + "{\"event_type\":\"stream-end\",\"finish_reason\":\"COMPLETE\",\"response\":{\"meta\":{\"billed_units\":{\"input_tokens\":5,\"output_tokens\":6}}}}\n",
@@ -184,6 +223,13 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
             body:
                 #"{"model":"mistral-large-latest","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":16,"completion_tokens":34,"total_tokens":50}}"#,
             model: "mistral-large-latest", finish: "stop", tokens: [16, 34, 0, 0]),
+        .init(
+            name: "Mistral, streamed", form: .events,
+            body: sse(
+                #"{"model":"mistral-small","choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#,
+                #"{"model":"mistral-small","choices":[{"delta":{"content":""},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"total_tokens":9,"completion_tokens":5}}"#,
+                "[DONE]"),
+            model: "mistral-small", finish: "stop", tokens: [4, 5, 0, 0]),
         .init(
             name: "DeepSeek", form: .json,
             body:
@@ -221,14 +267,14 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
         RequestEvent(id: EventID(high: 1, low: 1), time: EventTime(microseconds: 0))
     }
 
-    private static func read(_ usage: UsageCase, pieces: [ArraySlice<UInt8>]) -> RequestEvent {
+    private static func read(_ usage: UsageCase, pieces: [ArraySlice<UInt8>], isWhole: Bool = true) -> RequestEvent {
         var reader = AnswerBodyReader()
         reader.reset(usage.form)
         for piece in pieces { piece.withUnsafeBytes { reader.feed($0) } }
-        reader.finish()
+        if isWhole { reader.finish() }
         var event = blank()
         event.operation = usage.operation
-        reader.report(to: &event)
+        reader.report(to: &event, isWhole: isWhole)
         return event
     }
 
@@ -253,6 +299,25 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
         #expect(Self.read(usage, pieces: bytes.indices.map { bytes[$0...$0] }) == whole)
     }
 
+    /// Running counts are no usage: of an answer that breaks off either what it had said to its end, or nothing.
+    @Test(arguments: cases) func anAnswerCutShortTellsFinalCountsOrNone(_ usage: UsageCase) {
+        let bytes = Array(usage.body.utf8)
+        let whole = Self.read(usage, pieces: [bytes[...]])
+        for cut in 0..<bytes.count {
+            let event = Self.read(usage, pieces: [bytes[..<cut]], isWhole: false)
+            let counts = [event.inputTokens, event.outputTokens, event.cachedTokens, event.reasoningTokens]
+            if event.usageSource == .none {
+                if counts != [0, 0, 0, 0] {
+                    Issue.record("cut at \(cut): \(counts) and no source")
+                    return
+                }
+            } else if counts != usage.tokens {
+                Issue.record("cut at \(cut): \(counts), the whole says \(whole.outputTokens)")
+                return
+            }
+        }
+    }
+
     @Test func theReaderIsReusedWithoutMemoryOfTheLast() {
         var reader = AnswerBodyReader()
         for usage in Self.cases + Self.cases.reversed() {
@@ -261,8 +326,52 @@ private func sse(_ events: String...) -> String { events.map { "data: \($0)\n\n"
             reader.finish()
             var event = Self.blank()
             event.operation = usage.operation
-            reader.report(to: &event)
+            reader.report(to: &event, isWhole: true)
             #expect(event == Self.read(usage, pieces: [Array(usage.body.utf8)[...]]), "\(usage.name)")
+        }
+    }
+}
+
+@Suite struct FormReaderTests {
+    private static let lines = "\r\n"
+
+    /// `expected`: model; whether a stream is asked for.
+    @Test(
+        arguments: [
+            (
+                "--b|Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"|Content-Type: audio/mpeg||ID3|-|--|-b|x"
+                    + "|--b|content-disposition:form-data; name=\"model\"||whisper-1|--b|Content-Disposition: form-data; name=\"stream\""
+                    + "||true|--b--|", "whisper-1", true
+            ),
+            ("preamble|--b|Content-Disposition: form-data; name=model||a|b|--b--", "a|b", false),
+            (
+                "--b|Content-Disposition: form-data; name=\"model\"|||--b|Content-Disposition: form-data; name=\"model\"||m|--b--",
+                "m", false
+            ),
+            (
+                "--b|Content-Disposition: form-data; name=\"models\"||a|--b|Content-Disposition: form-data; filename=\"model\"||b|--b--",
+                nil, false
+            ),
+            ("--b|Content-Disposition: form-data; name=\"model\"||never ended", nil, false),
+            ("--b--|--b|Content-Disposition: form-data; name=\"model\"||behind the end|--b--", nil, false),
+            ("--b||no header|--b|Content-Disposition: attachment; name=\"model\"||x|--b--", nil, false),
+            (
+                "--b|Content-Disposition: form-data; name=\"model\"||" + String(repeating: "m", count: 600) + "|--b--",
+                nil, false
+            ),
+        ] as [(String, String?, Bool)])
+    func findsTheModelWhereverTheBodyIsCut(_ text: String, _ model: String?, _ isStreamed: Bool) {
+        let bytes = Array(text.replacing("|", with: Self.lines).utf8)
+        let expected = model?.replacing("|", with: Self.lines)
+        for cut in 0...bytes.count {
+            var reader = RequestBodyReader(metadataLimit: 100)
+            reader.reset(boundary: [UInt8(ascii: "b")])
+            for piece in [bytes[..<cut], bytes[cut...]] { piece.withUnsafeBytes { reader.feed($0) } }
+            let found = reader.model.map { String(decoding: $0, as: UTF8.self) }
+            guard found == expected, reader.isStreamed == isStreamed else {
+                Issue.record("cut at \(cut): \(found ?? "none") \(reader.isStreamed)")
+                return
+            }
         }
     }
 }
