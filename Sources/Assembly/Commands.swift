@@ -346,6 +346,10 @@ extension Program {
                         ],
                         takesConfiguration: false),
                     Command(
+                        "schema", "the JSON Schema of a rules file",
+                        examples: [Example("millrace rules schema > rules.schema.json", "for an editor")],
+                        takesConfiguration: false),
+                    Command(
                         "try", "show what the rules make of metadata on standard input, and by which rule",
                         arguments: [Argument("FILE", "a rules file, YAML", isRequired: true)],
                         options: [Option("json", nil, "answer as JSON")],

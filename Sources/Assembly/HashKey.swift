@@ -12,6 +12,17 @@ enum HashKey {
         return { hash.digits(of: $0) }
     }
 
+    /// For a look at what would be: with the key that is there, else with one of this run's own. Makes no file.
+    static func hashOfLook(_ configuration: MillraceConfiguration) throws -> @Sendable ([UInt8]) -> [UInt8] {
+        let beside = path(beside: configuration.journal.directory)
+        let path = configuration.normalization.hashKeyFile ?? (access(beside, F_OK) == 0 ? beside : nil)
+        guard let key = try path.map(read) ?? SecureRandom.bytes(32) else {
+            throw Failure("The system has no random bytes to give.")
+        }
+        let hash = KeyedHash(key: key)
+        return { hash.digits(of: $0) }
+    }
+
     /// The bytes of the file, a line's end after them left out.
     static func read(_ path: String) throws -> [UInt8] {
         switch readFile(path) {
@@ -30,12 +41,17 @@ enum HashKey {
         }
     }
 
-    /// `hash.key` in the directory that holds the journal's; its owner's alone to read.
-    private static func made(beside journal: String) throws -> [UInt8] {
+    /// `hash.key` in the directory that holds the journal's.
+    private static func path(beside journal: String) -> String {
         var parts = journal.split(separator: "/", omittingEmptySubsequences: false)
         while parts.count > 1, parts.last == "" { parts.removeLast() }
         let directory = parts.count > 1 ? parts.dropLast().joined(separator: "/") : "."
-        let path = "\(directory)/hash.key"
+        return "\(directory)/hash.key"
+    }
+
+    /// Its owner's alone to read.
+    private static func made(beside journal: String) throws -> [UInt8] {
+        let path = path(beside: journal)
         if access(path, F_OK) == 0 { return try read(path) }
         guard let random = SecureRandom.bytes(32) else { throw Failure("The system has no random bytes to give.") }
         let text = Hexadecimal.digits(random) + [0x0A]

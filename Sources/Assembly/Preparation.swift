@@ -75,9 +75,7 @@ enum Preparation {
     }
 
     private static func readRules(_ path: String?) throws -> Rules {
-        guard let path else { return .builtIn }
-        let rules = try Rules.decode(try tree(path))
-        return rules
+        try path.map { try RulesFile.valid($0) } ?? .builtIn
     }
 
     private static func priceTable(_ path: String?) throws -> PriceTable {

@@ -44,13 +44,13 @@ enum ReplayCommands {
                 "--workspace and --source log exclude each other",
                 hint: "a replay of one workspace reads stored events; leave --workspace out to read the log")
         }
-        let rules = try invocation.text("rules").map { try RulesCommands.valid($0) }
+        let rules = try invocation.text("rules").map { try RulesFile.valid($0) }
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
         if let prices { _ = try PriceTable(json: Array(prices.utf8)) }
-        let plan = ReplayPlan(
-            from: from, to: asked, rules: rules, prices: prices, isDryRun: invocation.flag("dry-run"),
-            workspace: workspace, source: source, now: now)
         let inputs = try Inputs(configuration)
+        let plan = try ReplayPlan(
+            from: from, to: asked, rules: rules, prices: prices, isDryRun: invocation.flag("dry-run"),
+            workspace: workspace, source: source, timeline: try inputs.timeline(), now: now)
         let work = try inputs.work(under: rules)
         var store = try inputs.replays()
         let reach = source == "events" ? nil : try work.reach(plan, &store)
@@ -77,6 +77,8 @@ enum ReplayCommands {
         }
 
         func replays() throws -> any ReplayStore { try open.makeReplayStore() }
+
+        func timeline() throws -> RulesTimeline { try open.reader.read { try $0.rulesTimeline() } }
 
         func work(under rules: Rules? = nil) throws -> ReplayWork {
             try ReplayWork(configuration, open, configured: Preparation.read(configuration).rules, rules: rules) {

@@ -87,9 +87,9 @@ final class ReplayDesk: ReplayControl {
     func start(_ request: ReplayRequest) throws -> ReplayStanding {
         let now = SystemFacts.now()
         let (rules, prices) = try Self.inputs(request)
-        let plan = ReplayPlan(
+        let plan = try ReplayPlan(
             from: request.from, to: request.to, rules: rules, prices: prices, isDryRun: request.isDryRun,
-            workspace: request.workspace, now: now)
+            workspace: request.workspace, timeline: try open.reader.read { try $0.rulesTimeline() }, now: now)
         guard plan.from < plan.to else {
             throw ChangeRefusal(
                 .impossible, "from does not lie before to.", hint: "to is not included; without it, it is now.")
@@ -219,7 +219,7 @@ final class ReplayDesk: ReplayControl {
         var mistakes: [String] = []
         var rules: Rules?
         if let given = request.rules {
-            let (read, problems) = RulesCommands.read(given.string.map { Array($0.utf8) } ?? given.bytes)
+            let (read, problems) = RulesFile.read(given.string.map { Array($0.utf8) } ?? given.bytes)
             rules = read
             // What was sent as an object has no lines that anybody has seen.
             mistakes += problems.map { "rules: " + (given.string == nil ? $0.withoutLine : $0.description) }

@@ -15,21 +15,24 @@ import Telemetry
 
 extension ReplayPlan {
     /// - `to`: nil, or an end in the future, means now.
+    /// - `timeline`: the store's; what was observed of keys holds on under these rules, as it does under newly configured
+    ///   ones.
     /// - `prices`: a price table's text, which was read once already.
     /// - `source`: as it was given.
     init(
         from: EventTime, to: EventTime?, rules: Rules?, prices: String?, isDryRun: Bool, workspace: String?,
-        source: String? = nil, now: EventTime
-    ) {
-        let text = rules.map { RulesText($0) }
+        source: String? = nil, timeline: RulesTimeline, now: EventTime
+    ) throws(RollupStoreError) {
         // What a plan has in common with itself: asked for a second time, it finds its unfinished replay.
         var members: [(String, JSONValue)] = [
             ("from", .string(RFC3339.precise(from))), ("to", .string(to.map { RFC3339.precise($0) } ?? "now")),
-            ("rules", .string(text?.fingerprint ?? "")), ("prices", .string(prices ?? "")),
+            ("rules", .string(rules.map { RulesText($0).fingerprint } ?? "")), ("prices", .string(prices ?? "")),
             ("dry_run", .boolean(isDryRun)),
         ]
         if let workspace { members.append(("workspace", .string(workspace))) }
         if let source { members.append(("source", .string(source))) }
+        var text: RulesText?
+        if let rules { text = try RulesText.succeeding(timeline, rules) }
         self.init(
             asked: JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text, from: from,
             to: min(to ?? now, now), rules: text, prices: prices, isDryRun: isDryRun, workspace: workspace)

@@ -1,4 +1,4 @@
-// `rules check`, `rules try` and `rules diff`: a rules file looked at before it is in force.
+// `rules check` and `rules try`: a rules file looked at before it is in force.
 
 import CommandLine
 import Configuration
@@ -7,8 +7,7 @@ import Events
 import Glibc
 import JSONText
 import Normalizer
-import QueryAPI
-import RollupStore
+import Schemas
 
 enum RulesCommands {
     /// Metadata that `try` takes from standard input at the most, in bytes.
@@ -16,7 +15,7 @@ enum RulesCommands {
 
     static func check(_ invocation: Invocation) throws -> Int32 {
         let path = invocation.arguments[0]
-        let problems = try read(path).problems
+        let problems = try RulesFile.read(path).problems
         if invocation.flag("json") {
             let rows = problems.map { problem -> JSONValue in
                 [
@@ -37,10 +36,15 @@ enum RulesCommands {
         return problems.isEmpty ? 0 : 2
     }
 
+    static func schema() throws -> Int32 {
+        try Terminal.write(Schemas.rules)
+        return 0
+    }
+
     // MARK: Try
 
     static func attempt(_ invocation: Invocation) throws -> Int32 {
-        let rules = try valid(invocation.arguments[0])
+        let rules = try RulesFile.valid(invocation.arguments[0])
         let input = try standardInput()
         // A key of this run's own: what is shown is which values are hidden, not under what they are found.
         let hash = KeyedHash(key: SecureRandom.bytes(32) ?? [UInt8](repeating: 0, count: 32))
@@ -101,7 +105,7 @@ enum RulesCommands {
         ]
     }
 
-    private static func parsed(_ bytes: [UInt8]) -> JSONValue {
+    static func parsed(_ bytes: [UInt8]) -> JSONValue {
         // The normalizer wrote it.
         (try? JSONValue.parse(bytes)) ?? .null
     }
@@ -110,129 +114,6 @@ enum RulesCommands {
         switch readFile("/dev/stdin", limit: inputLimit) {
         case .success(let bytes): return bytes
         case .failure(let problem): throw Failure("Standard input cannot be read: \(problem.reason).")
-        }
-    }
-
-    // MARK: Diff
-
-    private struct Change: Hashable {
-        var key: String
-        var old: String?
-        var new: String?
-    }
-
-    static func diff(_ invocation: Invocation) throws -> Int32 {
-        let configuration = try invocation.configuration()
-        let (oldRules, newRules) = (try valid(invocation.arguments[0]), try valid(invocation.arguments[1]))
-        let limit = try invocation.integer("limit", in: 1...10_000) ?? 50
-        let now = SystemFacts.now()
-        let to = try invocation.time("to") ?? EventTime(microseconds: now.microseconds + 1)
-        let from = try invocation.time("from") ?? EventTime(microseconds: to.microseconds - 86_400_000_000)
-        let hash = { (rules: Rules) in rules.needsHashKey ? try HashKey.hash(configuration) : nil }
-        var old = Normalizer(rules: oldRules, hash: try hash(oldRules))
-        var new = Normalizer(rules: newRules, hash: try hash(newRules))
-        let store = try Preparation.openStore(configuration, readers: 1)
-        var changes: [Change: Int] = [:]
-        var (events, changed) = (0, 0)
-        try store.reader.read { snapshot in
-            try snapshot.scanEvents(from: from, to: to, before: nil, series: .all) { stored in
-                events += 1
-                let before = old.normalize(raw: stored.event.metadataRaw, status: .ok)
-                let after = new.normalize(raw: stored.event.metadataRaw, status: .ok)
-                if before.set == after.set, before.extra == after.extra { return true }
-                let (pairsBefore, pairsAfter) = (pairs(before), pairs(after))
-                var differs = false
-                for key in Set(pairsBefore.keys).union(pairsAfter.keys) where pairsBefore[key] != pairsAfter[key] {
-                    changes[Change(key: key, old: pairsBefore[key], new: pairsAfter[key]), default: 0] += 1
-                    differs = true
-                }
-                if differs { changed += 1 }
-                return true
-            }
-        }
-        let sorted = changes.sorted {
-            ($1.value, $0.key.key, $0.key.old ?? "", $0.key.new ?? "")
-                < ($0.value, $1.key.key, $1.key.old ?? "", $1.key.new ?? "")
-        }
-        let shown = sorted.prefix(limit)
-        if invocation.flag("json") {
-            let rows = shown.map { change, count -> JSONValue in
-                [
-                    "key": .string(change.key), "old": change.old.map { .string($0) } ?? .null,
-                    "new": change.new.map { .string($0) } ?? .null, "events": JSONValue(count),
-                ]
-            }
-            let answer: JSONValue = [
-                "events": JSONValue(events), "changed": JSONValue(changed), "differences": JSONValue(sorted.count),
-                "changes": .array(rows),
-            ]
-            try Terminal.write(answer.text + "\n")
-            return 0
-        }
-        var out = "\(events) events, \(changed) of them would change, \(sorted.count) differences\n"
-        for (change, count) in shown {
-            out += "\(count)  \(change.key): \(change.old ?? "(none)") -> \(change.new ?? "(none)")\n"
-        }
-        if sorted.count > shown.count { out += "… and \(sorted.count - shown.count) more; --limit shows them\n" }
-        try Terminal.write(out)
-        return 0
-    }
-
-    /// The canonical pairs of both kinds; a list as its JSON text.
-    private static func pairs(_ metadata: NormalizedMetadata) -> [String: String] {
-        var pairs: [String: String] = [:]
-        for part in [metadata.set, metadata.extra] {
-            for member in parsed(part).members ?? [] { pairs[member.key] = member.value.string ?? member.value.text }
-        }
-        return pairs
-    }
-
-    // MARK: Files
-
-    /// A mistake in the file and where it stands; line 0 where none is to blame.
-    struct LinedProblem: CustomStringConvertible {
-        var line: Int
-        var path: String
-        var message: String
-
-        var description: String { line > 0 ? "line \(line): \(withoutLine)" : withoutLine }
-        var withoutLine: String { path.isEmpty ? message : "\(path): \(message)" }
-    }
-
-    static func valid(_ path: String) throws -> Rules {
-        let (rules, problems) = try read(path)
-        guard let rules else {
-            throw Failure("\(path): " + problems.map(\.description).joined(separator: "\n  "), status: 2)
-        }
-        return rules
-    }
-
-    private static func read(_ path: String) throws -> (rules: Rules?, problems: [LinedProblem]) {
-        let bytes: [UInt8]
-        switch readFile(path) {
-        case .failure(let problem): throw Failure("\(path): \(problem.reason)", status: 2)
-        case .success(let read): bytes = read
-        }
-        return read(bytes)
-    }
-
-    /// The text of a rules file.
-    static func read(_ bytes: [UInt8]) -> (rules: Rules?, problems: [LinedProblem]) {
-        let tree: YAMLNode
-        do throws(YAMLError) {
-            tree = try YAMLNode.parse(bytes)
-        } catch {
-            return (nil, [LinedProblem(line: error.line, path: "", message: error.reason)])
-        }
-        do throws(RulesError) {
-            return (try Rules.decode(tree.json), [])
-        } catch {
-            return (
-                nil,
-                error.problems.map { problem in
-                    LinedProblem(line: tree.line(of: problem.path), path: problem.path, message: problem.message)
-                }
-            )
         }
     }
 }

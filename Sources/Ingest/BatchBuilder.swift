@@ -228,7 +228,7 @@ package struct BatchBuilder: Sendable {
         }
         let value = UnsafeRawBufferPointer(
             rebasing: chunk[Int(slot.valueStart)..<Int(slot.valueStart + slot.valueCount)])
-        func reject(_ code: DeadLetter.Code, _ reason: String) {
+        func reject(_ code: DeadLetter.Code, _ reason: String, keeping kept: [UInt8]? = nil) {
             ranges[range].deadLetters += 1
             taken.deadLetters += 1
             taken.bytes += value.count
@@ -236,7 +236,7 @@ package struct BatchBuilder: Sendable {
             deadLetters.append(
                 DeadLetter(
                     source: ranges[range].partition, offset: slot.offset, kind: slot.kind, code: code, reason: reason,
-                    key: Array(key), value: Array(value), minute: minute))
+                    key: Array(key), value: kept ?? Array(value), minute: minute))
         }
         if slot.isCorrupt { return reject(.corruptFrame, "the frame's checksum does not match its bytes") }
         if value.count > EventLimits.recordSize {
@@ -260,7 +260,8 @@ package struct BatchBuilder: Sendable {
                 guard IngestLimits.admits(fields.time, now: now) else {
                     return reject(
                         .timeOutOfRange,
-                        "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now")
+                        "time \(fields.time.microseconds) us is before 2000 or more than 24 h ahead of now",
+                        keeping: try redacted(value, now: now))
                 }
                 take(fields, value, slot.offset, place, range)
                 taken.events += 1
@@ -335,6 +336,20 @@ package struct BatchBuilder: Sendable {
                 fields: fields, series: series, range: Int32(range), offset: offset, extra: extra,
                 pairs: ByteRange(start: firstPair, count: pairs.count - firstPair), metadataStatus: metadata.status,
                 minute: minute, entities: firstEntity..<entities.count))
+    }
+
+    /// An event that is refused though it decodes, without what the rules hide; nil: it has nothing of the kind.
+    private mutating func redacted(_ value: UnsafeRawBufferPointer, now: EventTime) throws(EventCodecError) -> [UInt8]?
+    {
+        var event = RequestEvent(try EventDecoder.decode(value, base: 0), in: value)
+        let line = rules.line(of: event.workspace)
+        let raw = event.metadataRaw.withUnsafeBytes { rules.redact($0, at: now, line: line) }
+        guard let raw, raw != event.metadataRaw || !event.metadataRejected.isEmpty else { return nil }
+        event.metadataRaw = raw
+        event.metadataRejected = []
+        var encoded: [UInt8] = []
+        EventEncoder.encode(event, into: &encoded)
+        return encoded
     }
 
     /// A proxy with these rules has done it; one with older rules, or another producer, has not.

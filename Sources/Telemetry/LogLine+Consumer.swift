@@ -76,8 +76,8 @@ extension LogLine {
         LogLine(
             .warning, "consumer_class_observed",
             "This metadata key makes the rollups too large: from this event time on (UTC us since 1970) it has another "
-                + "class. Questions that name it are answered from events. Name it under classes in the rules to decide "
-                + "yourself.",
+                + "class. Answers stay exact: 'millrace metadata keys' says what it is now. Name it under classes in the "
+                + "rules to decide yourself.",
             [
                 ("key", .text(key)), ("class", .text(keyClass)), ("reason", .text(reason)), ("from_us", .number(from)),
             ])

@@ -129,6 +129,19 @@ extension PipelineTests {
             for text in ["line 3: keys.case", "line 4: keys.hash[1]", "line 5: limit"] {
                 #expect(bad.errors.contains(text), "\(text) in \(bad.errors)")
             }
+            // In the order of the file, by every command that reads it.
+            try writeText("\(work.path)/late.yaml", "version: 1\nlimits: { keys: 0 }\nkeys:\n  case: snak\n")
+            for command in [
+                ["rules", "check", "late.yaml"], ["config", "check", "--normalization.rules", "late.yaml"],
+            ] {
+                let late = try run([Place.binary] + command, directory: work.path)
+                #expect(late.status == 2, "\(late.errors)")
+                let lines = ["line 2: limits.keys", "line 4: keys.case"].map {
+                    late.errors.firstRange(of: $0)?.lowerBound
+                }
+                #expect(lines[0] != nil && lines[1] != nil, "\(late.errors)")
+                if let first = lines[0], let second = lines[1] { #expect(first < second) }
+            }
             let metadata = #"{"userId":" u-1 ","Env":"prod","SECRET":1}"#
             let tried = try run(
                 ["sh", "-c", "printf %s '\(metadata)' | \(Place.binary) rules try good.yaml --json"],
@@ -204,6 +217,7 @@ extension PipelineTests {
             try expectAll(6_000)
             // A start under the same rules changes nothing; late events come under those of their time.
             let before = try keys()
+            var said = pipeline.errors(of: .up)
             try pipeline.stopAll()
             try pipeline.start(.up)
             sent += try load(2, seed: 3)
@@ -235,6 +249,30 @@ extension PipelineTests {
             }
             let id = try #require(sent[7_000]["metadata"]?["request_id"]?.string)
             #expect(try answer("metadata.request_id = '\(id)'")["totals"]?["requests"]?.integer == 1)
+
+            // What was observed holds on where a replay puts the range under other rules: no key multiplies again.
+            try writeText(
+                "\(pipeline.work.path)/other.yaml",
+                "version: 1\nobserve: { events: 2000, many_values: 450 }\n"
+                    + "values: { case: { env: lower } }\n")
+            let replay = try pipeline.command([
+                "replay", "--from", timestamp(begin), "--to", timestamp(begin + 4 * 3_600), "--rules",
+                "\(pipeline.work.path)/other.yaml",
+            ])
+            #expect(replay.status == 0, "\(replay.errors)")
+            let replayed = try keys()
+            for key in ["request_id", "_user", "service", "env"] {
+                #expect(replayed[key]?["class"] == after[key]?["class"], "\(key)")
+                #expect(replayed[key]?["requests"] == after[key]?["requests"], "\(key)")
+            }
+            #expect(replayed["request_id"]?["since"]?.string == "\(timestamp(begin).dropLast()).000000Z")
+            #expect(try answer("metadata.request_id = '\(id)'")["totals"]?["requests"]?.integer == 1)
+            // Said once, before the restart, whatever came late.
+            said += pipeline.errors(of: .up)
+            #expect(
+                said.split(separator: "\n").count {
+                    $0.contains("\"consumer_class_observed\"") && $0.contains("request_id")
+                } == 1)
             try pipeline.stopAll()
         }
 
@@ -245,6 +283,11 @@ extension PipelineTests {
             for _ in 0..<3 { #expect(try pipeline.chat(#"{"env":"prod","foo":"a"}"#).status == 200) }
             #expect(try pipeline.chat(#"{"env":"test"}"#).status == 200)
             try pipeline.expectCount("metadata.env exists", 4)
+            // Equal metadata is normalized once.
+            let metrics = try ask(pipeline.apiPort, "GET", "/metrics").text
+            #expect(metrics.contains("millrace_consumer_metadata_cache_total{result=\"hit\"} 1\n"), "\(metrics)")
+            #expect(metrics.contains("millrace_consumer_metadata_cache_total{result=\"miss\"} 3\n"))
+            #expect(metrics.contains("millrace_consumer_metadata_overflow_total{budget=\"values\"} 0\n"))
             try writeText("\(pipeline.work.path)/next.yaml", rules)
             let result = try run(
                 [
@@ -253,9 +296,28 @@ extension PipelineTests {
                 ], directory: pipeline.work.path)
             #expect(
                 result.output == #"""
-                    {"events":4,"changed":3,"differences":1,"changes":[{"key":"env","old":"prod","new":"production","events":3}]}
+                    {"events":4,"changed":3,"keys":[{"key":"env","events":3,"old_class":"dimension","new_class":"dimension"}],"differences":1,"has_more_differences":false,"changes":[{"key":"env","old":"prod","new":"production","events":3}]}
 
                     """#, "\(result.errors)")
+            // Another class changes no value, and a hashed one is shown hashed; no key is made for a look.
+            try writeText(
+                "\(pipeline.work.path)/classes.yaml",
+                "version: 1\nkeys: { hash: [foo] }\nclasses: { foo: identifier, env: entity }\n")
+            let classes = try run(
+                [
+                    Place.binary, "rules", "diff", "rules.yaml", "classes.yaml", "--config",
+                    "\(pipeline.work.path)/millrace.yaml",
+                ], directory: pipeline.work.path)
+            #expect(
+                classes.output.hasPrefix(
+                    "4 events, 4 of them would change\n\nby key\n  4  env, dimension -> entity\n"
+                        + "  3  foo, dimension -> identifier\n\nby value\n  3  foo: a -> hmac:"), "\(classes.output)")
+            #expect(access("\(pipeline.work.path)/hash.key", F_OK) != 0)
+            let nowhere = try run(
+                [Place.binary, "rules", "diff", "rules.yaml", "next.yaml", "--store.url", "sqlite:nowhere.db"],
+                directory: pipeline.work.path)
+            #expect(nowhere.status == 1 && nowhere.errors.contains("There is no store at"), "\(nowhere.errors)")
+            #expect(access("\(pipeline.work.path)/nowhere.db", F_OK) != 0)
             try pipeline.stopAll()
         }
     }

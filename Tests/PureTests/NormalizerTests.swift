@@ -2,6 +2,7 @@ import Events
 import Foundation
 import JSONText
 import Normalizer
+import Schemas
 import Testing
 
 private func rules(_ text: String) throws -> Rules { try Rules.decode(JSONValue.parse(text)) }
@@ -177,7 +178,9 @@ let fakeHash: Normalizer.KeyedHash = { text in
         var random = SeededRandom()
         var conflicts = 0
         var truncated = 0
-        for _ in 0..<100 {
+        // `make soak` makes a million of them.
+        let sets = ProcessInfo.processInfo.environment["MILLRACE_TEST_ROUNDS"].flatMap { Int($0) }.map { $0 * 5 }
+        for _ in 0..<(sets ?? 100) {
             let tree = Generator.rules(&random)
             let rules = try Rules.decode(tree)
             var normalizer = Normalizer(rules: rules, hash: fakeHash)
@@ -211,16 +214,120 @@ let fakeHash: Normalizer.KeyedHash = { text in
         #expect(truncated > 1_000)
     }
 
-    @Test func theOrderOfRawPairsDoesNotMatter() {
+    /// Values of random scalars, in the form that Python's `unicodedata` gives them: another implementation than ours.
+    @Test func valuesAreComposedAsAnotherImplementationComposesThem() throws {
         var random = SeededRandom()
+        let blocks: [ClosedRange<UInt32>] = [
+            0x41...0x7A, 0xC0...0x17F, 0x300...0x345, 0x380...0x3FF, 0x591...0x5BD, 0x5D0...0x5EA, 0x64B...0x655,
+            0x900...0x97F, 0x9BE...0x9D7, 0x1100...0x1112, 0x1161...0x1175, 0x11A8...0x11C2, 0x1E00...0x1FFF,
+            0x2126...0x212B, 0x3041...0x309A, 0xAC00...0xAC40, 0xF900...0xFA0D, 0xFB1D...0xFB4E, 0x1D15E...0x1D1C0,
+            0x1F1E6...0x1F1FF, 0x1F3FB...0x1F468,
+        ]
+        let texts = (0..<20_000).map { _ in
+            var text = "x"
+            for _ in 0..<Int.random(in: 1...8, using: &random) {
+                guard let scalar = Unicode.Scalar(UInt32.random(in: random.pick(blocks), using: &random)) else {
+                    continue
+                }
+                text.unicodeScalars.append(scalar)
+            }
+            return text + "y"
+        }
+        let judge = Process()
+        let (input, output) = (
+            Pipe(), FileManager.default.temporaryDirectory.appending(path: "nfc-\(UUID().uuidString)")
+        )
+        defer { try? FileManager.default.removeItem(at: output) }
+        judge.executableURL = URL(filePath: "/usr/bin/python3")
+        judge.arguments = [
+            "-c",
+            "import sys, unicodedata\nfor line in sys.stdin.buffer.read().decode().split('\\n'):\n"
+                + " known = all(unicodedata.category(c) != 'Cn' for c in line)\n"
+                + " sys.stdout.buffer.write(((unicodedata.normalize('NFC', line) if known else '') + '\\n').encode())",
+        ]
+        judge.standardInput = input
+        #expect(FileManager.default.createFile(atPath: output.path(), contents: nil))
+        judge.standardOutput = try FileHandle(forWritingTo: output)
+        try judge.run()
+        try input.fileHandleForWriting.write(contentsOf: Data(texts.joined(separator: "\n").utf8))
+        try input.fileHandleForWriting.close()
+        judge.waitUntilExit()
+        #expect(judge.terminationStatus == 0)
+        let expected = String(decoding: try Data(contentsOf: output), as: UTF8.self).utf8.split(
+            separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
         var normalizer = Normalizer(rules: .builtIn)
-        for _ in 0..<3_000 {
+        var compared = 0
+        for (text, expected) in zip(texts, expected) where !expected.isEmpty {
+            let raw = JSONValue.object([JSONMember(key: "v", value: .string(text))]).bytes
+            let found = try JSONValue.parse(normalizer.normalize(raw: raw, status: .ok).set)["v"]?.string ?? ""
+            guard found.utf8.elementsEqual(expected) else {
+                Issue.record("\(text.unicodeScalars.map { String($0.value, radix: 16) }) became \(found)")
+                return
+            }
+            compared += 1
+        }
+        #expect(compared > 15_000)
+    }
+
+    /// What is no Unicode is no metadata, wherever in it: nothing is repaired, so nothing two readers read differently.
+    @Test func bytesThatAreNoTextAreMalformed() {
+        var random = SeededRandom()
+        let escapes = [#"\ud800"#, #"\udc00"#, #"\ude00\ud83d"#, #"\ud83dx"#, #"\ud83d\ud83d\ude00"#, #"\uD83D\n"#]
+        let bytes: [[UInt8]] = [
+            [0xC0, 0xAF], [0xC1, 0xBF], [0xE0, 0x80, 0xAF], [0xE0, 0x9F, 0xBF], [0xF0, 0x80, 0x80, 0xAF],
+            [0xF0, 0x8F, 0xBF, 0xBF], [0xED, 0xA0, 0x80], [0xED, 0xBF, 0xBF], [0xF4, 0x90, 0x80, 0x80],
+            [0xF8, 0x88, 0x80],
+            [0x80], [0xBF], [0xFF], [0xFE], [0xC3], [0xE6, 0xBC], [0xF0, 0x9F, 0x91], [0xC3, 0x28],
+        ]
+        var normalizer = Normalizer(rules: .builtIn)
+        let none = NormalizedMetadata(set: [0x7B, 0x7D], extra: [0x7B, 0x7D], status: .malformed, conflicts: 0)
+        for bad in escapes.map({ Array($0.utf8) }) + bytes {
+            for _ in 0..<50 {
+                let object = Generator.object(&random, members: 3, depth: 3)
+                let whole = object.bytes
+                // As a member's name, as a value, within a list.
+                let member = random.pick([
+                    [UInt8(ascii: "\"")] + bad + Array("\":1}".utf8), Array(#""a":""#.utf8) + bad + Array("\"}".utf8),
+                    Array(#""a":["x",{"b":"y"#.utf8) + bad + Array(#""}]}"#.utf8),
+                ])
+                let raw = whole.dropLast() + (whole.count > 2 ? [UInt8(ascii: ",")] : []) + member
+                guard normalizer.normalize(raw: Array(raw), status: .ok) == none else {
+                    Issue.record("taken: \(bad)")
+                    return
+                }
+            }
+        }
+        let pair = normalizer.normalize(raw: Array(#"{"a":"\ud83d\ude00"}"#.utf8), status: .ok)
+        #expect(pair.set == Array(#"{"a":"😀"}"#.utf8) && pair.status == .ok)
+    }
+
+    @Test func theOrderOfRawPairsDoesNotMatter() throws {
+        var random = SeededRandom()
+        /// In every object of it; of members of one name the last stands, so there is one of each.
+        func shuffled(_ value: JSONValue) -> JSONValue {
+            guard let members = value.members else { return value }
+            return .object(
+                members.map { JSONMember(key: $0.key, value: shuffled($0.value)) }.shuffled(using: &random))
+        }
+        func single(_ value: JSONValue) -> JSONValue {
             var seen: Set<[UInt8]> = []
-            let object = Generator.object(&random, members: 8, depth: 2)
-            let members = (object.members ?? []).filter { seen.insert(Array($0.key.utf8)).inserted }
-            let first = normalizer.normalize(raw: JSONValue.object(members).bytes, status: .ok)
-            let shuffled = JSONValue.object(members.shuffled(using: &random))
-            #expect(normalizer.normalize(raw: shuffled.bytes, status: .ok) == first)
+            guard let members = value.members else { return value }
+            return .object(
+                members.filter { seen.insert(Array($0.key.utf8)).inserted }
+                    .map { JSONMember(key: $0.key, value: single($0.value)) })
+        }
+        for round in 0..<60 {
+            let rules = round == 0 ? Rules.builtIn : try Rules.decode(Generator.rules(&random))
+            var normalizer = Normalizer(rules: rules, hash: fakeHash)
+            for _ in 0..<100 {
+                let object = single(Generator.object(&random, members: 8, depth: 3))
+                let first = normalizer.normalize(raw: object.bytes, status: .ok)
+                let second = normalizer.normalize(raw: shuffled(object).bytes, status: .ok)
+                guard first == second else {
+                    Issue.record("\(rules.canonicalText) \(object.text): \(shown(first)) or \(shown(second))")
+                    return
+                }
+            }
         }
     }
 
@@ -270,6 +377,68 @@ let fakeHash: Normalizer.KeyedHash = { text in
         }
     }
 
+    /// `schemas/rules.schema.json` allows what the reader of rules takes, and nothing else: every name, range and choice.
+    @Test func theSchemaSaysWhatIsRead() throws {
+        let schema = try JSONValue.parse(Schemas.rules)
+        var tried = 0
+        func isTaken(_ path: [String], _ value: JSONValue) -> Bool {
+            tried += 1
+            let tree = path.reversed().reduce(value) { .object([JSONMember(key: $1, value: $0)]) }
+            let whole = JSONValue.object([JSONMember(key: "version", value: 1)] + (tree.members ?? []))
+            return (try? Rules.decode(whole)) != nil
+        }
+        func visit(_ schema: JSONValue, _ path: [String]) {
+            let name = path.joined(separator: ".")
+            for choice in schema["enum"]?.array ?? [] { #expect(isTaken(path, choice), "\(name) \(choice.text)") }
+            if schema["enum"] != nil { #expect(!isTaken(path, "nonsense"), "\(name)") }
+            switch schema["type"]?.string {
+            case "object":
+                if !path.isEmpty { #expect(!isTaken(path, [1]), "\(name) a list") }
+                if schema["additionalProperties"]?.boolean == false {
+                    #expect(!isTaken(path + ["nonsense"], 1), "\(name)")
+                } else if let member = schema["additionalProperties"] {
+                    visit(member, path + ["foo"])
+                }
+                for property in schema["properties"]?.members ?? [] where property.key != "version" {
+                    visit(property.value, path + [property.key])
+                }
+            case "integer":
+                guard let least = schema["minimum"]?.integer, let most = schema["maximum"]?.integer else {
+                    Issue.record("\(name) has no range")
+                    return
+                }
+                #expect(isTaken(path, JSONValue(Int(least))) && isTaken(path, JSONValue(Int(most))), "\(name)")
+                #expect(
+                    !isTaken(path, JSONValue(Int(least) - 1)) && !isTaken(path, JSONValue(Int(most) + 1)), "\(name)")
+            case "boolean": #expect(isTaken(path, true) && isTaken(path, false) && !isTaken(path, "yes"), "\(name)")
+            case "array": #expect(isTaken(path, ["foo"]) && !isTaken(path, [1]) && !isTaken(path, "foo"), "\(name)")
+            case "string": #expect(isTaken(path, "foo") && !isTaken(path, 1), "\(name)")
+            default:
+                for (type, value) in [("string", "x"), ("number", 1), ("boolean", true)] as [(String, JSONValue)] {
+                    if schema["type"]?.array?.contains(.string(type)) == true {
+                        #expect(isTaken(path, value), "\(name)")
+                    }
+                }
+            }
+        }
+        visit(schema, [])
+        #expect(tried > 80)
+        // The other way round: each name that rules have when they are written out.
+        func missing(_ value: JSONValue, _ schema: JSONValue, _ path: String) -> [String] {
+            (value.members ?? []).flatMap { member -> [String] in
+                let name = path + "." + member.key
+                guard let below = schema["properties"]?[member.key] ?? schema["additionalProperties"],
+                    below.members != nil
+                else { return [name] }
+                return missing(member.value, below, name)
+            }
+        }
+        let full = try rules(
+            #"{"version":1,"classes":{"a":"entity"},"values":{"maps":{"a":{"b":"c"}}},"budgets":{"workspaces":{"w":{"sets":3}}}}"#
+        )
+        #expect(missing(try JSONValue.parse(full.canonicalText), schema, "").isEmpty)
+    }
+
     @Test func rulesThatSayTheSameHaveOneCanonicalText() throws {
         let one = try rules(
             #"{"version":1,"keys":{"drop":["b","userId"],"hash":["x","y"]},"classes":{"b":"entity","a":"dimension"}}"#)
@@ -293,12 +462,16 @@ enum Generator {
         "É",
         "env", "ENV", " env ", "Environment", "tags", "secret", "debug_x", "debugY", "email", "", ".",
         "aaaaaaaaaaaaaaaaa",
-        "aaaaaaaaaaaaaaaab", "__x", "foo  bar", "ﬁX", "İa", "漢",
+        "aaaaaaaaaaaaaaaab", "__x", "foo  bar", "ﬁX", "İa", "漢", "\u{212B}b", "שלום", "مرحبا", "q\u{301}\u{323}", "🇩🇪🇫🇷",
     ]
     static let texts = [
         "x", "PROD", "prod", "Prod ", "stg", "", " ", "\u{2003}pad\u{A0}", "e\u{301}", "ÅNGSTRO\u{308}M", "a b",
         "\"\\\n",
         "👩‍👩‍👧", "1", "true", "null", "[1]", "İ", "\u{0}", "hmac:00000000000000000000000000000000",
+        // Singletons, letters that are composed of parts, compositions that are excluded, marks in another order. (Of
+        // Hangul only whole syllables: the judge here leaves U+AC00 U+11A8 as it is; Python, below, composes it.)
+        "\u{212B}\u{2126}", "\u{1100}\u{1161}\u{11A8}", "\u{958}\u{FB1D}", "q\u{301}\u{323}",
+        "a\u{315}\u{300}\u{5AE}b", "שָׁלוֹם", "\u{202E}مرحبا\u{202C}", "👋🏽🇩🇪🇫🇷", "\u{301}x",
         "0123456789 é0123456789 é0123456789 é 0",
     ]
 

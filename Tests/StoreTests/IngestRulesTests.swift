@@ -1,8 +1,12 @@
 // What ingest decides without a log or a store: how late an event is, how old the lag.
 
+import EventCodec
 import Events
 import Ingest
+import JSONText
+import Normalizer
 import RecordLog
+import RollupStore
 import Testing
 
 @Suite struct IngestRulesTests {
@@ -47,6 +51,36 @@ import Testing
         #expect(clock.seconds(Self.partition, at: now) == 80)
         clock.started(Self.partition, at: Offset(25))
         #expect(clock.seconds(Self.partition, at: now) == 0)
+    }
+
+    /// A record that is refused though it decodes keeps nothing in the dead letters that rules hide, from whatever proxy
+    /// it came; where they hide nothing of it, it stays to the byte.
+    @Test(arguments: [(#"{"email":"ada@example.com","env":"x"}"#, true), (#"{"env":"x"}"#, false)])
+    func aDeadLetterHidesWhatTheRulesHide(_ metadata: String, _ changes: Bool) throws {
+        let rules = try Rules.decode(JSONValue.parse(#"{"version":1,"keys":{"drop":["email"]}}"#))
+        var builder = BatchBuilder(normalizer: Normalizer(rules: rules, hash: nil))
+        var event = RequestEvent(id: EventID(high: 1, low: 2), time: EventTime(microseconds: 0))
+        event.workspace = "default"
+        event.metadataStatus = .ok
+        event.metadataRaw = Array(metadata.utf8)
+        var value: [UInt8] = []
+        EventEncoder.encode(event, into: &value)
+        var chunk = RecordChunk(partitions: [Self.partition])
+        chunk.bytes = event.id.bytes + value
+        chunk.records = [
+            RecordSlot(
+                partition: 0, offset: Offset(0), kind: .event, keyStart: 0, keyCount: 16, valueStart: 16,
+                valueCount: Int32(value.count))
+        ]
+        builder.started([PartitionPosition(partition: Self.partition, next: Offset(0), epoch: 1)])
+        _ = builder.add(
+            chunk, from: 0, now: EventTime(microseconds: 1_800_000_000_000_000), maxEvents: 10, maxBytes: 1 << 20)
+        let letter = try #require(builder.seal()?.deadLetters.first)
+        #expect(letter.code == .timeOutOfRange && letter.key == event.id.bytes)
+        #expect((letter.value != value) == changes)
+        let kept = try letter.value.withUnsafeBytes { RequestEvent(try EventDecoder.decode($0, base: 0), in: $0) }
+        if changes { event.metadataRaw = Array(#"{"env":"x"}"#.utf8) }
+        #expect(kept == event)
     }
 
     @Test func recordsWithoutAnEventsKeyAreNoMarks() {

@@ -144,6 +144,8 @@ function keyRow(row) {
   return make("tr", {}, make("th", { scope: "row" }, values),
     make("td", {}, make("span", { class: `class ${row.class}` }, row.class)),
     make("td", { class: "number" }, count.format(row.distinct)), make("td", { class: "number" }, count.format(row.requests)),
+    make("td", { class: "number" }, `${(row.share * 100).toFixed(1)} %`),
+    make("td", { class: row.filed_under_other > 0 ? "number high" : "number" }, count.format(row.filed_under_other)),
     make("td", {}, clock(Date.parse(row.first_seen), "minute")), make("td", {}, clock(Date.parse(row.last_seen), "minute")),
     make("td", { class: "reason" }, row.reason + (row.since ? `, since ${clock(Date.parse(row.since), "minute")}` : "")));
 }
@@ -152,7 +154,7 @@ async function showValues(button, key) {
   const row = button.closest("tr"), isOpen = button.getAttribute("aria-expanded") === "true";
   button.setAttribute("aria-expanded", String(!isOpen));
   if (isOpen) { row.nextElementSibling?.remove(); return; }
-  const cell = make("td", { colspan: "7" }, "Loading …"), line = make("tr", { class: "values" }, cell);
+  const cell = make("td", { colspan: "9" }, "Loading …"), line = make("tr", { class: "values" }, cell);
   row.after(line);
   const { from, to } = question();
   try {
@@ -207,6 +209,7 @@ function showHealth({ ready, degraded }, metrics, watermark) {
     ["Lag", "millrace_consumer_lag_records", (value) => `${count.format(value)} records`, "Records in the log that are not applied yet."],
     ["Applied", "millrace_consumer_events_applied_total", count.format, "Events, since this process started."],
     ["Copies", "millrace_consumer_duplicates_total", count.format, "Found by their id and not counted again."],
+    ["Beyond budgets", "millrace_consumer_metadata_overflow_total", count.format, "Events with metadata filed under (other)."],
     ["Dead letters", "millrace_consumer_dead_letters_total", count.format, "Records that cannot be applied for their own fault."],
     ["Lost", "millrace_consumer_offsets_lost_total", count.format, "Records that the log no longer had."],
     ["Requests recorded", "millrace_proxy_events_recorded_total", count.format, "By this process's proxy."],
