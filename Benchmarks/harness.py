@@ -179,7 +179,7 @@ def run(command, seconds, **options):
 def need(*programs):
     for program in programs:
         if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin") is None:
-            raise SystemExit(f"{program} is not installed: apt-get install nginx-light wrk sqlite3")
+            raise SystemExit(f"{program} is not installed: apt-get install nginx-light libnginx-mod-http-echo wrk sqlite3")
 
 
 def kafka_yaml(servers, partitions=6):
