@@ -27,6 +27,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     private var upstream: UpstreamConnection?
     private var acquisition: UpstreamPool.Acquisition?
     private var provider: Provider?
+    private var named: (mode: String?, name: String?, provider: Provider)?
     /// The request as it goes to the provider, until some of it has gone.
     private let unsent = OutputBuffer(capacity: 2_048)
     private var hasSent = false
@@ -162,7 +163,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             if spanID.isEmpty { spanID = worker.makeSpanID() }
         }
         let identity = try worker.access.identify(bytes, key)
-        let provider = try worker.routing.provider(mode: mode, provider: name)
+        let provider = try provider(mode, name)
         if worker.options.strictMetadata {
             var check = metadata
             let captured = check.finish()
@@ -194,6 +195,14 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         worker.underWay.add(1)
         exchange = Exchange(clientKeepsAlive: clientKeepsAlive, requestIsWhole: head.framing == .none)
         acquire()
+    }
+
+    /// A client says the same with each of its requests.
+    private func provider(_ mode: String?, _ name: String?) throws(RoutingRefusal) -> Provider {
+        if let named, named.mode == mode, named.name == name { return named.provider }
+        let found = try worker.routing.provider(mode: mode, provider: name)
+        named = (mode, name, found)
+        return found
     }
 
     private func addPair(
@@ -230,7 +239,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         unsent.append(provider.basePath)
         unsent.append(bytes, path.lowerBound..<head.target.upperBound)
         unsent.append(" HTTP/1.1\r\nhost: ")
-        unsent.append(provider.origin.authority)
+        unsent.append(provider.authority)
         unsent.append("\r\n")
         for field in fields
         where forwards(field, bytes, head.connectionOptions) && field.name != .host && field.name != .expect {

@@ -228,9 +228,20 @@ final class ProxyWorker {
     }
 
     /// A span of our own: 16 digits, never zero.
-    func makeSpanID() -> String { EventID(high: random.next() | 1, low: 0).hexadecimal.prefix(16).description }
+    func makeSpanID() -> String { Self.hexadecimal(random.next() | 1) }
 
-    func makeTraceID() -> String { EventID(high: random.next(), low: random.next()).hexadecimal }
+    func makeTraceID() -> String { Self.hexadecimal(random.next(), random.next() | 1) }
+
+    /// 16 digits a word, as W3C's trace context has them.
+    private static func hexadecimal(_ words: UInt64...) -> String {
+        String(unsafeUninitializedCapacity: words.count * 16) { digits in
+            for index in digits.indices.prefix(words.count * 16) {
+                let digit = UInt8(truncatingIfNeeded: words[index >> 4] >> UInt64(60 - index % 16 * 4) & 15)
+                digits[index] = digit < 10 ? 0x30 + digit : 0x57 + digit
+            }
+            return words.count * 16
+        }
+    }
 
     func makeEvent() -> RequestEvent {
         let now = Self.now()
@@ -295,9 +306,4 @@ struct SplitMix {
         z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
         return z ^ (z >> 31)
     }
-}
-
-extension EventID {
-    /// 32 digits without dashes: a W3C trace id.
-    fileprivate var hexadecimal: String { description.filter { $0 != "-" } }
 }

@@ -9,11 +9,14 @@ package struct Provider: Sendable {
     package var origin: UpstreamOrigin
     /// The base URL's path without a slash at its end: `/v1`.
     package var basePath: String
+    /// What the `host` header says.
+    let authority: String
 
     package init(name: String, origin: UpstreamOrigin, basePath: String) {
         self.name = name
         self.origin = origin
         self.basePath = basePath
+        authority = origin.authority
     }
 }
 
@@ -111,7 +114,7 @@ package struct Routing: Sendable {
             let count = marker.utf8CodeUnitCount
             guard rest.count > count else { continue }
             for start in rest.lowerBound..<(rest.upperBound - count)
-            where bytes.equalsIgnoringCase(start..<start + count, marker) {
+            where bytes[start] == UInt8(ascii: "/") && bytes.equalsIgnoringCase(start..<start + count, marker) {
                 var text: [UInt8] = []
                 var index = start + count
                 while index < rest.upperBound, bytes[index] != UInt8(ascii: "/") {

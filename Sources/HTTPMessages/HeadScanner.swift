@@ -45,6 +45,8 @@ package struct HeadScanner: Sendable {
     /// Call with all bytes of the message so far, the ones of earlier calls included and unmoved.
     package mutating func scan(_ bytes: Span<UInt8>) -> Progress {
         while position < bytes.count {
+            position = Self.endOfPlain(bytes, from: position)
+            guard position < bytes.count else { break }
             let byte = bytes[position]
             if byte >= 0x20 && byte != 0x7F || byte == 0x09 {
                 position += 1
@@ -64,6 +66,24 @@ package struct HeadScanner: Sendable {
         }
         if !isInFields && bytes.count - lineStart > HeadLimits.targetSize + 64 { return .refused(.targetTooLong) }
         return bytes.count > HeadLimits.headSize ? .refused(.headTooLarge) : .incomplete
+    }
+
+    /// The next control byte or DEL, looked for in eight bytes at a time; or where fewer than eight are left.
+    private static func endOfPlain(_ bytes: Span<UInt8>, from start: Int) -> Int {
+        bytes.withUnsafeBytes { raw in
+            var position = start
+            while position + 8 <= raw.count {
+                let word = raw.loadUnaligned(fromByteOffset: position, as: UInt64.self)
+                let controls = (word &- 0x2020_2020_2020_2020) & ~word
+                let deletes = word ^ 0x7F7F_7F7F_7F7F_7F7F
+                let isDelete = (deletes &- 0x0101_0101_0101_0101) & ~deletes
+                // A borrow reaches the bytes above it alone: the lowest mark is true.
+                let marks = (controls | isDelete) & 0x8080_8080_8080_8080
+                if marks != 0 { return position + marks.trailingZeroBitCount / 8 }
+                position += 8
+            }
+            return position
+        }
     }
 
     private mutating func take(_ line: Range<Int>, _ bytes: Span<UInt8>) -> Refusal? {

@@ -117,11 +117,13 @@ extension Span<UInt8> {
     package func equalsIgnoringCase(_ range: Range<Int>, _ name: StaticString) -> Bool {
         guard range.count == name.utf8CodeUnitCount else { return false }
         let expected = name.utf8Start
-        for index in 0..<range.count {
-            var byte = self[range.lowerBound + index]
-            if byte &- 0x41 < 26 { byte |= 0x20 }
-            if byte != expected[index] { return false }
+        return extracting(range).withUnsafeBytes { found in
+            for index in found.indices {
+                var byte = found[index]
+                if byte &- 0x41 < 26 { byte |= 0x20 }
+                if byte != expected[index] { return false }
+            }
+            return true
         }
-        return true
     }
 }

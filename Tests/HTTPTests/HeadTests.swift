@@ -115,6 +115,28 @@ private func refusal(_ text: String) -> Refusal? {
         #expect(refusal(text) == nil)
     }
 
+    /// The scanner looks at eight bytes at a time: of each byte, wherever it stands among them and beside whichever other.
+    @Test func eachByteOfAValueIsSeenWhereverItStands() {
+        for byte in UInt8.min...UInt8.max {
+            for place in 0..<20 {
+                for neighbour in [UInt8(ascii: "a"), 0x80, 0xFF] {
+                    var value = [UInt8](repeating: neighbour, count: 20)
+                    value[place] = byte
+                    let bytes = Array("GET /v1/x HTTP/1.1\r\nhost: a\r\nx: ".utf8) + value + Array("\r\n\r\n".utf8)
+                    var scanner = HeadScanner()
+                    let found = scanner.scan(bytes.span)
+                    let expected: HeadScanner.Progress =
+                        switch byte {
+                        case 0x0A, 0x0D: .refused(.bareLineEnd)
+                        case 0x09, 0x20...0x7E, 0x80...: .complete(end: bytes.count)
+                        default: .refused(.controlInValue)
+                        }
+                    if found != expected { Issue.record("\(byte) at \(place) beside \(neighbour): \(found)") }
+                }
+            }
+        }
+    }
+
     @Test(arguments: shapes) func isRefusedAlikeWhenItArrivesByteByByte(_ text: String, _ expected: Refusal) {
         let bytes = Array(text.utf8)
         if bytes.count > 10_000 { return }
