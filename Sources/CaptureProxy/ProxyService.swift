@@ -210,6 +210,7 @@ final class ProxyWorker {
     /// Once a second: what waits for a segment goes on, and the counts of the minutes are told.
     func tell(on loop: EventLoop) {
         lane.tell(now: Self.now())
+        held.letGo()
         loop.schedule(afterMilliseconds: Self.tellMilliseconds) { [self, unowned loop] in tell(on: loop) }
     }
 
@@ -262,10 +263,14 @@ final class ProxyWorker {
 
 /// Connections whose answer waits for the journal's group commit.
 ///
+/// A connection with several answers waiting is let go with the last of them.
+///
 /// @unchecked: `waiting` is touched on the loop's thread only; `durable` posts there.
 final class HeldConnections: @unchecked Sendable {
     private let loop: EventLoop
     private var waiting: [(sequence: Int64, connection: ServerConnection)] = []
+    /// Records up to this one are on disk.
+    private let durable = Atomic<Int64>(-1)
 
     init(loop: EventLoop) { self.loop = loop }
 
@@ -275,11 +280,17 @@ final class HeldConnections: @unchecked Sendable {
     }
 
     func durable(upTo sequence: Int64) {
-        loop.post { [self] in
-            let ready = waiting.prefix { $0.sequence <= sequence }
-            waiting.removeFirst(ready.count)
-            for entry in ready { entry.connection.release() }
-        }
+        durable.store(sequence, ordering: .releasing)
+        // Where the loop's inbox is full its timer does it.
+        loop.post { [self] in letGo() }
+    }
+
+    /// On the loop's thread.
+    func letGo() {
+        let sequence = durable.load(ordering: .acquiring)
+        let ready = waiting.prefix { $0.sequence <= sequence }
+        waiting.removeFirst(ready.count)
+        for entry in ready { entry.connection.release() }
     }
 }
 
