@@ -82,14 +82,15 @@ package final class ProxyService: @unchecked Sendable {
         log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
     }
 
-    /// Each loop goes by these keys from its next request on.
-    package func update(keys: [AccessKey]) {
+    /// Each loop goes by these keys from its next request on. False where a loop's inbox is full: tell it again.
+    package func update(keys: [AccessKey]) -> Bool {
+        var isTold = true
         for (loop, worker) in zip(loops, workers) {
             let bound = LoopBound(worker)
-            // A directory of its own, so that loops share no memory that they count references in. A loop whose inbox
-            // is full gets the next list, or this one again.
-            loop.post { bound.value.access = .keys(KeyDirectory(keys)) }
+            // A directory of its own, so that loops share no memory that they count references in.
+            if !loop.post({ bound.value.access = .keys(KeyDirectory(keys)) }) { isTold = false }
         }
+        return isTold
     }
 
     /// Each loop hides what this one hides from its next event on; nil: nothing. False where a loop's inbox is full.
