@@ -5,16 +5,19 @@ import HTTPMessages
 import HTTPTransport
 import Synchronization
 import Testing
+import Threading
 
 /// Fills the socket, and holds what it did not take.
 private final class HoldingHandler: ServerHandler {
     static let size = 32 << 20
     private unowned let connection: ServerConnection
     private let holds: Int
+    private let isHeld: StopSignal
 
-    init(_ connection: ServerConnection, holds: Int, made: (ServerConnection) -> Void) {
+    init(_ connection: ServerConnection, holds: Int, isHeld: StopSignal, made: (ServerConnection) -> Void) {
         self.connection = connection
         self.holds = holds
+        self.isHeld = isHeld
         made(connection)
     }
 
@@ -26,10 +29,11 @@ private final class HoldingHandler: ServerHandler {
     func requestRefused(_ refusal: Refusal) {}
 
     func requestEnded() {
-        connection.output.append(String(repeating: "#", count: Self.size))
+        connection.output.append([UInt8](repeating: UInt8(ascii: "#"), count: Self.size))
         connection.flush()
         for _ in 0..<holds { connection.hold() }
         connection.answerEnded(keepsAlive: false)
+        isHeld.stop()
     }
 }
 
@@ -37,9 +41,10 @@ private final class HoldingHandler: ServerHandler {
     @Test(arguments: [1, 2]) func theLastByteLeavesWhenTheLastHoldIsReleased(_ holds: Int) throws {
         let loop = try EventLoop(name: "hold")
         let socket = try ListeningSocket("127.0.0.1:0", sharesPort: false)
+        let isHeld = StopSignal()
         let connection = Mutex<LoopBound<ServerConnection>?>(nil)
         let listener = Listener(loop: loop, socket: socket, tls: nil) { made in
-            HoldingHandler(made, holds: holds) { made in
+            HoldingHandler(made, holds: holds, isHeld: isHeld) { made in
                 let bound = LoopBound(made)
                 connection.withLock { $0 = bound }
             }
@@ -64,6 +69,7 @@ private final class HoldingHandler: ServerHandler {
         try #require(status == 0)
         let request = Array("GET / HTTP/1.1\r\nhost: a\r\n\r\n".utf8)
         #expect(send(client, request, request.count, Int32(MSG_NOSIGNAL)) == request.count)
+        #expect(isHeld.wait(milliseconds: 60_000))
 
         var (received, released) = (0, 0)
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
