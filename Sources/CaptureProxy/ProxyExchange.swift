@@ -641,11 +641,11 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
             event.overheadMicroseconds = latency
         }
         if event.usageSource == .response {
-            event.cost = worker.options.prices.cost(
+            event.cost = worker.prices.cost(
                 provider: event.provider, model: event.model, input: event.inputTokens, output: event.outputTokens,
                 cached: event.cachedTokens)
             if event.cost != nil {
-                event.priceVersion = worker.options.prices.version
+                event.priceVersion = worker.prices.table.version
             } else {
                 worker.metrics.unpriced.add()
             }

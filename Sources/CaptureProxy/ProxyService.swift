@@ -82,14 +82,15 @@ package final class ProxyService: @unchecked Sendable {
         log(.proxyStarted(address: Self.replacePort(of: options.listen, by: port), loops: loops.count))
     }
 
-    /// Each loop goes by these keys from its next request on.
-    package func update(keys: [AccessKey]) {
+    /// Each loop goes by these keys from its next request on. False where a loop's inbox is full: tell it again.
+    package func update(keys: [AccessKey]) -> Bool {
+        var isTold = true
         for (loop, worker) in zip(loops, workers) {
             let bound = LoopBound(worker)
-            // A directory of its own, so that loops share no memory that they count references in. A loop whose inbox
-            // is full gets the next list, or this one again.
-            loop.post { bound.value.access = .keys(KeyDirectory(keys)) }
+            // A directory of its own, so that loops share no memory that they count references in.
+            if !loop.post({ bound.value.access = .keys(KeyDirectory(keys)) }) { isTold = false }
         }
+        return isTold
     }
 
     /// Each loop hides what this one hides from its next event on; nil: nothing. False where a loop's inbox is full.
@@ -184,6 +185,7 @@ final class ProxyWorker {
     private let proxyID: String
     private var random = SplitMix(seed: .random(in: 0 ... .max))
     private var encoded: [UInt8] = []
+    var prices: PriceMemory
     fileprivate(set) var redactor: Redactor?
     private var inflaters: [Inflater] = []
     /// Each holds about 50 KiB: kept for the next compressed answer.
@@ -197,6 +199,7 @@ final class ProxyWorker {
         self.options = options
         redactor = options.redactor
         access = options.access
+        prices = PriceMemory(options.prices)
         self.routing = routing
         self.pool = pool
         self.lane = lane
@@ -210,6 +213,7 @@ final class ProxyWorker {
     /// Once a second: what waits for a segment goes on, and the counts of the minutes are told.
     func tell(on loop: EventLoop) {
         lane.tell(now: Self.now())
+        held.letGo()
         loop.schedule(afterMilliseconds: Self.tellMilliseconds) { [self, unowned loop] in tell(on: loop) }
     }
 
@@ -273,10 +277,14 @@ final class ProxyWorker {
 
 /// Connections whose answer waits for the journal's group commit.
 ///
+/// A connection with several answers waiting is let go with the last of them.
+///
 /// @unchecked: `waiting` is touched on the loop's thread only; `durable` posts there.
 final class HeldConnections: @unchecked Sendable {
     private let loop: EventLoop
     private var waiting: [(sequence: Int64, connection: ServerConnection)] = []
+    /// Records up to this one are on disk.
+    private let durable = Atomic<Int64>(-1)
 
     init(loop: EventLoop) { self.loop = loop }
 
@@ -286,11 +294,17 @@ final class HeldConnections: @unchecked Sendable {
     }
 
     func durable(upTo sequence: Int64) {
-        loop.post { [self] in
-            let ready = waiting.prefix { $0.sequence <= sequence }
-            waiting.removeFirst(ready.count)
-            for entry in ready { entry.connection.release() }
-        }
+        durable.store(sequence, ordering: .releasing)
+        // Where the loop's inbox is full its timer does it.
+        loop.post { [self] in letGo() }
+    }
+
+    /// On the loop's thread.
+    func letGo() {
+        let sequence = durable.load(ordering: .acquiring)
+        let ready = waiting.prefix { $0.sequence <= sequence }
+        waiting.removeFirst(ready.count)
+        for entry in ready { entry.connection.release() }
     }
 }
 

@@ -53,8 +53,9 @@ final class Channel {
     private var closesWhenFlushed = false
     /// After a failure TLS may not be spoken any more, not even goodbye.
     private var hasFailed = false
-    /// Holds what is written back, until released: group commit.
-    var isHeld = false
+    /// How many hold back what is written, for a group commit: bytes leave again when the last has let go.
+    private var holds = 0
+    var isHeld: Bool { holds > 0 }
     // The owner holds the channel and the channel the owner, until `close` cuts both.
     private var owner: (any ChannelOwner)?
 
@@ -149,6 +150,19 @@ final class Channel {
 
     // MARK: Writing
 
+    /// Also what already waits for the socket to take it stays.
+    func hold() {
+        holds += 1
+        disarmWrite()
+    }
+
+    /// True when nobody holds it any more: then the caller flushes.
+    func letGo() -> Bool {
+        guard holds > 0 else { return false }
+        holds -= 1
+        return holds == 0
+    }
+
     /// Writes what it can of `output` now, and the rest when the socket takes it.
     func flush() {
         guard !isHeld, state == .open || state == .lingering, !isWriteArmed else { return }
@@ -205,7 +219,7 @@ final class Channel {
             if state == .open, writeStallMilliseconds > 0, deadline != .max {
                 deadline = loop.now + writeStallMilliseconds
             }
-            if output.isEmpty { disarmWrite() } else { write() }
+            if output.isEmpty || isHeld { disarmWrite() } else { write() }
             if state == .open, output.count <= Self.lowWatermark, wasHigh || output.isEmpty {
                 wasHigh = false
                 owner?.channelDrained()

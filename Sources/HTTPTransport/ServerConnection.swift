@@ -87,13 +87,16 @@ package final class ServerConnection: ChannelOwner, MessageSink {
         channel.deadline = isOurs ? .max : loop.now + group.limits.stallMilliseconds
     }
 
-    /// No byte leaves until `release`: for a group commit.
-    package func hold() { channel.isHeld = true }
+    /// No byte leaves until each `hold` has its `release`: for a group commit. An answer that is released waits for those
+    /// behind it that are held too, since all are one stream; one commit covers whatever stands before it.
+    package func hold() { channel.hold() }
 
     package func release() {
-        guard channel.isHeld, !channel.isClosed else { return }
-        channel.isHeld = false
-        if closesAfterAnswer { channel.closeWhenFlushed() } else { channel.flush() }
+        guard channel.letGo(), !channel.isClosed else { return }
+        if closesAfterAnswer { return channel.closeWhenFlushed() }
+        channel.flush()
+        // The next answer may have stopped at the high watermark meanwhile.
+        if !channel.isClosed, channel.output.isEmpty { channelDrained() }
     }
 
     /// The provider takes no more: the client is not the one that stalls.

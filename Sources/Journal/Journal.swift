@@ -332,7 +332,7 @@ package final class Journal: Sendable {
         candidates.sort { $0.written < $1.written }
         var missing = wanted
         var gone = 0
-        let oldest = Int(WallClock.microseconds() / 1_000_000) - options.retentionSeconds
+        let oldest = options.clock() - options.retentionSeconds
         for candidate in candidates where candidate.written <= oldest || missing > 0 {
             // The checkpoint reaches the disk first: after a power cut a missing segment must read as done.
             guard candidate.state.sync(), unlink(candidate.lane.segmentPath(candidate.ordinal)) == 0 else { continue }

@@ -303,6 +303,8 @@ package final class JournalLane: @unchecked Sendable {
                 if wasSealed { $0.unsynced.removeAll { $0 === segment } }
             }
             if next > known { onDurable?(next - 1) }
+            // What came into it meanwhile is not on disk, so that nothing behind it may be called durable yet.
+            if !wasSealed { break }
         }
         return synced
     }

@@ -1,6 +1,7 @@
 // What an operator can set on a journal, and what can go wrong with it.
 
 import Glibc
+import Threading
 
 /// | limit | unit | default | why | at the limit |
 /// | --- | --- | --- | --- | --- |
@@ -31,8 +32,14 @@ package struct JournalOptions: Sendable {
     package var waitingSize: Int
     /// The file port: gives a new file its blocks, or an errno. Replaced where a test needs a full disk.
     package var allocate: @Sendable (_ file: Int32, _ size: Int) -> Int32
+    /// The file port: makes a new segment's file, open for reading and writing; below 0 with errno where it cannot.
+    package var create: @Sendable (_ path: String) -> Int32 = {
+        open($0, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
+    }
     /// The file port: writes a file's bytes through to the disk; not 0 with errno where it cannot.
     package var writeThrough: @Sendable (_ file: Int32) -> Int32 = { fdatasync($0) }
+    /// The wall clock, UTC seconds, that retention is measured by. Replaced where a test sets it.
+    package var clock: @Sendable () -> Int = { Int(WallClock.microseconds() / 1_000_000) }
 
     package init(
         fsync: Fsync = .interval, segmentSize: Int = 64 << 20, maxSize: Int = 10 << 30, retentionSeconds: Int = 86_400,

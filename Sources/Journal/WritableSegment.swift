@@ -22,7 +22,7 @@ final class WritableSegment: @unchecked Sendable {
     /// Makes the file with all its blocks. What was made is taken away where that fails.
     init(lane: LaneDirectory, ordinal: UInt64, options: JournalOptions) throws(JournalError) {
         let path = lane.segmentPath(ordinal)
-        let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
+        let descriptor = options.create(path)
         guard descriptor >= 0 else { throw JournalError.system("create \(path)", errno: errno) }
         failPoint("segment_created")
         let status = options.allocate(descriptor, options.segmentSize)

@@ -33,7 +33,12 @@ package final class KeyKeeper: Sendable {
         var readAt: ContinuousClock.Instant?
         /// Whether the file holds the list as known.
         var isSaved = true
-        var observers: [@Sendable ([AccessKey]) -> Void] = []
+        var observers: [Observer] = []
+    }
+    private struct Observer {
+        let body: @Sendable ([AccessKey]) -> Bool
+        /// It has not taken the list as known.
+        var isBehind = false
     }
     private let state = Mutex(State())
     /// One at a time asks the store; the state is free meanwhile.
@@ -81,11 +86,13 @@ package final class KeyKeeper: Sendable {
     /// The list as known; nil: it has never been.
     package var keys: [AccessKey]? { state.withLock { $0.keys } }
 
-    /// Called now with the list where it is known, and with each new one, one call after the other.
-    package func observe(_ body: @escaping @Sendable ([AccessKey]) -> Void) {
+    /// Called now with the list where it is known, and with each new one, one call after the other. One that answers
+    /// false could not take the list: it gets the list that is known then at the next reading of the store.
+    package func observe(_ body: @escaping @Sendable ([AccessKey]) -> Bool) {
         state.withLock { state in
-            state.observers.append(body)
-            if let keys = state.keys { body(keys) }
+            var observer = Observer(body: body)
+            if let keys = state.keys { observer.isBehind = !body(keys) }
+            state.observers.append(observer)
         }
     }
 
@@ -116,6 +123,7 @@ package final class KeyKeeper: Sendable {
 
     package func refresh() {
         asking.withLock { _ in
+            tellBehind()
             do {
                 let store = try state.withLock { $0.store } ?? open()
                 let keys = try store.keys()
@@ -143,11 +151,23 @@ package final class KeyKeeper: Sendable {
         }
     }
 
+    /// Before the store is asked, which may take long: a revocation that is known holds.
+    private func tellBehind() {
+        state.withLock { state in
+            guard let keys = state.keys else { return }
+            for index in state.observers.indices where state.observers[index].isBehind {
+                state.observers[index].isBehind = !state.observers[index].body(keys)
+            }
+        }
+    }
+
     private func publish(_ keys: [AccessKey]) {
         state.withLock { state in
             state.keys = keys
             state.directory = KeyDirectory(keys)
-            for observer in state.observers { observer(keys) }
+            for index in state.observers.indices {
+                state.observers[index].isBehind = !state.observers[index].body(keys)
+            }
         }
     }
 

@@ -98,7 +98,10 @@ private final class FakeKeyStore: KeyStore {
         #expect(!isKnown(keeper, firstText + "x"))
         #expect(!isKnown(keeper, ""))
         let seen = Mutex<[[AccessKey]]>([])
-        keeper.observe { keys in seen.withLock { $0.append(keys) } }
+        keeper.observe { keys in
+            seen.withLock { $0.append(keys) }
+            return true
+        }
         let (second, secondText) = key(2)
         store.add(second)
         waitUntil("the new key is known") { isKnown(keeper, secondText) }
@@ -109,6 +112,68 @@ private final class FakeKeyStore: KeyStore {
         #expect(seen.withLock { $0.first } == [first])
         #expect(seen.withLock { $0.last?.map(\.id) } == [first.id, second.id])
         #expect(seen.withLock { $0.count } == 3)
+    }
+
+    @Test func whoCouldNotTakeARevocationIsToldAgainThoughNothingChanges() {
+        defer { unlink(path) }
+        let (first, _) = key(1)
+        store.add(first)
+        let keeper = keeper(period: 600_000)
+        keeper.start()
+        let seen = Mutex<[[AccessKey]]>([])
+        let refused = Mutex(0)
+        let refusals = Mutex(0)
+        keeper.observe { keys in
+            seen.withLock { $0.append(keys) }
+            return refusals.withLock { left in
+                guard left > 0 else { return true }
+                left -= 1
+                refused.withLock { $0 += 1 }
+                return false
+            }
+        }
+        // Another one, which takes all: it hears nothing twice.
+        let others = Mutex(0)
+        keeper.observe { _ in
+            others.withLock { $0 += 1 }
+            return true
+        }
+        refusals.withLock { $0 = 3 }
+        _ = store.revoke(id: first.id, at: EventTime(microseconds: 9))
+        keeper.refresh()
+        #expect(refused.withLock { $0 } == 1)
+        #expect(seen.withLock { $0.last?.first?.revoked } == EventTime(microseconds: 9))
+        // Also while the store is away: what is known holds.
+        store.setAway(true)
+        keeper.refresh()
+        #expect(refused.withLock { $0 } == 2)
+        store.setAway(false)
+        keeper.refresh()
+        #expect(refused.withLock { $0 } == 3)
+        keeper.refresh()
+        #expect(seen.withLock { $0.count } == 5)
+        keeper.refresh()
+        #expect(seen.withLock { $0.count } == 5 && refusals.withLock { $0 } == 0)
+        #expect(seen.withLock { $0.last?.first?.revoked } == EventTime(microseconds: 9))
+        #expect(others.withLock { $0 } == 2)
+        keeper.stop()
+    }
+
+    @Test func duringARotationBothKeysHoldUntilTheOldOneIsRevoked() {
+        defer { unlink(path) }
+        let (old, oldText) = key(1)
+        store.add(old)
+        let keeper = keeper()
+        keeper.start()
+        #expect(isKnown(keeper, oldText))
+        let (new, newText) = key(2)
+        store.add(new)
+        waitUntil("the new key is known") { isKnown(keeper, newText) }
+        #expect(isKnown(keeper, oldText))
+        _ = store.revoke(id: old.id, at: EventTime(microseconds: 9))
+        waitUntil("the old key is revoked") { isRevoked(keeper, oldText) }
+        #expect(isKnown(keeper, newText))
+        keeper.stop()
     }
 
     @Test func withoutTheStoreAStartGoesByTheFile() {

@@ -109,6 +109,54 @@ extension PipelineTests {
             for key in [one, oneAsks, two] { #expect(try pipeline.work.files(containing: key.text).isEmpty) }
         }
 
+        @Test("A key is rotated with no request refused: create, switch, revoke", .timeLimit(.minutes(3)))
+        func rotates() throws {
+            let pipeline = try Pipeline("keys-rotation", auth: "keys")
+            try pipeline.start(.up)
+            let asks = try make(pipeline, "one", "query")
+            let old = try make(pipeline, "one", "ingest")
+            try waitUntil("the old key is known", seconds: 10) { try send(pipeline, old.text) == 200 }
+            var sent: [String: Int64] = [old.id: 1]
+            func pass(_ key: MadeKey) throws {
+                #expect(try send(pipeline, key.text) == 200)
+                sent[key.id, default: 0] += 1
+            }
+            // Create: it works before anybody is asked to use it.
+            let new = try make(pipeline, "one", "ingest")
+            try waitUntil("the new key is known", seconds: 10) {
+                try pass(old)
+                return try send(pipeline, new.text) == 200
+            }
+            sent[new.id, default: 0] += 1
+            // Switch: clients go over one after the other, and both are let in meanwhile.
+            for _ in 0..<10 {
+                try pass(old)
+                try pass(new)
+            }
+            // Revoke: within ten seconds nobody is let in by the old one, and the new one has no gap.
+            _ = try millrace(pipeline, ["keys", "revoke", old.id])
+            try waitUntil("the old key is refused", seconds: 10) {
+                try pass(new)
+                guard try send(pipeline, old.text) == 200 else { return true }
+                sent[old.id, default: 0] += 1
+                return false
+            }
+            #expect(try send(pipeline, old.text) == 401)
+            try pass(new)
+            // Under both keys the events are of their workspace, each under its key's id.
+            let all = sent.values.reduce(0, +)
+            try waitUntil("all events are there", seconds: 30) { try requests(pipeline, asks.text) >= all }
+            let byKey = try get(
+                pipeline, "/v1/query?measures=requests&group_by=api_key&from=2020-01-01T00:00:00Z", asks.text)
+            let groups = try #require(try JSONValue.parse(byKey.body)["data"]?.array)
+            var counted: [String: Int64] = [:]
+            for group in groups {
+                counted[try #require(group["group"]?["api_key"]?.string)] = group["measures"]?["requests"]?.integer
+            }
+            #expect(counted == sent)
+            try pipeline.stopAll()
+        }
+
         @Test("A proxy goes on, and starts, by its snapshot while the store is away", .timeLimit(.minutes(3)))
         func livesWithoutTheStore() throws {
             let pipeline = try Pipeline("keys-away", auth: "keys")

@@ -1,4 +1,5 @@
-// The power goes under all of it: journal and store lie on a disk that forgets what was not synced (Tests/CFaults).
+// What all of it stands on gives way (Tests/CFaults): journal and store lie on a disk that forgets what was not synced,
+// the wall clock jumps.
 
 import Glibc
 import JSONText
@@ -68,6 +69,81 @@ extension PipelineTests {
             #expect(counted.filter { $0.value != 1 }.isEmpty)
             #expect(try pipeline.count("metadata.run = 'kill'") == Int64(counted.count))
             print("answered whole: \(received.count), \(sure.count) sure, begun: \(begun), counted: \(counted.count)")
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "The wall clock jumps a day forth and back beneath a proxy: what nobody has acknowledged stays, once",
+            .timeLimit(.minutes(4)))
+        func clockJumps() throws {
+            let pipeline = try Pipeline("clock")
+            let clock = "\(pipeline.work.path)/clock"
+            func set(_ seconds: Int64) throws {
+                let file = open(clock, O_WRONLY | O_CREAT, 0o644)
+                defer { close(file) }
+                var bytes = seconds.littleEndian
+                #expect(pwrite(file, &bytes, 8, 0) == 8)
+            }
+            try set(0)
+            let library = "\(Place.binary.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" })/libCFaults.so"
+            let settings = [
+                "--journal.segment_size_bytes", "262144", "--journal.retention_seconds", "3600", "--proxy.loops", "1",
+            ]
+            let lane = "\(pipeline.work.path)/journal/lane-0000"
+            func segments() throws -> Set<String> {
+                Set(
+                    try run(["ls", lane], directory: "/").output.split(separator: "\n").map(String.init)
+                        .filter { $0.hasSuffix(".segment") })
+            }
+            var sent = 0
+            func send(_ count: Int) throws {
+                var client = LoopbackClient(port: pipeline.proxyPort)
+                let note = String(repeating: "x", count: 6_000)
+                for _ in 0..<count {
+                    let answer = try client.request(
+                        "POST", "/v1/chat/completions",
+                        headers: [
+                            ("x-portkey-provider", "openai"),
+                            ("x-portkey-metadata", "{\"n\":\"\(sent)\",\"note\":\"\(note)\"}"),
+                        ], body: chatBody())
+                    #expect(answer.status == 200)
+                    sent += 1
+                }
+            }
+            func stored() throws -> Int {
+                let result = try run(
+                    [
+                        "sqlite3", "-cmd", ".timeout 10000", "\(pipeline.work.path)/millrace.db",
+                        "SELECT count(*) FROM events",
+                    ], directory: pipeline.work.path)
+                return Int(result.output.filter(\.isNumber)) ?? 0
+            }
+            try pipeline.start(.proxy, settings, environment: ["LD_PRELOAD": library, "MILLRACE_TEST_CLOCK": clock])
+            // The first of them are acknowledged, so that retention has something to do.
+            try pipeline.start(.consumer)
+            try send(150)
+            try waitUntil("they are counted", seconds: 30) { try stored() == sent }
+            try pipeline.stop(.consumer)
+            // A little less than a day: beyond one ahead the consumer takes no event.
+            for seconds: Int64 in [-86_000, 86_000, -86_000, 86_000, 0] {
+                let before = try segments()
+                try set(seconds)
+                try send(60)
+                if seconds > 0 {
+                    // The first jump ahead ends what is acknowledged before its time; the others find nothing to end.
+                    try waitUntil("retention has gone by the new time", seconds: 30) {
+                        try !segments().contains("00000000.segment")
+                    }
+                } else if sent == 210 {
+                    #expect(try segments().isSuperset(of: before))
+                }
+            }
+            try pipeline.crash(.proxy)
+            try pipeline.start(.consumer)
+            try waitUntil("all are counted", seconds: 60, detail: { "\((try? stored()) ?? -1) of \(sent)" }) {
+                try stored() >= sent
+            }
+            #expect(try stored() == sent)
             try pipeline.stopAll()
         }
     }

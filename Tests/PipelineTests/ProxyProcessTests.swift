@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import JSONText
 import Simulation
 import Testing
 
@@ -52,6 +53,45 @@ extension PipelineTests {
             }
             #expect(try metric(opsPort, "millrace_proxy_accept_rests_total") > 0)
             #expect(try proxy.stop() == 0)
+        }
+
+        @Test func aPriceTableOfOnesOwnDecidesWhatAnExchangeCosts() throws {
+            let pipeline = try Pipeline("prices")
+            let path = "\(pipeline.work.path)/prices.yaml"
+            let check = [
+                Place.binary, "config", "check", "--config", "\(pipeline.work.path)/millrace.yaml", "--prices.file",
+                path,
+            ]
+            try writeText(path, "version: house-1\nmodels:\n  - { provider: openai, model: gpt-4o-mini, input: 7 }\n")
+            let refused = try run(check, directory: pipeline.work.path)
+            #expect(refused.status == 2)
+            #expect(
+                refused.errors.contains("prices.file: models[0] needs") && refused.errors.contains("Correct the file"))
+            try writeText(
+                path, "version: house-1\nmodels:\n  - { provider: openai, model: gpt-4o-mini, input: 7, output: 11 }\n")
+            #expect(try run(check, directory: pipeline.work.path).status == 0)
+            try pipeline.start(.up, ["--prices.file", path])
+            let headers = headers + [("x-portkey-metadata", #"{"run":"prices"}"#)]
+            // Four words, answered with nine; the second model is in the built-in table alone.
+            for model in ["gpt-4o-mini", "gpt-4o"] {
+                let answer = try ask(
+                    pipeline.proxyPort, "POST", "/v1/chat/completions", headers: headers, body: chatBody(model: model))
+                #expect(answer.status == 200)
+            }
+            try pipeline.expectCount("metadata.run = 'prices'", 2)
+            let events = try pipeline.events("metadata.run = 'prices'")
+            let priced = try #require(events.first { $0["request_model"]?.string == "gpt-4o-mini" })
+            let unpriced = try #require(events.first { $0["request_model"]?.string == "gpt-4o" })
+            #expect(priced["cost_usd"]?.numberText == "0.000000127")
+            let versions = try run(
+                [
+                    "sqlite3", "-cmd", ".timeout 10000", "\(pipeline.work.path)/millrace.db",
+                    "SELECT price_version FROM events ORDER BY request_model",
+                ], directory: pipeline.work.path)
+            #expect(versions.output == "\nhouse-1\n")
+            #expect(unpriced["cost_usd"]?.isNull == true)
+            #expect(try metric(pipeline.apiPort, "millrace_proxy_events_unpriced_total") == 1)
+            try pipeline.stopAll()
         }
 
         private func connection(to port: UInt16) -> Int32? {

@@ -76,12 +76,12 @@ private func request(_ key: String?) -> String {
             while seen != expected, ContinuousClock.now < deadline { seen = try status(text) }
             #expect(seen == expected)
         }
-        hop.proxy.update(keys: [first.key])
+        #expect(hop.proxy.update(keys: [first.key]))
         try wait(first.text, 200)
         #expect(try status(second.text) == 401)
         var revoked = first.key
         revoked.revoked = EventTime(microseconds: 5)
-        hop.proxy.update(keys: [revoked, second.key])
+        #expect(hop.proxy.update(keys: [revoked, second.key]))
         try wait(first.text, 401)
         #expect(try status(second.text) == 200)
         // The first key may have been let in a few times more before the change came to the loop.

@@ -16,12 +16,13 @@ final class Hop {
     let journal: Journal
     let directory: String
     let metrics = ProxyMetrics()
+    let journalMetrics = JournalMetrics()
 
     init(
         strict: Bool = false, access: ProxyAccess = .open(ProxyIdentity(workspace: "default", apiKey: "")),
         upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1", upstreamPort: UInt16? = nil,
         listen: String? = nil, respond: @escaping HTTPResponder = Hop.completion,
-        configure: (inout ProxyOptions) -> Void = { _ in }
+        configure: (inout ProxyOptions) -> Void = { _ in }, disk: (inout JournalOptions) -> Void = { _ in }
     ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
         let log = Log(role: "test", descriptor: open("/dev/null", O_WRONLY))
@@ -34,8 +35,9 @@ final class Hop {
             seenBox.requests.withLock { $0.append(request) }
             return respond(request)
         }
-        let options = JournalOptions(fsync: .never, segmentSize: 1 << 20, maxSize: 1 << 26, retentionSeconds: 3600)
-        journal = try Journal(directory: directory, options: options, log: log, metrics: JournalMetrics())
+        var options = JournalOptions(fsync: .never, segmentSize: 1 << 20, maxSize: 1 << 26, retentionSeconds: 3600)
+        disk(&options)
+        journal = try Journal(directory: directory, options: options, log: log, metrics: journalMetrics)
         journal.start()
         var proxyOptions = ProxyOptions(
             listen: "127.0.0.1:0", loops: 1,

@@ -56,6 +56,16 @@ final class RawClient: @unchecked Sendable {
         return true
     }
 
+    /// What has come so far, without waiting.
+    func arrived() -> String {
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = recv(descriptor, &buffer, buffer.count, Int32(MSG_DONTWAIT))
+            guard count > 0 else { return String(decoding: received, as: UTF8.self) }
+            received += buffer[..<count]
+        }
+    }
+
     /// Everything until the server closes.
     func rest() -> String {
         while receive() {}

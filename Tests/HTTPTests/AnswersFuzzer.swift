@@ -2,6 +2,10 @@
 
 import HTTPMessages
 
+#if !FUZZING
+    import HTTPTransport
+#endif
+
 private final class Journal: MessageSink {
     let parser = MessageParser(answers: true)
     private let toHEAD: Bool
@@ -51,20 +55,27 @@ private final class Journal: MessageSink {
     func end() -> Bool { !isRefused && parser.connectionEnded() }
 }
 
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
-    guard let start, count > 1 else { return 0 }
-    let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
-    let toHEAD = start[0] & 0x80 != 0
+/// What `make fuzz` feeds, and `FuzzCorpusTests` with what it has found. The first byte decides where the rest is cut.
+func fuzzAnswers(_ input: UnsafeRawBufferPointer) {
+    guard let first = input.first, input.count > 1 else { return }
+    let bytes = UnsafeRawBufferPointer(rebasing: input[1...])
+    let toHEAD = first & 0x80 != 0
     let whole = Journal(toHEAD: toHEAD)
     whole.feed(bytes)
     let cut = Journal(toHEAD: toHEAD)
-    let step = Int(start[0] & 0x7F) % 17 + 1
+    let step = Int(first & 0x7F) % 17 + 1
     for begin in stride(from: 0, to: bytes.count, by: step) {
         cut.feed(UnsafeRawBufferPointer(rebasing: bytes[begin..<min(begin + step, bytes.count)]))
     }
     precondition(whole.isRefused == cut.isRefused, "refused only when cut so, or only whole")
     precondition(whole.end() == cut.end(), "ended only when cut so, or only whole")
     precondition(whole.messages == cut.messages, "another reading when cut so")
-    return 0
 }
+
+#if FUZZING
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
+        fuzzAnswers(UnsafeRawBufferPointer(start: start, count: count))
+        return 0
+    }
+#endif

@@ -2,6 +2,10 @@
 
 import HTTPMessages
 
+#if !FUZZING
+    import HTTPTransport
+#endif
+
 /// What a parser said, in words that can be compared.
 private final class Journal: MessageSink {
     let parser = MessageParser(answers: false)
@@ -55,18 +59,25 @@ private final class Journal: MessageSink {
     }
 }
 
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
-    guard let start, count > 1 else { return 0 }
-    let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
+/// What `make fuzz` feeds, and `FuzzCorpusTests` with what it has found. The first byte decides where the rest is cut.
+func fuzzRequests(_ input: UnsafeRawBufferPointer) {
+    guard let first = input.first, input.count > 1 else { return }
+    let bytes = UnsafeRawBufferPointer(rebasing: input[1...])
     let whole = Journal()
     whole.feed(bytes)
     let cut = Journal()
-    let step = Int(start[0]) % 17 + 1
+    let step = Int(first) % 17 + 1
     for begin in stride(from: 0, to: bytes.count, by: step) {
         cut.feed(UnsafeRawBufferPointer(rebasing: bytes[begin..<min(begin + step, bytes.count)]))
     }
     precondition(whole.isRefused == cut.isRefused, "refused only when cut so, or only whole")
     precondition(whole.messages == cut.messages, "another reading when cut so")
-    return 0
 }
+
+#if FUZZING
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
+        fuzzRequests(UnsafeRawBufferPointer(start: start, count: count))
+        return 0
+    }
+#endif

@@ -3,6 +3,10 @@
 import Events
 import JSONText
 
+#if !FUZZING
+    import CaptureProxy
+#endif
+
 private func read(_ bytes: UnsafeRawBufferPointer, _ form: AnswerBodyReader.Form, step: Int) -> RequestEvent {
     var reader = AnswerBodyReader()
     reader.reset(form)
@@ -41,11 +45,11 @@ private func form(_ bytes: UnsafeRawBufferPointer, step: Int) -> FormReader {
     return reader
 }
 
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
-    guard let start, count > 1 else { return 0 }
-    let bytes = UnsafeRawBufferPointer(start: start + 1, count: count - 1)
-    let step = Int(start[0]) % 17 + 1
+/// What `make fuzz` feeds, and `FuzzCorpusTests` with what it has found. The first byte decides where the rest is cut.
+func fuzzBodies(_ input: UnsafeRawBufferPointer) {
+    guard let first = input.first, input.count > 1 else { return }
+    let bytes = UnsafeRawBufferPointer(rebasing: input[1...])
+    let step = Int(first) % 17 + 1
     for form in [AnswerBodyReader.Form.json, .lines, .events] {
         precondition(read(bytes, form, step: bytes.count) == read(bytes, form, step: step), "found only when cut so")
     }
@@ -59,5 +63,12 @@ public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
             guard case .object = parsed else { preconditionFailure("the merge is no object") }
         } catch { preconditionFailure("the merge does not parse: \(error)") }
     }
-    return 0
 }
+
+#if FUZZING
+    @_cdecl("LLVMFuzzerTestOneInput")
+    public func fuzz(_ start: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
+        fuzzBodies(UnsafeRawBufferPointer(start: start, count: count))
+        return 0
+    }
+#endif
