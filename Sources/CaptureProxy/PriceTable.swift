@@ -108,5 +108,5 @@ package struct PriceTable: Sendable {
 
 package struct PriceTableError: Error, Sendable, CustomStringConvertible {
     package var problem: String
-    package var description: String { "\(problem). Correct the file; docs/proxy.md, \"Cost\", has its form." }
+    package var description: String { "\(problem). Correct the table; docs/proxy.md, \"Cost\", has its form." }
 }
