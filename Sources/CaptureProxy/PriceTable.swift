@@ -97,7 +97,7 @@ package struct PriceTable: Sendable {
 
 package struct PriceTableError: Error, Sendable, CustomStringConvertible {
     package var problem: String
-    package var description: String { "\(problem). Correct the file; docs/proxy.md, \"Cost\", has its form." }
+    package var description: String { "\(problem). Correct the table; docs/proxy.md, \"Cost\", has its form." }
 }
 
 extension PriceTable.Price {

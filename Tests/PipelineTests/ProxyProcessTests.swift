@@ -66,7 +66,7 @@ extension PipelineTests {
             let refused = try run(check, directory: pipeline.work.path)
             #expect(refused.status == 2)
             #expect(
-                refused.errors.contains("prices.file: models[0] needs") && refused.errors.contains("Correct the file"))
+                refused.errors.contains("prices.file: models[0] needs") && refused.errors.contains("Correct the table"))
             try writeText(
                 path, "version: house-1\nmodels:\n  - { provider: openai, model: gpt-4o-mini, input: 7, output: 11 }\n")
             #expect(try run(check, directory: pipeline.work.path).status == 0)

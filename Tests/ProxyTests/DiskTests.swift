@@ -84,15 +84,20 @@ private let echo: HTTPResponder = { request in .json(200, String(decoding: reque
         #expect(metrics.dropped.value == hop.journalMetrics.dropped.value)
     }
 
-    @Test(arguments: [ENOSPC, EROFS, EIO]) func aFullDiskCostsEventsAndNoRequest(_ number: Int32) throws {
+    /// `isHeld`: answers wait for their events' way to the disk, where these are on one.
+    @Test(arguments: [ENOSPC, EROFS, EIO], [false, true])
+    func aFullDiskCostsEventsAndNoRequest(_ number: Int32, isHeld: Bool) throws {
         let refusal = Mutex<Int32>(0)
-        let hop = try Hop(disk: {
-            ($0.segmentSize, $0.waitingSize) = (64 << 10, 64 << 10)
-            $0.allocate = { file, size in
-                let number = refusal.withLock { $0 }
-                return number != 0 ? number : posix_fallocate(file, 0, off_t(size))
-            }
-        })
+        let hop = try Hop(
+            configure: { $0.holdsForDurability = isHeld },
+            disk: {
+                if isHeld { $0.fsync = .always }
+                ($0.segmentSize, $0.waitingSize) = (64 << 10, 64 << 10)
+                $0.allocate = { file, size in
+                    let number = refusal.withLock { $0 }
+                    return number != 0 ? number : posix_fallocate(file, 0, off_t(size))
+                }
+            })
         refusal.withLock { $0 = number }
         try send(0..<200, to: hop)
         expectAllCounted(200, hop)

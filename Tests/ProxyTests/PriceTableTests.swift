@@ -114,7 +114,7 @@ import Testing
     func aTableThatIsNotRightSaysWhereAndWhatToDo(_ json: String, _ said: String) throws {
         let error = try #require(throws: PriceTableError.self) { try table(json) }
         #expect(error.description.contains(said), "\(error)")
-        #expect(error.description.contains("Correct the file; docs/proxy.md"))
+        #expect(error.description.contains("Correct the table; docs/proxy.md"))
     }
 
     @Test func theBuiltInTableIsDatedAndNamesASourceForEachProvider() throws {
