@@ -163,7 +163,7 @@ package final class UpstreamPool {
             switch result {
             case .failure(let reason):
                 fail(acquisition, .unreachable, "the name \(acquisition.line.origin.host) was not resolved: \(reason)")
-            case .busy: fail(acquisition, .overloaded, "too many names are being looked up")
+            case .busy: fail(acquisition, .overloaded, "too many requests wait for its address")
             case .addresses(let addresses): connect(acquisition, addresses[...])
             }
         }
