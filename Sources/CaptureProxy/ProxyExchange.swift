@@ -532,6 +532,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         switch step.upstream {
         case .none: break
         case .acquire:
+            upstream?.close()
+            upstream = nil
             acquire()
             flushToUpstream()
         case .withdraw:

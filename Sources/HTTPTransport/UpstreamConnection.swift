@@ -27,6 +27,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     private var keepsAlive = false
     private var isInterim = false
     private var isAnswering = false
+    /// Some byte of the current request has left.
+    private var isAsked = false
     private let firstByteMilliseconds: UInt64
     private let betweenReadsMilliseconds: UInt64
     /// On the loop's clock: when it was made, and until when it may be reused once idle.
@@ -59,8 +61,14 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     /// The time for the first byte runs from the last byte of the request.
     package func flush() {
         if !isAnswering { channel.deadline = channel.loop.now + firstByteMilliseconds }
+        let waiting = channel.output.count
         channel.flush()
+        if channel.output.count < waiting { isAsked = true }
     }
+
+    /// Nothing has come since the last answer, nor the end. Whatever came is no answer to a request that has yet to go
+    /// out, and an end means that it would go nowhere.
+    var isQuiet: Bool { channel.isQuiet }
 
     /// While the client's side is full the provider is not late.
     package func pauseReading() {
@@ -76,6 +84,7 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     func begin(_ handler: any UpstreamHandler) {
         self.handler = handler
         isAnswering = false
+        isAsked = false
         channel.deadline = channel.loop.now + firstByteMilliseconds
     }
 
@@ -113,6 +122,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     func channelReceived(_ bytes: UnsafeRawBufferPointer) {
         guard handler != nil else { return close() }  // an idle connection has nothing to say
+        // Nor is anything an answer before it is asked: the connection is out of step.
+        guard isAsked else { return fail(.brokeOff, "the provider answered before it was asked") }
         channel.deadline = channel.loop.now + (isAnswering ? betweenReadsMilliseconds : firstByteMilliseconds)
         var rest = bytes
         while !rest.isEmpty {

@@ -92,7 +92,7 @@ package final class UpstreamPool {
     package func acquire(_ origin: UpstreamOrigin, for handler: any UpstreamHandler) -> Acquisition? {
         let line = line(of: origin)
         while let connection = line.idle.popLast() {
-            if connection.isClosed || connection.idleUntil < loop.now {
+            if connection.isClosed || connection.idleUntil < loop.now || !connection.isQuiet {
                 connection.close()
                 continue
             }
@@ -281,6 +281,7 @@ package final class UpstreamPool {
         let told = loop.post {
             let (pool, connection, line) = bound.value
             if connection.isClosed { return }
+            guard connection.isQuiet else { return connection.close() }
             while !line.waiting.isEmpty {
                 let next = line.waiting.removeFirst()
                 next.deadline = .max
