@@ -7,6 +7,8 @@ package protocol UpstreamHandler: AnyObject {
     /// The pool's answer to `acquire`.
     func upstreamConnected(_ connection: UpstreamConnection, reused: Bool)
     func upstreamUnavailable(_ failure: Exchange.Failure, reason: String)
+    /// A 1xx that goes on to the client; the answer follows.
+    func interimAnswer(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField])
     func answerStarted(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField])
     func answerBody(_ bytes: UnsafeRawBufferPointer)
     /// `keepsAlive`: the connection can serve another exchange.
@@ -78,7 +80,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     package func resumeReading() {
         channel.resumeReading()
-        if isAnswering, channel.deadline == .max { channel.deadline = channel.loop.now + betweenReadsMilliseconds }
+        guard channel.deadline == .max else { return }
+        channel.deadline = channel.loop.now + (isAnswering ? betweenReadsMilliseconds : firstByteMilliseconds)
     }
 
     func begin(_ handler: any UpstreamHandler) {
@@ -172,7 +175,11 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
         do throws(Refusal) {
             let head = try ResponseHead(bytes, parser.scanner, toHEAD: answersHEAD)
             isInterim = head.status < 200
-            if isInterim { return .withoutBody }
+            if isInterim {
+                // A 100 is asked for by nobody: the client's expectation was met here.
+                if head.status != 100 { handler?.interimAnswer(head, bytes: bytes, fields: parser.scanner.fields) }
+                return .withoutBody
+            }
             keepsAlive = head.keepsAlive
             isAnswering = true
             channel.deadline = channel.loop.now + betweenReadsMilliseconds
