@@ -202,7 +202,7 @@ let package = Package(
             [
                 "Access", "CaptureProxy", "EventCodec", "Events", "HTTPMessages", "HTTPTransport", "Journal",
                 "JSONText",
-                "RecordLog", "Schemas", "Telemetry", "Threading", "CZlib",
+                "RecordLog", "Schemas", "Telemetry", "Threading", "COpenSSL", "CZlib",
             ]),
         tests("Pipeline", ["CRDKafka", "JSONText", "Simulation", "Threading"]),
         tests(

@@ -399,15 +399,32 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         connection.resumeReading()
     }
 
-    func answerStarted(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField]) {
-        exchange.answerStarted()
-        status = head.status
+    func interimAnswer(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField]) {
+        // HTTP/1.0 knows none (RFC 9110 §15.2).
+        guard clientIsVersion11 else { return }
+        let out = connection.output
+        writeStatusLine(head, bytes)
+        for field in fields where field.name != .contentLength && forwards(field, bytes, head.connectionOptions) {
+            append(field, bytes, to: out)
+        }
+        out.append("\r\n")
+        if connection.isAboveHighWatermark { upstream?.pauseReading() }
+    }
+
+    private func writeStatusLine(_ head: ResponseHead, _ bytes: Span<UInt8>) {
         let out = connection.output
         out.append("HTTP/1.1 ")
         out.append(decimal: UInt64(head.status))
         out.append(" ")
         out.append(bytes, head.reason)
         out.append("\r\n")
+    }
+
+    func answerStarted(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField]) {
+        exchange.answerStarted()
+        status = head.status
+        let out = connection.output
+        writeStatusLine(head, bytes)
         var coding = 0..<0
         var form = AnswerBodyReader.Form.unread
         for field in fields {
@@ -513,7 +530,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
     }
 
     func answerReadEnded() {
-        if exchange.isAnswering { connection.flush() }
+        // Not answering yet, an interim answer may wait.
+        if exchange.isAnswering || !connection.output.isEmpty { connection.flush() }
     }
 
     func answerEnded(keepsAlive: Bool) {
@@ -566,6 +584,8 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         switch step.upstream {
         case .none: break
         case .acquire:
+            upstream?.close()
+            upstream = nil
             acquire()
             flushToUpstream()
         case .withdraw:

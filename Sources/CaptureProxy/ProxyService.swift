@@ -34,10 +34,13 @@ package final class ProxyService: @unchecked Sendable {
     package var silence: Duration { loops.map(\.silence).max() ?? .zero }
 
     /// Opens one journal lane a loop, listens and serves.
-    package init(options: ProxyOptions, journal: Journal, log: Log, metrics: ProxyMetrics) throws {
+    /// `resolver` finds providers' addresses; it is stopped with the proxy.
+    package init(
+        options: ProxyOptions, journal: Journal, log: Log, metrics: ProxyMetrics, resolver: Resolver = Resolver()
+    ) throws {
         self.log = log
         self.options = options
-        resolver = Resolver()
+        self.resolver = resolver
         let tls = try TLSContext.client()
         let gate = ConcurrencyGate(limit: options.concurrency, perKey: options.concurrencyPerKey)
         let upstream = options.upstream.divided(among: max(1, options.loops))
@@ -139,7 +142,8 @@ package final class ProxyService: @unchecked Sendable {
         // The loops have ended: their lanes are this thread's now.
         for worker in workers { worker.tellLast() }
         listeners = []
-        resolver.stop()
+        let hanging = resolver.stop()
+        if hanging > 0 { log(.resolverStuck(lookUps: hanging)) }
         log(.proxyStopped())
     }
 

@@ -8,6 +8,7 @@
 // - An exchange ends exactly once: one step carries the `ending`, and none after it.
 // - Once the upstream was released or closed, no step speaks of it again.
 // - A request is sent to a second upstream only where no byte of it reached the first.
+// - What a connection that served others says before a byte of this request has left is never this request's answer.
 
 package struct Exchange: Sendable {
     /// How it ended: decides the event's outcome.
@@ -140,13 +141,17 @@ package struct Exchange: Sendable {
     /// Before the answer's head is written. One that comes before the request is whole closes the client's connection,
     /// since more of the request may never come, and has to say so (RFC 9112 §9.6).
     package mutating func answerStarted() {
-        guard state == .awaitingAnswer else { return }
+        guard state == .awaitingAnswer, !isUnasked else { return }
         state = .answering
         if !isRequestWhole { clientKeepsAlive = false }
     }
 
+    /// An answer now would be to another's request.
+    private var isUnasked: Bool { isReused && !hasSent }
+
     package mutating func answerEnded(upstreamKeepsAlive: Bool) -> Step {
         switch state {
+        case .awaitingAnswer where isUnasked: return upstreamFailed(.brokeOff)
         case .awaitingAnswer, .answering:
             state = .ended
             // An answer that ends before the request is whole leaves both connections in mid-request.
@@ -167,7 +172,7 @@ package struct Exchange: Sendable {
     package mutating func upstreamFailed(_ failure: Failure) -> Step {
         switch state {
         case .awaitingAnswer:
-            if isReused && !hasSent && !hasRetried && failure == .brokeOff {
+            if isUnasked && !hasRetried && failure == .brokeOff {
                 hasRetried = true
                 state = .awaitingConnection
                 return Step(upstream: .acquire)

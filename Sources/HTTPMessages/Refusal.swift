@@ -22,7 +22,8 @@
 // | another expectation | RFC 9110 §10.1.1 | dropped |
 // | pipelined requests | RFC 9112 §9.3.2 | read one at a time, answered in order |
 // | HEAD | RFC 9110 §9.3.2 | no body follows, whatever the answer's head says |
-// | 1xx answers | RFC 9110 §15.2 | dropped; the final one follows |
+// | 100 as an answer | RFC 9110 §15.2 | dropped: the expectation was met here; the final one follows |
+// | 102 to 199 | RFC 9110 §15.2 | forwarded without a length; dropped for HTTP/1.0 |
 // | 204 and 304 | RFC 9112 §6.3 | no body follows, whatever the head says; of 204 the length is dropped |
 // | 101, lengths that differ and all else below in an answer | | the exchange fails with 502 |
 // | a body beyond a server's limit (the API's; the proxy has none) | RFC 9110 §15.5.14 | 413 |

@@ -1,7 +1,8 @@
 // One socket, plain or TLS, on one event loop: bytes in, bytes out, back-pressure both ways.
 //
 // Reads go into the loop's scratch buffer and straight to the owner. Writes are tried at once and the write event is
-// armed only where the kernel's buffer is full: an exchange costs one epoll wait, one read and one write a side.
+// armed only where the kernel's buffer is full: an exchange costs one epoll wait, one read and one write a side, and a
+// look before a connection to a provider is used again.
 // (libevent's buffer events would add an ioctl and two epoll_ctl calls to each.)
 
 import CLibevent
@@ -109,6 +110,19 @@ final class Channel {
         event_add(readEvent, nil)
         // Bytes that OpenSSL has decrypted already wake nobody.
         if let tls, state == .open, SSL_pending(tls) > 0 { event_active(readEvent, Int32(EV_READ), 0) }
+    }
+
+    /// The peer has neither said anything nor closed. Of TLS what is no data, such as a session's ticket, is worked in.
+    var isQuiet: Bool {
+        guard state == .open else { return false }
+        var byte: UInt8 = 0
+        guard let tls else {
+            return recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) < 0
+                && (errno == EAGAIN || errno == EINTR)
+        }
+        ERR_clear_error()
+        let count = SSL_peek(tls, &byte, 1)
+        return count <= 0 && SSL_get_error(tls, count) == SSL_ERROR_WANT_READ && SSL_has_pending(tls) == 0
     }
 
     private func readable() {

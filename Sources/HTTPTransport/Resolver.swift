@@ -1,11 +1,10 @@
-// Names to addresses: `getaddrinfo` on a thread of its own, answers kept for a short time.
+// Names to addresses: `getaddrinfo` on a few threads of its own; `ResolverNames` decides when.
 
 import CLibevent
 import Glibc
-import Synchronization
 import Threading
 
-struct SocketAddress: Sendable {
+struct SocketAddress: Sendable, Equatable {
     fileprivate var family: Int32
     fileprivate var bytes: [UInt8]
 
@@ -39,93 +38,123 @@ package final class Resolver: Sendable {
     enum Result: Sendable {
         case addresses([SocketAddress])
         case failure(String)
-        /// Too many names wait to be looked up.
+        /// Too many requests wait for the name.
         case busy
     }
 
-    /// How long an answer is used: short, so that a provider's moved name is followed.
-    static let keptMilliseconds: UInt64 = 30_000
-    /// How long a failure is, so that a dead name server is asked once a second, not once a request.
-    static let failureKeptMilliseconds: UInt64 = 1_000
-    /// Look-ups that wait for their turn, one a request; beyond it the answer is `busy`.
-    static let waitingLimit = 4_096
+    /// Names looked up at once; one that hangs holds up no other until that many hang.
+    static let threadCount = 4
+    /// What `stop` waits for look-ups under way.
+    static let stopMilliseconds: UInt64 = 1_000
 
-    private struct Work: Sendable {
-        var origin: UpstreamOrigin
+    private struct Waiter: Sendable {
         var loop: EventLoop
         var answer: @Sendable (Result) -> Void
     }
 
-    /// What was looked up, and until when it is used.
-    private final class KnownBox: Sendable {
-        let names = Mutex<[UpstreamOrigin: (result: Result, until: UInt64)]>([:])
+    /// What the threads share; it outlives the resolver where a look-up hangs.
+    ///
+    /// @unchecked: `names` is read and written with `lock` held, in this file.
+    private final class Shared: @unchecked Sendable {
+        private var names = ResolverNames<Waiter>()
+        private var isStopped = false
+        private let lock = ConditionLock()
+
+        /// Decides with the lock held, and wakes a thread where that gave it something to do.
+        func decide<Answer>(_ body: (inout ResolverNames<Waiter>) -> Answer) -> Answer {
+            lock.withLock {
+                defer { if names.hasLookUp { lock.wakeAll() } }
+                return body(&names)
+            }
+        }
+
+        /// Waits for a name to be looked up; nil when stopped.
+        func next() -> UpstreamOrigin? {
+            lock.withLock {
+                while !isStopped {
+                    if let origin = names.nextLookUp() { return origin }
+                    lock.wait()
+                }
+                return nil
+            }
+        }
+
+        func stop() {
+            lock.withLock {
+                isStopped = true
+                names.stopped()
+                lock.wakeAll()
+            }
+        }
     }
 
-    private let known: KnownBox
-    private let queue = BoundedQueue<Work>(capacity: Resolver.waitingLimit)
-    private let thread: ServiceThread
+    private let shared = Shared()
+    private let threads: [(thread: ServiceThread, ended: StopSignal)]
+    private let clock: @Sendable () -> UInt64
 
     package convenience init() {
         self.init { Self.lookUp(host: $0.host, port: $0.port, flags: AI_ADDRCONFIG) }
     }
 
-    /// `lookUp` runs on the resolver's thread and may take its time.
-    init(lookUp: @escaping @Sendable (UpstreamOrigin) -> Result) {
-        let queue = queue
-        let box = KnownBox()
-        known = box
-        thread = ServiceThread("resolver") {
-            while let work = queue.pop() {
-                let result = Self.answer(work.origin, box, lookUp)
-                work.loop.post { work.answer(result) }
+    /// `lookUp` runs on the resolver's threads and may take its time. `clock`: monotonic milliseconds.
+    init(
+        clock: @escaping @Sendable () -> UInt64 = { EventLoop.clock() },
+        lookUp: @escaping @Sendable (UpstreamOrigin) -> Result
+    ) {
+        self.clock = clock
+        let shared = shared
+        threads = (0..<Self.threadCount).map { index in
+            let ended = StopSignal()
+            let thread = ServiceThread("resolver-\(index)") {
+                while let origin = shared.next() {
+                    let result = lookUp(origin)
+                    let told = shared.decide { $0.lookedUp(origin, result, now: clock()) }
+                    for waiter in told.waiting { waiter.loop.post { waiter.answer(told.result) } }
+                }
+                ended.stop()
+            }
+            return (thread, ended)
+        }
+    }
+
+    deinit { shared.stop() }
+
+    /// None of the addresses answered: the next request waits for a new look-up.
+    func forget(_ origin: UpstreamOrigin) { shared.decide { $0.forgot(origin) } }
+
+    /// Whoever still waits is told nothing. A look-up cannot be broken off: one that has not come back in time is left
+    /// to its thread. Answers how many are.
+    package func stop() -> Int {
+        shared.stop()
+        let deadline = EventLoop.clock() + Self.stopMilliseconds
+        var left = 0
+        for (thread, ended) in threads {
+            let now = EventLoop.clock()
+            if ended.wait(milliseconds: now < deadline ? Int(deadline - now) : 0) {
+                thread.join()
+            } else {
+                left += 1
             }
         }
+        return left
     }
 
-    /// Whoever waited behind the same name takes its answer. Where a look-up fails and addresses are known from before,
-    /// they are tried once more.
-    private static func answer(
-        _ origin: UpstreamOrigin, _ known: KnownBox, _ lookUp: (UpstreamOrigin) -> Result
-    ) -> Result {
-        let now = EventLoop.clock()
-        let before = known.names.withLock { $0[origin] }
-        if let before, before.until > now { return before.result }
-        var result = lookUp(origin)
-        var kept = keptMilliseconds
-        if case .failure = result {
-            kept = failureKeptMilliseconds
-            if case .addresses? = before?.result, let before { result = before.result }
-        }
-        known.names.withLock { $0[origin] = (result, EventLoop.clock() + kept) }
-        return result
-    }
-
-    /// None of the addresses answered: the name is looked up anew by the next request.
-    func forget(_ origin: UpstreamOrigin) {
-        known.names.withLock { names in
-            if let entry = names[origin], entry.until != .max { names[origin] = nil }
-        }
-    }
-
-    package func stop() {
-        queue.close()
-        thread.join()
-    }
-
-    /// Calls `answer` on the loop, at once where the address is known or numeric.
+    /// Calls `answer` on the loop, at once where an address is known or the host is one.
     func resolve(_ origin: UpstreamOrigin, on loop: EventLoop, _ answer: @escaping (Result) -> Void) {
-        let now = EventLoop.clock()
-        if let found = known.names.withLock({ $0[origin] }), found.until > now { return answer(found.result) }
-        if case .addresses(let addresses) = Self.lookUp(host: origin.host, port: origin.port, flags: AI_NUMERICHOST) {
-            let result = Result.addresses(addresses)
-            known.names.withLock { $0[origin] = (result, .max) }
-            return answer(result)
+        if let address = shared.decide({ $0.isNew(origin) }) ? Self.numeric(origin) : nil {
+            shared.decide { $0.foundNumeric(origin, address) }
         }
         // The closure is made and run on the loop's thread; the resolver's only carries it back there.
         let carried = LoopBound(answer)
-        let accepted = queue.tryPush(
-            Work(origin: origin, loop: loop) { carried.value($0) })
-        if !accepted { answer(.busy) }
+        let waiter = Waiter(loop: loop) { carried.value($0) }
+        if let result = shared.decide({ $0.asked(origin, by: waiter, now: clock()) }) { answer(result) }
+    }
+
+    private static func numeric(_ origin: UpstreamOrigin) -> [SocketAddress]? {
+        switch lookUp(host: origin.host, port: origin.port, flags: AI_NUMERICHOST) {
+        case .addresses(let addresses): addresses
+        case .failure, .busy: nil
+        }
     }
 
     static func lookUp(host: String, port: UInt16, flags: Int32) -> Result {

@@ -13,7 +13,8 @@
 /// | `connections` | an origin | 4,096 | 65,536 | a provider's and our own descriptors | requests wait |
 /// | `waiting` | requests an origin | 4,096 | 65,536 | memory of what waits | 503 with `retry-after` |
 /// | `waitMilliseconds` | ms | 10,000 | 600,000 | an answer that says so beats a client's own timeout | 503 with `retry-after` |
-/// | names being looked up | requests | 4,096 | fixed | memory of what waits | 503 with `retry-after` |
+/// | waiting for a name's address | requests a name | 4,096 | fixed | memory of what waits | 503 with `retry-after` |
+/// | names being looked up | at once | 4 | fixed | each is a thread | the next waits its turn |
 package struct UpstreamLimits: Sendable {
     package var connectMilliseconds: UInt64 = 10_000
     package var firstByteMilliseconds: UInt64 = 600_000

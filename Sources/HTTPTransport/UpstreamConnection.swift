@@ -7,6 +7,8 @@ package protocol UpstreamHandler: AnyObject {
     /// The pool's answer to `acquire`.
     func upstreamConnected(_ connection: UpstreamConnection, reused: Bool)
     func upstreamUnavailable(_ failure: Exchange.Failure, reason: String)
+    /// A 1xx that goes on to the client; the answer follows.
+    func interimAnswer(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField])
     func answerStarted(_ head: ResponseHead, bytes: Span<UInt8>, fields: [HeaderField])
     func answerBody(_ bytes: UnsafeRawBufferPointer)
     /// `keepsAlive`: the connection can serve another exchange.
@@ -27,6 +29,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     private var keepsAlive = false
     private var isInterim = false
     private var isAnswering = false
+    /// Some byte of the current request has left.
+    private var isAsked = false
     private let firstByteMilliseconds: UInt64
     private let betweenReadsMilliseconds: UInt64
     /// On the loop's clock: when it was made, and until when it may be reused once idle.
@@ -59,8 +63,14 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
     /// The time for the first byte runs from the last byte of the request.
     package func flush() {
         if !isAnswering { channel.deadline = channel.loop.now + firstByteMilliseconds }
+        let waiting = channel.output.count
         channel.flush()
+        if channel.output.count < waiting { isAsked = true }
     }
+
+    /// Nothing has come since the last answer, nor the end. Whatever came is no answer to a request that has yet to go
+    /// out, and an end means that it would go nowhere.
+    var isQuiet: Bool { channel.isQuiet }
 
     /// While the client's side is full the provider is not late.
     package func pauseReading() {
@@ -70,12 +80,14 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     package func resumeReading() {
         channel.resumeReading()
-        if isAnswering, channel.deadline == .max { channel.deadline = channel.loop.now + betweenReadsMilliseconds }
+        guard channel.deadline == .max else { return }
+        channel.deadline = channel.loop.now + (isAnswering ? betweenReadsMilliseconds : firstByteMilliseconds)
     }
 
     func begin(_ handler: any UpstreamHandler) {
         self.handler = handler
         isAnswering = false
+        isAsked = false
         channel.deadline = channel.loop.now + firstByteMilliseconds
     }
 
@@ -113,6 +125,8 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
 
     func channelReceived(_ bytes: UnsafeRawBufferPointer) {
         guard handler != nil else { return close() }  // an idle connection has nothing to say
+        // Nor is anything an answer before it is asked: the connection is out of step.
+        guard isAsked else { return fail(.brokeOff, "the provider answered before it was asked") }
         channel.deadline = channel.loop.now + (isAnswering ? betweenReadsMilliseconds : firstByteMilliseconds)
         var rest = bytes
         while !rest.isEmpty {
@@ -161,7 +175,11 @@ package final class UpstreamConnection: ChannelOwner, MessageSink {
         do throws(Refusal) {
             let head = try ResponseHead(bytes, parser.scanner, toHEAD: answersHEAD)
             isInterim = head.status < 200
-            if isInterim { return .withoutBody }
+            if isInterim {
+                // A 100 is asked for by nobody: the client's expectation was met here.
+                if head.status != 100 { handler?.interimAnswer(head, bytes: bytes, fields: parser.scanner.fields) }
+                return .withoutBody
+            }
             keepsAlive = head.keepsAlive
             isAnswering = true
             channel.deadline = channel.loop.now + betweenReadsMilliseconds

@@ -92,7 +92,7 @@ package final class UpstreamPool {
     package func acquire(_ origin: UpstreamOrigin, for handler: any UpstreamHandler) -> Acquisition? {
         let line = line(of: origin)
         while let connection = line.idle.popLast() {
-            if connection.isClosed || connection.idleUntil < loop.now {
+            if connection.isClosed || connection.idleUntil < loop.now || !connection.isQuiet {
                 connection.close()
                 continue
             }
@@ -163,7 +163,7 @@ package final class UpstreamPool {
             switch result {
             case .failure(let reason):
                 fail(acquisition, .unreachable, "the name \(acquisition.line.origin.host) was not resolved: \(reason)")
-            case .busy: fail(acquisition, .overloaded, "too many names are being looked up")
+            case .busy: fail(acquisition, .overloaded, "too many requests wait for its address")
             case .addresses(let addresses): connect(acquisition, addresses[...])
             }
         }
@@ -281,6 +281,7 @@ package final class UpstreamPool {
         let told = loop.post {
             let (pool, connection, line) = bound.value
             if connection.isClosed { return }
+            guard connection.isQuiet else { return connection.close() }
             while !line.waiting.isEmpty {
                 let next = line.waiting.removeFirst()
                 next.deadline = .max

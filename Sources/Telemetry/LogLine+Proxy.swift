@@ -11,6 +11,14 @@ extension LogLine {
         LogLine(.info, "proxy_stopped", "The proxy has answered what it held and stopped.")
     }
 
+    package static func resolverStuck(lookUps: Int) -> LogLine {
+        LogLine(
+            .warning, "resolver_stuck",
+            "\(lookUps) look-ups of providers' names did not come back within a second; they end with the process. "
+                + "Check the name servers (/etc/resolv.conf).",
+            [("look_ups", .number(Int64(lookUps)))])
+    }
+
     package static func proxyCertificateReloaded() -> LogLine {
         LogLine(.info, "proxy_certificate_reloaded", "New connections to the proxy see the certificate as read anew.")
     }

@@ -57,6 +57,28 @@ import Testing
         #expect(sent.upstreamFailed(.brokeOff).client == .answer(.brokeOff))
     }
 
+    @Test func anAnswerThatComesBeforeTheRequestHasLeftAUsedConnectionIsNotTaken() {
+        var exchange = Exchange(clientKeepsAlive: true, requestIsWhole: true)
+        exchange.connected(reused: true)
+        exchange.answerStarted()
+        #expect(!exchange.isAnswering)
+        #expect(exchange.answerEnded(upstreamKeepsAlive: true) == .init(upstream: .acquire))
+        // A second such connection is the end of it.
+        exchange.connected(reused: true)
+        exchange.answerStarted()
+        #expect(
+            exchange.answerEnded(upstreamKeepsAlive: true)
+                == .init(upstream: .close, client: .answer(.brokeOff), ending: .failed(.brokeOff)))
+
+        var other = Exchange(clientKeepsAlive: true, requestIsWhole: true)
+        other.connected(reused: true)
+        #expect(other.upstreamFailed(.brokeOff) == .init(upstream: .acquire))
+        other.connected(reused: false)
+        other.sentToUpstream()
+        other.answerStarted()
+        #expect(other.answerEnded(upstreamKeepsAlive: true).ending == .answered)
+    }
+
     @Test func overRandomHistoriesAnExchangeEndsOnceAndThenSaysNothing() {
         var generator = SystemRandomNumberGenerator()
         let seed = UInt64.random(in: 0 ... .max, using: &generator)
@@ -71,14 +93,19 @@ import Testing
             var endings = 0
             var acquisitions = 1
             var upstreamIsOurs = false
+            var isAsked = false
             for _ in 0..<next(12) {
                 var step = Exchange.Step()
                 switch next(7) {
                 case 0:
                     if exchange.hasUpstream || exchange.isEnded { continue }
-                    exchange.connected(reused: next(2) == 0)
+                    let isReused = next(2) == 0
+                    exchange.connected(reused: isReused)
                     upstreamIsOurs = true
-                case 1: exchange.sentToUpstream()
+                    isAsked = !isReused
+                case 1:
+                    exchange.sentToUpstream()
+                    isAsked = isAsked || upstreamIsOurs
                 case 2: exchange.answerStarted()
                 case 3: step = exchange.answerEnded(upstreamKeepsAlive: next(2) == 0)
                 case 4: step = exchange.upstreamFailed([.brokeOff, .badAnswer, .timedOut][Int(next(3))])
@@ -96,6 +123,7 @@ import Testing
                 case .none: break
                 }
                 if step.ending != nil { endings += 1 }
+                #expect(step.ending != .answered || isAsked)
                 #expect(endings == (exchange.isEnded ? 1 : 0))
             }
             #expect(acquisitions <= 2)

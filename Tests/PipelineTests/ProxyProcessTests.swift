@@ -94,6 +94,49 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
+        @Test func withoutADescriptorForTheProviderTheAnswerIs503AndAnEvent() throws {
+            let pipeline = try Pipeline("upstreamdescriptors")
+            let (port, opsPort) = (try freePort(), try freePort())
+            let proxy = try startProxy(
+                pipeline, port: port, opsPort: opsPort, name: "none",
+                // Each request needs a connection of its own.
+                settings: ["--proxy.upstream.max_idle", "0"])
+            let client = try #require(connection(to: port))
+            defer { close(client) }
+            func answer() throws -> String {
+                let request = Array(
+                    "GET /v1/models HTTP/1.1\r\nhost: a\r\nx-portkey-provider: openai\r\n\r\n".utf8)
+                #expect(Glibc.send(client, request, request.count, Int32(MSG_NOSIGNAL)) == request.count)
+                var text = ""
+                try waitUntil("an answer", seconds: 20, detail: { text + proxy.errors }) {
+                    var buffer = [UInt8](repeating: 0, count: 65_536)
+                    let count = recv(client, &buffer, buffer.count, Int32(MSG_DONTWAIT))
+                    if count > 0 { text += String(decoding: buffer[..<count], as: UTF8.self) }
+                    return text.hasSuffix("}\n") || text.hasSuffix("}")
+                }
+                return text
+            }
+            func limit(_ files: Int) throws {
+                let made = try run(
+                    ["prlimit", "--pid", "\(proxy.pid)", "--nofile=\(files):"], directory: pipeline.work.path)
+                #expect(made.status == 0, "\(made.errors)")
+            }
+            #expect(try answer().hasPrefix("HTTP/1.1 200"))
+            // What is open stays so; nothing more can be opened.
+            try limit(3)
+            let refused = try answer()
+            #expect(refused.hasPrefix("HTTP/1.1 503") && refused.contains("retry-after: 1"), "\(refused)")
+            #expect(refused.contains("\"upstream_overloaded\""), "\(refused)")
+            try limit(256)
+            #expect(try answer().hasPrefix("HTTP/1.1 200"))
+            #expect(try metric(opsPort, "millrace_proxy_exchanges_accepted_total") == 3)
+            let recorded = try metric(opsPort, "millrace_proxy_events_recorded_total")
+            #expect(recorded + (try metric(opsPort, "millrace_proxy_events_waiting_total")) == 3)
+            #expect(try metric(opsPort, "millrace_proxy_upstream_failures_total") == 1)
+            #expect(proxy.errors.contains("Too many open files"))
+            #expect(try proxy.stop() == 0)
+        }
+
         private func connection(to port: UInt16) -> Int32? {
             let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
             var address = sockaddr_in()

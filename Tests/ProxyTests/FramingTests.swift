@@ -3,6 +3,7 @@ import Events
 import Glibc
 import HTTPTransport
 import Testing
+import Threading
 
 private let portkey = "x-portkey-provider: openai\r\n"
 
@@ -154,6 +155,99 @@ private func post(_ rest: String, _ target: String = "/v1/x", version: String = 
         #expect(try hop.finish().map(\.status) == [502])
     }
 
+    @Test(arguments: ["1.0", "1.1"]) func otherExpectationsAndThoseOfOldClientsAreDropped(_ version: String) throws {
+        let hop = try Hop()
+        let client = try RawClient(port: hop.proxy.port)
+        let expectation = version == "1.0" ? "100-continue" : "200-ok"
+        client.send(
+            post("expect: \(expectation)\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", version: version))
+        #expect(client.rest().hasPrefix("HTTP/1.1 200 OK\r\n"))
+        #expect(hop.requests.count == 1 && hop.requests.first?.header("expect") == nil)
+        _ = try hop.finish()
+    }
+
+    @Test(arguments: [
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n3;x=y\r\ncde\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nabcde", "HTTP/1.0 200 OK\r\n\r\nabcde",
+    ])
+    func anOldClientHasAnAnswerWithoutLengthAsItIsToTheConnectionsEnd(_ upstream: String) throws {
+        let provider = try RawProvider { peer in
+            _ = peer.request()
+            peer.send(upstream)
+        }
+        let hop = try Hop(upstreamPort: provider.port)
+        let client = try RawClient(port: hop.proxy.port)
+        client.send("GET /v1/x HTTP/1.0\r\n\(portkey)\r\n")
+        let answer = client.rest()
+        #expect(answer.hasPrefix("HTTP/1.1 200 OK\r\n") && answer.hasSuffix("\r\n\r\nabcde"), "\(answer)")
+        #expect(!answer.lowercased().contains("transfer-encoding"))
+        #expect(answer.lowercased().contains("connection: close"))
+        let events = try hop.finish()
+        #expect(events.map(\.outcome) == [.success] && events.first?.responseBytes == 5)
+        provider.stop()
+    }
+
+    /// A provider that sends these interim answers, waits, and then answers.
+    private static let interim =
+        "HTTP/1.1 100 Continue\r\nx-hundred: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+        + "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\ncontent-length: 7\r\nconnection: x-mine\r\n"
+        + "x-mine: 1\r\nkeep-alive: 5\r\n\r\n"
+
+    @Test func interimAnswersGoOnAsTheyComeAndTheFinalOneFollows() throws {
+        let gate = StopSignal()
+        let provider = try RawProvider { peer in
+            while peer.request() != nil {
+                peer.send(Self.interim)
+                _ = gate.wait(milliseconds: 20_000)
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            }
+        }
+        let hop = try Hop(upstreamPort: provider.port)
+        let client = try RawClient(port: hop.proxy.port)
+        // The second finds the gate open: all of it may come in one read.
+        for _ in 0..<2 {
+            client.send(post("content-length: 2\r\n\r\n{}"))
+            #expect(client.head() == "HTTP/1.1 102 Processing")
+            #expect(client.head() == "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload")
+            gate.stop()
+            let answer = try #require(client.answer())
+            #expect(answer.head.hasPrefix("HTTP/1.1 200 OK\r\n") && answer.body == "ok")
+        }
+        #expect(provider.connections == 1)
+        let events = try hop.finish()
+        #expect(events.map(\.status) == [200, 200] && events.map(\.outcome) == [.success, .success])
+        provider.stop()
+    }
+
+    @Test func anOldClientGetsNoInterimAnswer() throws {
+        let provider = try RawProvider { peer in
+            _ = peer.request()
+            peer.send(Self.interim + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        }
+        let hop = try Hop(upstreamPort: provider.port)
+        let client = try RawClient(port: hop.proxy.port)
+        client.send("GET /v1/x HTTP/1.0\r\n\(portkey)\r\n")
+        let answer = client.rest()
+        #expect(answer.hasPrefix("HTTP/1.1 200 OK\r\n") && answer.hasSuffix("\r\n\r\nok"))
+        #expect(!answer.contains("link:"))
+        _ = try hop.finish()
+        provider.stop()
+    }
+
+    @Test func aProviderThatBreaksOffBehindAnInterimAnswerIs502() throws {
+        let provider = try RawProvider { peer in
+            _ = peer.request()
+            peer.send(Self.interim)
+        }
+        let hop = try Hop(upstreamPort: provider.port)
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(post("content-length: 2\r\n\r\n{}"))
+        #expect(client.head()?.hasPrefix("HTTP/1.1 102") == true && client.head()?.hasPrefix("HTTP/1.1 103") == true)
+        #expect(try #require(client.answer()).head.hasPrefix("HTTP/1.1 502"))
+        #expect(try hop.finish().map(\.errorType) == ["upstream_broke_off"])
+        provider.stop()
+    }
+
     @Test func aClientThatClosesOrIsOldIsAnsweredAndClosed() throws {
         let hop = try Hop()
         for text in [post("connection: close\r\n\r\n"), "GET /v1/x HTTP/1.0\r\n\(portkey)\r\n"] {
@@ -175,8 +269,7 @@ private func post(_ rest: String, _ target: String = "/v1/x", version: String = 
         ("GET", "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n", "", true),
         (
             "GET",
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
-                + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok", true
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok", true
         ),
         (
             "GET", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nx-sum: 1\r\n\r\n",

@@ -25,6 +25,8 @@ private final class Gate: Sendable {
     }
 }
 
+private let hint = Array("HTTP/1.1 103 Early Hints\r\nlink: \(String(repeating: "a", count: 65_000))\r\n\r\n".utf8)
+
 private func makeKey(_ random: inout SystemRandomNumberGenerator) -> (key: AccessKey, text: String) {
     AccessKey.make(workspace: "default", scopes: [.ingest], name: "", now: EventTime(microseconds: 1), using: &random)
 }
@@ -142,13 +144,14 @@ private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
         #expect(try hop.finish().map(\.outcome) == [.cancelled])
     }
 
-    @Test func aClientThatTakesNothingIsClosedCancelledAndHoldsTheProviderBack() throws {
+    @Test(arguments: [false, true])
+    func aClientThatTakesNothingIsClosedCancelledAndHoldsTheProviderBack(_ isInterim: Bool) throws {
         let sent = Atomic<Int>(0)
         let ended = StopSignal()
         let provider = try RawProvider { peer in
             _ = peer.request()
-            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
-            let piece = [UInt8](repeating: 0x61, count: 65_536)
+            if !isInterim { peer.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n") }
+            let piece = isInterim ? hint : [UInt8](repeating: 0x61, count: 65_536)
             while sent.load(ordering: .relaxed) < 1_000_000_000, peer.send(piece) {
                 sent.wrappingAdd(piece.count, ordering: .relaxed)
             }
@@ -161,7 +164,34 @@ private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
         #expect(ended.wait(milliseconds: 20_000))
         #expect(sent.load(ordering: .relaxed) < 64 << 20)
         let events = try hop.finish()
-        #expect(events.map(\.outcome) == [.cancelled] && events.first?.status == 200)
+        #expect(events.map(\.outcome) == [.cancelled] && events.first?.status == (isInterim ? 0 : 200))
+        provider.stop()
+    }
+
+    @Test func aProviderHeldBackInItsInterimAnswersHasItsTimeForTheFirstByteAgainAfterwards() throws {
+        let isFull = StopSignal()
+        let provider = try RawProvider { peer in
+            _ = peer.request()
+            var writable = pollfd(fd: peer.pollable, events: Int16(POLLOUT), revents: 0)
+            var rest = hint[...]
+            while poll(&writable, 1, 3_000) == 1 {
+                let count = rest.withUnsafeBytes {
+                    Glibc.send(peer.pollable, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+                }
+                if count > 0 { rest = rest.dropFirst(count) }
+                if rest.isEmpty { rest = hint[...] }
+            }
+            isFull.stop()
+            peer.awaitEnd()
+        }
+        let hop = try Hop(upstreamPort: provider.port, configure: { $0.upstream.firstByteMilliseconds = 500 })
+        let client = try RawClient(port: hop.proxy.port)
+        client.send(ask())
+        #expect(isFull.wait(milliseconds: 60_000))
+        var head = client.head()
+        while head?.hasPrefix("HTTP/1.1 103 ") == true { head = client.head() }
+        #expect(head?.hasPrefix("HTTP/1.1 504 ") == true)
+        #expect(try hop.finish().map(\.outcome) == [.timeout])
         provider.stop()
     }
 
@@ -197,11 +227,24 @@ private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
         let provider = try RawProvider { gate.serve($0) }
         let hop = try Hop(upstreamPort: provider.port)
         let client = try RawClient(port: hop.proxy.port)
-        let one = ask("x-filler: \(String(repeating: "f", count: 4_000))\r\n")
-        let count = 60
-        let thread = ServiceThread("sender") { [client] in for _ in 0..<count { client.send(one) } }
+        let one = Array(ask("x-filler: \(String(repeating: "f", count: 100_000))\r\n").utf8)
+        client.send(one)
         try waitUntil("the first is under way") { provider.connections == 1 }
+        // While it waits the proxy reads as far as the stash: the rest fills the sockets' buffers, and then no byte goes.
+        let most = 64 << 20
+        var count = 1
+        var sent = 0
+        var left = 0
+        while left == 0, sent < most {
+            let taken = client.send(one, whileTakenWithin: 3_000)
+            sent += taken
+            left = one.count - taken
+            count += 1
+        }
+        #expect(left > 0 && sent < most)
+        // From the answer on they are read in turn.
         gate.open()
+        let thread = ServiceThread("sender") { [client, left] in client.send(Array(one.suffix(left))) }
         for index in 0..<count { #expect(client.answer()?.body == "ok", "\(index)") }
         thread.join()
         #expect(try hop.finish().count == count)

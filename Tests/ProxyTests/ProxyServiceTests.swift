@@ -21,11 +21,11 @@ final class Hop {
     init(
         strict: Bool = false, access: ProxyAccess = .open(ProxyIdentity(workspace: "default", apiKey: "")),
         upstreamTLS: TLSContext? = nil, upstreamHost: String = "127.0.0.1", upstreamPort: UInt16? = nil,
-        listen: String? = nil, respond: @escaping HTTPResponder = Hop.completion,
+        listen: String? = nil, resolver: Resolver = Resolver(), log: Log = Hop.silent,
+        respond: @escaping HTTPResponder = Hop.completion,
         configure: (inout ProxyOptions) -> Void = { _ in }, disk: (inout JournalOptions) -> Void = { _ in }
     ) throws {
         directory = "/tmp/millrace-proxy-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
-        let log = Log(role: "test", descriptor: open("/dev/null", O_WRONLY))
         let seenBox = SeenBox()
         self.box = seenBox
         provider = try HTTPServer(
@@ -53,8 +53,12 @@ final class Hop {
         proxyOptions.drainGraceMilliseconds = 0
         if let listen { proxyOptions.listen = listen }
         configure(&proxyOptions)
-        proxy = try ProxyService(options: proxyOptions, journal: journal, log: log, metrics: metrics)
+        proxy = try ProxyService(
+            options: proxyOptions, journal: journal, log: log, metrics: metrics, resolver: resolver)
     }
+
+    static let nowhere = open("/dev/null", O_WRONLY)
+    static let silent = Log(role: "test", descriptor: nowhere)
 
     final class SeenBox: Sendable { let requests = Mutex<[HTTPRequest]>([]) }
     let box: SeenBox

@@ -2,12 +2,14 @@
 
 import Glibc
 
-/// @unchecked: one thread may send while another receives: `received` is the receiver's alone.
+/// @unchecked: one thread may send while another receives (without TLS): `received` is the receiver's alone.
 final class RawClient: @unchecked Sendable {
     private let descriptor: Int32
+    private var tls: RawTLS?
     private var received: [UInt8] = []
 
-    init(port: UInt16) throws {
+    /// `trusting`: over TLS to `localhost`, by that authority.
+    init(port: UInt16, trusting authority: RawTLS.Context? = nil) throws {
         descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
@@ -22,6 +24,7 @@ final class RawClient: @unchecked Sendable {
         }
         struct NotConnected: Error {}
         if status != 0 { throw NotConnected() }
+        if let authority { tls = try RawTLS(authority, descriptor: descriptor) }
     }
 
     deinit { close(descriptor) }
@@ -32,11 +35,28 @@ final class RawClient: @unchecked Sendable {
     @discardableResult func send(_ all: [UInt8]) -> Bool {
         var bytes = all[...]
         while !bytes.isEmpty {
-            let count = bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            let count = bytes.withUnsafeBytes {
+                tls?.write($0) ?? Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
             if count <= 0 { return false }
             bytes = bytes.dropFirst(count)
         }
         return true
+    }
+
+    /// Sends until the server takes no byte more for so long; how many it took.
+    func send(_ all: [UInt8], whileTakenWithin milliseconds: Int32) -> Int {
+        var sent = 0
+        while sent < all.count {
+            var writable = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+            guard poll(&writable, 1, milliseconds) == 1 else { break }
+            let count = all[sent...].withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+            }
+            if count < 0 && errno != EAGAIN { break }
+            sent += max(0, count)
+        }
+        return sent
     }
 
     /// Leaves at once, with a reset where bytes are unread.
@@ -44,7 +64,9 @@ final class RawClient: @unchecked Sendable {
 
     private func receive() -> Bool {
         var buffer = [UInt8](repeating: 0, count: 65_536)
-        let count = recv(descriptor, &buffer, buffer.count, 0)
+        let count = buffer.withUnsafeMutableBytes {
+            tls?.read($0) ?? recv(descriptor, $0.baseAddress, $0.count, 0)
+        }
         if count <= 0 { return false }
         received += buffer[..<count]
         return true
@@ -98,6 +120,23 @@ final class RawClient: @unchecked Sendable {
         return String(decoding: received[..<(end - 4)], as: UTF8.self)
     }
 
+    /// One chunked body, put together; nil when it is cut.
+    func chunked() -> String? {
+        var body: [UInt8] = []
+        while true {
+            var line: [UInt8] = []
+            while !line.suffix(2).elementsEqual([13, 10]) {
+                guard let byte = raw(1) else { return nil }
+                line += byte
+            }
+            guard let size = Int(String(decoding: line.dropLast(2), as: UTF8.self), radix: 16),
+                let chunk = raw(size + 2)
+            else { return nil }
+            if size == 0 { return String(decoding: body, as: UTF8.self) }
+            body += chunk.dropLast(2)
+        }
+    }
+
     /// So many bytes of what follows; nil when fewer come.
     func raw(_ count: Int) -> [UInt8]? {
         while received.count < count { if !receive() { return nil } }
@@ -108,7 +147,11 @@ final class RawClient: @unchecked Sendable {
     func bytes(_ count: Int) -> String? { raw(count).map { String(decoding: $0, as: UTF8.self) } }
 
     private var headEnd: Int? {
-        guard received.count >= 4 else { return nil }
-        return (4...received.count).first { received[($0 - 4)..<$0].elementsEqual([13, 10, 13, 10]) }
+        received.withUnsafeBytes { bytes in
+            guard bytes.count >= 4 else { return nil }
+            return (4...bytes.count).first {
+                bytes[$0 - 1] == 10 && bytes[$0 - 2] == 13 && bytes[$0 - 3] == 10 && bytes[$0 - 4] == 13
+            }
+        }
     }
 }

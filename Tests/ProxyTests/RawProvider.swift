@@ -5,8 +5,11 @@ import Synchronization
 import Threading
 
 /// One accepted connection, blocking.
-final class RawPeer: Sendable {
+///
+/// @unchecked: `tls` is set before the script has the peer, and used by its thread alone.
+final class RawPeer: @unchecked Sendable {
     fileprivate let descriptor: Int32
+    fileprivate var tls: RawTLS?
     /// 0 for the first connection accepted.
     let index: Int
 
@@ -26,7 +29,7 @@ final class RawPeer: Sendable {
         var received: [UInt8] = []
         var byte: UInt8 = 0
         while !received.suffix(4).elementsEqual([13, 10, 13, 10]) {
-            guard recv(descriptor, &byte, 1, 0) == 1 else { return nil }
+            guard withUnsafeMutableBytes(of: &byte, { receive($0) }) == 1 else { return nil }
             received.append(byte)
         }
         return received
@@ -40,12 +43,34 @@ final class RawPeer: Sendable {
         var left = line.flatMap { Int($0.dropFirst(15).drop { $0 == " " }) } ?? 0
         var buffer = [UInt8](repeating: 0, count: 65_536)
         while left > 0 {
-            let count = recv(descriptor, &buffer, min(left, buffer.count), 0)
+            let count = buffer.withUnsafeMutableBytes {
+                receive(UnsafeMutableRawBufferPointer(rebasing: $0[..<min(left, $0.count)]))
+            }
             if count <= 0 { return nil }
             received += buffer[..<count]
             left -= count
         }
         return String(decoding: received, as: UTF8.self)
+    }
+
+    private func receive(_ buffer: UnsafeMutableRawBufferPointer) -> Int {
+        tls?.read(buffer) ?? recv(descriptor, buffer.baseAddress, buffer.count, 0)
+    }
+
+    /// What comes next, as it is on the wire; empty at the end.
+    func bytes() -> [UInt8] {
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        let count = recv(descriptor, &buffer, buffer.count, 0)
+        return Array(buffer.prefix(max(0, count)))
+    }
+
+    /// Closes this side.
+    func end() { shutdown(descriptor, Int32(SHUT_WR)) }
+
+    /// Breaks the connection off with a reset.
+    func reset() {
+        var nowhere = sockaddr(sa_family: sa_family_t(AF_UNSPEC), sa_data: (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        connect(descriptor, &nowhere, socklen_t(MemoryLayout<sockaddr>.size))
     }
 
     /// False when the peer has gone.
@@ -54,7 +79,9 @@ final class RawPeer: Sendable {
     @discardableResult func send(_ bytes: [UInt8]) -> Bool {
         var rest = bytes[...]
         while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            let count = rest.withUnsafeBytes {
+                tls?.write($0) ?? Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
             if count <= 0 { return false }
             rest = rest.dropFirst(count)
         }
@@ -74,9 +101,10 @@ final class RawProvider: Sendable {
     private let peers = Mutex<[RawPeer]>([])
     private let threads = Mutex<[ServiceThread]>([])
     private let accepting: ServiceThread
+    private let tls: RawTLS.Context?
 
-    /// `script` has the connection until it returns; then it is closed.
-    init(_ script: @escaping @Sendable (RawPeer) -> Void) throws {
+    /// `script` has the connection until it returns; then it is closed. `tls`: once the handshake is done.
+    init(tls: RawTLS.Context? = nil, _ script: @escaping @Sendable (RawPeer) -> Void) throws {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
@@ -88,6 +116,7 @@ final class RawProvider: Sendable {
                     || getsockname(descriptor, $0, &size) != 0
             }
         }
+        self.tls = tls
         struct NotListening: Error {}
         if failed { throw NotListening() }
         listener = descriptor
@@ -119,8 +148,10 @@ final class RawProvider: Sendable {
 
     private func run(_ peer: RawPeer, _ script: @escaping @Sendable (RawPeer) -> Void) {
         peers.withLock { $0.append(peer) }
-        let thread = ServiceThread("raw-peer") {
-            script(peer)
+        let thread = ServiceThread("raw-peer") { [tls] in
+            // The proxy's side says what it thinks of a handshake that came to nothing.
+            if let tls { peer.tls = try? RawTLS(tls, descriptor: peer.descriptor) }
+            if tls == nil || peer.tls != nil { script(peer) }
             shutdown(peer.descriptor, Int32(SHUT_RDWR))
         }
         threads.withLock { $0.append(thread) }

@@ -3,30 +3,9 @@ import Events
 import Foundation
 import Glibc
 import HTTPTransport
+import Synchronization
 import Telemetry
 import Testing
-
-/// A certificate authority of the test's own and a certificate for `localhost`, as PEM files.
-private struct Certificates {
-    let directory: String
-    var authority: String { directory + "/ca.pem" }
-    var certificate: String { directory + "/cert.pem" }
-    var key: String { directory + "/key.pem" }
-
-    init() throws {
-        directory = "/tmp/millrace-tls-tests-\(getpid())-\(UInt32.random(in: 0 ... .max))"
-        mkdir(directory, 0o700)
-        let d = directory
-        let script = """
-            cd \(d) && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem \
-            -subj /CN=test-ca -days 2 2>/dev/null && openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-            -keyout key.pem -out cert.csr -subj /CN=localhost 2>/dev/null && printf 'subjectAltName=DNS:localhost' > ext && \
-            openssl x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile ext 2>/dev/null
-            """
-        struct OpenSSLFailed: Error {}
-        if system(script) != 0 { throw OpenSSLFailed() }
-    }
-}
 
 /// OpenSSL's own server, which answers every `GET` with a page about the connection it came on, and closes.
 private final class SessionServer {
@@ -79,13 +58,46 @@ private final class SessionServer {
     }
 }
 
+/// What a client begins TLS with (RFC 8446 §4.1.2), in one record.
+private enum ClientHello {
+    static func isWhole(_ bytes: [UInt8]) -> Bool {
+        bytes.count >= 5 && bytes.count >= 5 + Int(bytes[3]) << 8 + Int(bytes[4])
+    }
+
+    /// The name in the extension 0 (RFC 6066 §3); nil where there is none.
+    static func serverName(_ bytes: [UInt8]) -> String? {
+        var rest = bytes[...]
+        func take(_ count: Int) -> [UInt8] {
+            defer { rest = rest.dropFirst(count) }
+            return Array(rest.prefix(count))
+        }
+        func number(_ size: Int) -> Int { take(size).reduce(0) { $0 << 8 | Int($1) } }
+        // The record's and the message's heads, the version and the random bytes.
+        _ = take(5 + 4 + 2 + 32)
+        _ = take(number(1))
+        _ = take(number(2))
+        _ = take(number(1))
+        _ = number(2)
+        while !rest.isEmpty {
+            let (type, size) = (number(2), number(2))
+            let value = take(size)
+            // A list's size, a name's type and size, the name.
+            if type == 0 { return String(decoding: value.dropFirst(5), as: UTF8.self) }
+        }
+        return nil
+    }
+}
+
 @Suite(.serialized, .timeLimit(.minutes(2))) struct UpstreamTLSTests {
-    private func ask(host: String, trusting: Bool) throws -> (head: String, events: [RequestEvent]) {
-        let certificates = try Certificates()
+    /// `named`: of whom the provider's certificate is.
+    private func ask(
+        host: String, trusting: Bool, named name: String = "localhost"
+    ) throws -> (head: String, events: [RequestEvent]) {
+        let certificates = try Certificates(name)
         if trusting { setenv("SSL_CERT_FILE", certificates.authority, 1) } else { unsetenv("SSL_CERT_FILE") }
         defer { unsetenv("SSL_CERT_FILE") }
         let tls = try TLSContext.server(certificate: certificates.certificate, key: certificates.key)
-        let hop = try Hop(upstreamTLS: tls, upstreamHost: host)
+        let hop = try Hop(upstreamTLS: tls, upstreamHost: host, resolver: .fixed("127.0.0.1"))
         let client = try RawClient(port: hop.proxy.port)
         var head = ""
         for _ in 0..<2 {
@@ -109,9 +121,44 @@ private final class SessionServer {
         #expect(events.map(\.outcome) == [.providerError, .providerError])
     }
 
-    @Test func aProviderOfAnotherNameIsNot() throws {
+    @Test func aProviderWithACertificateForItsNameIsAskedAndOneForAnotherIsNot() throws {
+        let right = try ask(host: "provider.test", trusting: true, named: "provider.test")
+        #expect(right.head.hasPrefix("HTTP/1.1 200"))
+        let wrong = try ask(host: "provider.test", trusting: true, named: "other.test")
+        #expect(wrong.head.hasPrefix("HTTP/1.1 502"))
+        #expect(wrong.events.map(\.errorType) == ["upstream_unreachable", "upstream_unreachable"])
+    }
+
+    @Test func anAddressIsCheckedAsOne() throws {
         let (head, _) = try ask(host: "127.0.0.1", trusting: true)
         #expect(head.hasPrefix("HTTP/1.1 502"))
+    }
+
+    @Test(arguments: [("provider.test", "provider.test"), ("127.0.0.1", nil)])
+    func aHandshakeThatNeverEndsIs504AndHasTheNameButNoAddress(_ host: String, _ name: String?) throws {
+        let hello = Mutex<[UInt8]>([])
+        let provider = try RawProvider { peer in
+            while !ClientHello.isWhole(hello.withLock { $0 }) {
+                let more = peer.bytes()
+                if more.isEmpty { return }
+                hello.withLock { $0 += more }
+            }
+            peer.awaitEnd()
+        }
+        let certificates = try Certificates()
+        let tls = try TLSContext.server(certificate: certificates.certificate, key: certificates.key)
+        let hop = try Hop(
+            upstreamTLS: tls, upstreamHost: host, upstreamPort: provider.port, resolver: .fixed("127.0.0.1"),
+            configure: { $0.upstream.connectMilliseconds = 1_000 })
+        let client = try RawClient(port: hop.proxy.port)
+        client.send("GET /v1/models HTTP/1.1\r\nhost: a\r\nx-portkey-provider: openai\r\n\r\n")
+        let answer = try #require(client.answer())
+        #expect(answer.head.hasPrefix("HTTP/1.1 504") && answer.body.contains("upstream_timeout"))
+        let event = try #require(try hop.finish().first)
+        #expect(event.outcome == .timeout && event.status == 504 && event.errorType == "upstream_timeout")
+        let said = hello.withLock { $0 }
+        #expect(ClientHello.isWhole(said) && ClientHello.serverName(said) == name)
+        provider.stop()
     }
 
     @Test(arguments: ["-tls1_2", "-tls1_3"])
