@@ -117,7 +117,7 @@ private func told(_ result: Resolver.Result?) -> String {
 }
 
 /// The threads, with a name server that answers when it is told to and a clock that goes when it is told to.
-@Suite(.timeLimit(.minutes(1))) struct ResolverTests {
+@Suite(.timeLimit(.minutes(2))) struct ResolverTests {
     private final class NameServer: Sendable {
         private struct State {
             var lookUps: [String] = []

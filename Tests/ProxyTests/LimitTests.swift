@@ -178,13 +178,14 @@ private func waitUntil(_ what: String, _ isDone: () -> Bool) throws {
                 let count = rest.withUnsafeBytes {
                     Glibc.send(peer.pollable, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
                 }
-                if count > 0 { rest = rest.dropFirst(count) }
+                if count < 0 && errno != EAGAIN { break }
+                rest = rest.dropFirst(max(0, count))
                 if rest.isEmpty { rest = hint[...] }
             }
             isFull.stop()
             peer.awaitEnd()
         }
-        let hop = try Hop(upstreamPort: provider.port, configure: { $0.upstream.firstByteMilliseconds = 500 })
+        let hop = try Hop(upstreamPort: provider.port, configure: { $0.upstream.firstByteMilliseconds = 2_000 })
         let client = try RawClient(port: hop.proxy.port)
         client.send(ask())
         #expect(isFull.wait(milliseconds: 60_000))
