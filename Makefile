@@ -98,7 +98,7 @@ fuzz: swift
 # Built beside the other builds, once for each; a leak, a race or a bad access is a failed run. What is known and not
 # ours is named in Tests/Support/*.suppressions, each with its reason.
 SANITIZERS ?= address thread
-SANITIZED ?= Proxy HTTP Journal
+SANITIZED ?= Proxy HTTP Journal KeyKeeping
 SANITIZE_SECONDS ?= 600
 LSAN := suppressions=$(CURDIR)/Tests/Support/leaks.suppressions:print_suppressions=0
 TSAN := suppressions=$(CURDIR)/Tests/Support/races.suppressions:print_suppressions=0:halt_on_error=0
