@@ -15,8 +15,8 @@ import Telemetry
 
 extension ReplayPlan {
     /// - `to`: nil, or an end in the future, means now.
-    /// - `timeline`: the store's; what was observed of keys holds on under these rules, as it does under newly configured
-    ///   ones.
+    /// - `timeline`: the store's. What was observed of keys before `from` holds on under these rules: rollups of the range
+    ///   have no such key. What was observed later does not: there rollups have it, and the events may be gone.
     /// - `prices`: a price table's text, which was read once already.
     /// - `source`: as it was given.
     init(
@@ -32,7 +32,11 @@ extension ReplayPlan {
         if let workspace { members.append(("workspace", .string(workspace))) }
         if let source { members.append(("source", .string(source))) }
         var text: RulesText?
-        if let rules { text = try RulesText.succeeding(timeline, rules) }
+        if let rules {
+            var before = timeline
+            before.entries = timeline.entries.filter { $0.from <= from }
+            text = try RulesText.succeeding(before, rules)
+        }
         self.init(
             asked: JSONValue.object(members.map { JSONMember(key: $0, value: $1) }).text, from: from,
             to: min(to ?? now, now), rules: text, prices: prices, isDryRun: isDryRun, workspace: workspace)

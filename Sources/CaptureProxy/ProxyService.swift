@@ -147,10 +147,12 @@ package final class ProxyService: @unchecked Sendable {
         log(.proxyStopped())
     }
 
+    /// Tries for a second where a loop's inbox is full; a loop that does not turn at all is the watchdog's.
     private func eachListener(_ body: @escaping @Sendable (Listener) -> Void) {
         for (loop, listener) in zip(loops, listeners) {
             let bound = LoopBound(listener)
-            loop.post { body(bound.value) }
+            let deadline = EventLoop.clock() + 1_000
+            while !loop.post({ body(bound.value) }), EventLoop.clock() < deadline { usleep(1_000) }
         }
     }
 

@@ -168,7 +168,9 @@ struct Count: Equatable {
     }
     var rows: [Place: Sums] = [:]
     /// nil: all dimensions; and keys that tests have as entities.
-    private static let entities: [String?] = [nil, "env", "environment", "tags", "team", "trace", "user", "user_id"]
+    private static let entities: [String?] = [
+        nil, "Region", "env", "environment", "region", "secret", "tags", "team", "trace", "user", "user_id",
+    ]
 
     init() {}
 
