@@ -88,6 +88,8 @@ package final class EventLoop: @unchecked Sendable {
             event_base_loop(base, EVLOOP_NO_EXIT_ON_EMPTY)
             for channel in Array(channels.values) { channel.abandon() }
             drainInbox()
+            // What was due later never is: its closures may hold what holds this loop.
+            timers = []
         }
     }
 
