@@ -22,7 +22,8 @@ package final class EventLoop: @unchecked Sendable {
     private let wakeDescriptor: Int32
     private var wakeEvent: OpaquePointer?
     private var tickEvent: OpaquePointer?
-    private let inbox = Mutex<[@Sendable () -> Void]>([])
+    /// nil once the loop has ended: nothing runs any more.
+    private let inbox = Mutex<[@Sendable () -> Void]?>([])
     private var thread: ServiceThread?
     private var channels: [ObjectIdentifier: Channel] = [:]
     private var timers: [(due: UInt64, work: () -> Void)] = []
@@ -88,7 +89,8 @@ package final class EventLoop: @unchecked Sendable {
             event_base_loop(base, EVLOOP_NO_EXIT_ON_EMPTY)
             for channel in Array(channels.values) { channel.abandon() }
             drainInbox()
-            // What was due later never is: its closures may hold what holds this loop.
+            // What would come later never does: its closures may hold what holds this loop.
+            inbox.withLock { $0 = nil }
             timers = []
         }
     }
@@ -100,13 +102,13 @@ package final class EventLoop: @unchecked Sendable {
         thread = nil
     }
 
-    /// Runs `work` on the loop's thread, soon. False where the inbox is full.
+    /// Runs `work` on the loop's thread, soon. False where the inbox is full, or the loop has ended.
     @discardableResult
     package func post(_ work: @escaping @Sendable () -> Void) -> Bool {
         let (accepted, wasEmpty) = inbox.withLock { queue in
-            guard queue.count < Self.inboxCapacity else { return (false, false) }
-            queue.append(work)
-            return (true, queue.count == 1)
+            guard let count = queue?.count, count < Self.inboxCapacity else { return (false, false) }
+            queue?.append(work)
+            return (true, count == 0)
         }
         if wasEmpty {
             var one: UInt64 = 1
@@ -131,8 +133,8 @@ package final class EventLoop: @unchecked Sendable {
         _ = read(wakeDescriptor, &count, 8)
         now = EventLoop.clock()
         let work = inbox.withLock { queue in
-            let taken = queue
-            queue.removeAll(keepingCapacity: taken.count < 1024)
+            let taken = queue ?? []
+            queue?.removeAll(keepingCapacity: taken.count < 1024)
             return taken
         }
         for item in work { item() }

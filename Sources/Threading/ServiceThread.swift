@@ -46,6 +46,9 @@ package final class ServiceThread: @unchecked Sendable {
 
     /// Waits for the thread's end. Call once.
     package func join() { pthread_join(handle, nil) }
+
+    /// Nobody waits for it: it ends when its work does. Call once, in place of `join`.
+    package func leave() { pthread_detach(handle) }
 }
 
 /// Best effort: the name is for people, and nothing depends on it.
