@@ -2,7 +2,6 @@
 // is counted. With `fsync: always` an answer waits for its own event, and nobody else does.
 
 import CaptureProxy
-import EventCodec
 import Events
 import Glibc
 import HTTPTransport
@@ -21,6 +20,15 @@ private final class Turnstile: Sendable {
     func letThrough(_ count: Int) { state.withLock { $0.left = count } }
     /// Calls so far, those that stand included.
     var arrived: Int { state.withLock { $0.arrived } }
+
+    /// With `fsync: always`, each writing through waits here.
+    func standsInWritingThrough(_ options: inout JournalOptions) {
+        options.fsync = .always
+        options.writeThrough = { [self] file in
+            pass()
+            return fdatasync(file)
+        }
+    }
 
     func pass() {
         state.withLock { $0.arrived += 1 }
@@ -177,14 +185,7 @@ private let echo: HTTPResponder = { request in .json(200, String(decoding: reque
             switch try reader.poll(maxRecords: 1_000, maxBytes: 1 << 20, timeoutMilliseconds: 20) {
             case .discovered(let partitions): try reader.start(partitions.map { ($0, Offset(0)) })
             case .records(let chunk):
-                for slot in chunk.records where slot.kind == .event {
-                    try chunk.bytes.withUnsafeBytes { bytes in
-                        let start = Int(slot.valueStart)
-                        let value = UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(slot.valueCount)])
-                        numbers.append(
-                            number(of: RequestEvent(try EventDecoder.decode(value, base: start), in: bytes)))
-                    }
-                }
+                numbers += try chunk.events().map { number(of: $0) }
                 if let last = chunk.records.last { reader.applied(lane, next: Offset(last.offset.value + 1)) }
             default: break
             }
@@ -203,13 +204,7 @@ private let echo: HTTPResponder = { request in .json(200, String(decoding: reque
         disk.close()
         let hop = try Hop(
             respond: echo, configure: { $0.holdsForDurability = true },
-            disk: {
-                $0.fsync = .always
-                $0.writeThrough = { file in
-                    disk.pass()
-                    return fdatasync(file)
-                }
-            })
+            disk: disk.standsInWritingThrough)
         defer { disk.open() }
         let client = try RawClient(port: hop.proxy.port)
         client.send(request(1))
@@ -258,13 +253,7 @@ private let echo: HTTPResponder = { request in .json(200, String(decoding: reque
                 }
                 return response
             }, configure: { $0.holdsForDurability = true },
-            disk: {
-                $0.fsync = .always
-                $0.writeThrough = { file in
-                    disk.pass()
-                    return fdatasync(file)
-                }
-            })
+            disk: disk.standsInWritingThrough)
         defer { disk.open() }
         let client = try RawClient(port: hop.proxy.port)
         client.send(request(1))

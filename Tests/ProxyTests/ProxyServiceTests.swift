@@ -94,19 +94,26 @@ final class Hop {
             switch try reader.poll(maxRecords: 1000, maxBytes: 1 << 20, timeoutMilliseconds: 20) {
             case .discovered(let partitions): try reader.start(partitions.map { ($0, Offset(0)) })
             case .records(let chunk):
-                for slot in chunk.records where slot.kind == .event {
-                    try chunk.bytes.withUnsafeBytes { bytes in
-                        let start = Int(slot.valueStart)
-                        let value = UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(slot.valueCount)])
-                        events.append(RequestEvent(try EventDecoder.decode(value, base: start), in: bytes))
-                    }
-                }
+                events += try chunk.events()
             default: idle += 1
             }
         }
         reader.close()
         journal.stop()
         return events
+    }
+}
+
+extension RecordChunk {
+    /// Decoded, in the order of the records.
+    func events() throws -> [RequestEvent] {
+        try bytes.withUnsafeBytes { bytes in
+            try records.filter { $0.kind == .event }.map { slot in
+                let start = Int(slot.valueStart)
+                let value = UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(slot.valueCount)])
+                return RequestEvent(try EventDecoder.decode(value, base: start), in: bytes)
+            }
+        }
     }
 }
 
