@@ -276,10 +276,7 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         if readsRequestBody { requestBody.feed(bytes) }
         guard !exchange.isEnded, let out = requestOutput else { return }
         if isRequestChunked {
-            out.append(hexadecimal: UInt64(bytes.count))
-            out.append("\r\n")
-            out.append(bytes)
-            out.append("\r\n")
+            out.append(chunk: bytes)
         } else {
             out.append(bytes)
         }
@@ -472,17 +469,15 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         guard exchange.isAnswering else { return }
         responseBytes += UInt64(bytes.count)
         if isStream && firstByteAt == 0 { firstByteAt = ServerConnection.microseconds() }
-        if let inflater {
-            inflater.feed(bytes) { answerBody.feed($0) }
-        } else {
+        if inflater == nil {
             answerBody.feed(bytes)
+        } else {
+            inflater?.feed(bytes) { answerBody.feed($0) }
         }
+        let connection = connection
         let out = connection.output
         if isAnswerChunked {
-            out.append(hexadecimal: UInt64(bytes.count))
-            out.append("\r\n")
-            out.append(bytes)
-            out.append("\r\n")
+            out.append(chunk: bytes)
         } else {
             out.append(bytes)
         }

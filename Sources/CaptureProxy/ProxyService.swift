@@ -238,19 +238,24 @@ final class ProxyWorker {
     }
 
     /// A span of our own: 16 digits, never zero.
-    func makeSpanID() -> String { Self.hexadecimal(random.next() | 1) }
+    func makeSpanID() -> String {
+        String(unsafeUninitializedCapacity: 16) { Self.write(random.next() | 1, to: $0, at: 0) }
+    }
 
-    func makeTraceID() -> String { Self.hexadecimal(random.next(), random.next() | 1) }
-
-    /// 16 digits a word, as W3C's trace context has them.
-    private static func hexadecimal(_ words: UInt64...) -> String {
-        String(unsafeUninitializedCapacity: words.count * 16) { digits in
-            for index in digits.indices.prefix(words.count * 16) {
-                let digit = UInt8(truncatingIfNeeded: words[index >> 4] >> UInt64(60 - index % 16 * 4) & 15)
-                digits[index] = digit < 10 ? 0x30 + digit : 0x57 + digit
-            }
-            return words.count * 16
+    func makeTraceID() -> String {
+        String(unsafeUninitializedCapacity: 32) {
+            _ = Self.write(random.next(), to: $0, at: 0)
+            return Self.write(random.next() | 1, to: $0, at: 16)
         }
+    }
+
+    /// 16 digits a word, as W3C's trace context has them; where they end.
+    private static func write(_ word: UInt64, to digits: UnsafeMutableBufferPointer<UInt8>, at start: Int) -> Int {
+        for index in 0..<16 {
+            let digit = UInt8(truncatingIfNeeded: word >> UInt64(60 - index * 4)) & 15
+            digits[start + index] = digit < 10 ? 0x30 + digit : 0x57 + digit
+        }
+        return start + 16
     }
 
     func makeEvent() -> RequestEvent {

@@ -118,10 +118,17 @@ extension Span<UInt8> {
         guard range.count == name.utf8CodeUnitCount else { return false }
         let expected = name.utf8Start
         return extracting(range).withUnsafeBytes { found in
-            for index in found.indices {
+            var index = 0
+            // Most clients write names in lower case: eight bytes at a time, as long as they are the same.
+            while index + 8 <= found.count,
+                found.loadUnaligned(fromByteOffset: index, as: UInt64.self)
+                    == UnsafeRawPointer(expected).loadUnaligned(fromByteOffset: index, as: UInt64.self)
+            { index += 8 }
+            while index < found.count {
                 var byte = found[index]
                 if byte &- 0x41 < 26 { byte |= 0x20 }
                 if byte != expected[index] { return false }
+                index += 1
             }
             return true
         }

@@ -260,10 +260,7 @@ private final class BufferedHandler: ServerHandler {
     private func append(chunk: [UInt8]) {
         if chunk.isEmpty { return }
         guard isVersion11 else { return connection.output.append(chunk) }
-        connection.output.append(hexadecimal: UInt64(chunk.count))
-        connection.output.append("\r\n")
-        connection.output.append(chunk)
-        connection.output.append("\r\n")
+        chunk.withUnsafeBytes { connection.output.append(chunk: $0) }
     }
 
     func requestReadEnded() {}

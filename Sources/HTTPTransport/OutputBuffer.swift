@@ -41,6 +41,17 @@ package final class OutputBuffer {
         tail += bytes.count
     }
 
+    /// As one chunk of a chunked body: size line, content, line end. Not for empty ones: that is how a body ends.
+    package func append(chunk bytes: UnsafeRawBufferPointer) {
+        reserve(bytes.count + 24)
+        append(digits: UInt64(bytes.count), radix: 16)
+        memory.storeBytes(of: UInt16(littleEndian: 0x0A0D), toByteOffset: tail, as: UInt16.self)
+        tail += 2
+        append(bytes)
+        memory.storeBytes(of: UInt16(littleEndian: 0x0A0D), toByteOffset: tail, as: UInt16.self)
+        tail += 2
+    }
+
     package func append(copying other: OutputBuffer) { append(other.bytes) }
 
     package func append(_ text: StaticString) {
@@ -59,9 +70,6 @@ package final class OutputBuffer {
     }
 
     package func append(decimal value: UInt64) { append(digits: value, radix: 10) }
-
-    /// The size line of a chunk: hexadecimal digits.
-    package func append(hexadecimal value: UInt64) { append(digits: value, radix: 16) }
 
     private func append(digits value: UInt64, radix: UInt64) {
         reserve(20)

@@ -48,6 +48,26 @@ func endOfPlainASCII(_ bytes: UnsafeRawBufferPointer, from start: Int) -> Int {
     return at
 }
 
+/// The first LF or CR at or after `start`, else the count.
+@inline(__always)
+func endOfLine(_ bytes: UnsafeRawBufferPointer, from start: Int) -> Int {
+    var at = start
+    while at < bytes.count {
+        // Text has next to no other control bytes: eight at a time are passed where there is none.
+        while bytes.count - at >= 8, !hasControl(bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self)) { at += 8 }
+        let end = min(at + 8, bytes.count)
+        while at < end {
+            if bytes[at] == UInt8(ascii: "\n") || bytes[at] == UInt8(ascii: "\r") { return at }
+            at += 1
+        }
+    }
+    return at
+}
+
+/// A byte of the word is below 0x20, or may be: above a borrow some are taken for one.
+@inline(__always)
+private func hasControl(_ word: UInt64) -> Bool { (word &- ones &* 0x20) & ~word & highs != 0 }
+
 @inline(__always)
 func isDigit(_ byte: UInt8) -> Bool { byte &- UInt8(ascii: "0") < 10 }
 

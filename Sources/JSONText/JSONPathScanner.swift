@@ -17,7 +17,7 @@ package struct JSONPathScanner: Sendable {
 
     private enum State: UInt8 {
         case value, valueOrEnd, keyOrEnd, key, colon, commaOrEnd
-        /// Inside a string, its escape, the four digits of its `\u`.
+        /// Inside a key or a string, its escape, the four digits of its `\u`.
         case string, escape, unicode
         case number, literal
         case finished, dead
@@ -42,7 +42,8 @@ package struct JSONPathScanner: Sendable {
     private var state = State.value
     private var depth = 0
     private var kinds: UInt128 = 0
-    private var frames: [Frame] = []
+    private var frames = InlineArray<8, Frame>(repeating: Frame(node: 0))
+    private var frameCount = 0
     /// The node of the value that comes next; -1 where it is not watched.
     private var pending = 0
     private var stringIsKey = false
@@ -65,7 +66,7 @@ package struct JSONPathScanner: Sendable {
 
     package init(paths: JSONPaths) {
         self.paths = paths
-        slots = [Slot](repeating: Slot(), count: paths.paths.count)
+        slots = [Slot](repeating: Slot(), count: paths.count)
     }
 
     /// The text broke the grammar, or is nested deeper than `JSONTokenizer.depthCeiling`.
@@ -88,16 +89,14 @@ package struct JSONPathScanner: Sendable {
         state = .value
         depth = 0
         kinds = 0
-        frames.removeAll(keepingCapacity: true)
+        frameCount = 0
         pending = 0
-        key.removeAll(keepingCapacity: true)
-        keyIsTooLong = false
+        dropKey()
         dropHeld()
         foundInDocument = 0
     }
 
     package mutating func feed(_ bytes: UnsafeRawBufferPointer) {
-        guard state != .dead else { return }
         var at = 0
         // Where in this chunk the part that is being kept begins.
         var captureStart = 0
@@ -106,27 +105,79 @@ package struct JSONPathScanner: Sendable {
             switch state {
             case .string:
                 let end = endOfPlain(bytes, from: at)
-                if stringIsKey, frames.count == depth {
-                    let isWhole = end < bytes.count && bytes[end] == UInt8(ascii: "\"") && key.isEmpty && !keyIsTooLong
-                    if isWhole {
-                        pending = paths.nodes[frames[depth - 1].node].child(
-                            named: UnsafeRawBufferPointer(rebasing: bytes[at..<end]))
+                if stringIsKey, isWatched {
+                    if end < bytes.count, bytes[end] == UInt8(ascii: "\""), key.isEmpty, !keyIsTooLong {
+                        pending = paths.child(
+                            of: frames[frameCount - 1].node, named: UnsafeRawBufferPointer(rebasing: bytes[at..<end]))
                     } else {
                         keepKey(UnsafeRawBufferPointer(rebasing: bytes[at..<end]))
                     }
                 }
-                at = end
-                guard at < bytes.count else { break }
-                switch bytes[at] {
+                guard end < bytes.count else {
+                    at = end
+                    break
+                }
+                at = end + 1
+                switch bytes[end] {
                 case UInt8(ascii: "\""):
-                    at += 1
-                    endString(bytes, contentEnd: at - 1, end: at, captureStart)
+                    endString(bytes, contentEnd: end, end: at, captureStart)
+                    if stringIsKey { passColon(bytes, &at) } else { passComma(bytes, &at) }
                 case UInt8(ascii: "\\"):
-                    at += 1
                     stringHasEscapes = true
                     keepKey("\\")
                     state = .escape
                 default: die()
+                }
+            case .commaOrEnd:
+                at += 1
+                if byte == UInt8(ascii: ",") {
+                    state = isInObject ? .key : .value
+                } else if byte == (isInObject ? UInt8(ascii: "}") : UInt8(ascii: "]")) {
+                    close(bytes, end: at, captureStart)
+                } else if !isBlank(byte) {
+                    die()
+                }
+            case .key, .keyOrEnd:
+                at += 1
+                if byte == UInt8(ascii: "\"") {
+                    beginKey()
+                } else if byte == UInt8(ascii: "}"), state == .keyOrEnd {
+                    close(bytes, end: at, captureStart)
+                } else if !isBlank(byte) {
+                    die()
+                }
+            case .colon:
+                at += 1
+                if byte == UInt8(ascii: ":") { state = .value } else if !isBlank(byte) { die() }
+            case .value, .valueOrEnd:
+                at += 1
+                if isBlank(byte) { continue }
+                if byte == UInt8(ascii: "]"), state == .valueOrEnd {
+                    close(bytes, end: at, captureStart)
+                } else {
+                    let before = capture
+                    beginValue(byte)
+                    if before < 0, capture >= 0 {
+                        captureStart = state == .string && !paths.isRaw(capture) ? at : at - 1
+                    }
+                }
+            case .number:
+                while at < bytes.count, isOfNumber(bytes[at]) { at += 1 }
+                guard at < bytes.count else { break }
+                endValue(bytes, contentEnd: at, captureStart)
+                passComma(bytes, &at)
+            case .literal:
+                while at < bytes.count, literalPosition < literal.utf8CodeUnitCount,
+                    bytes[at] == literal.utf8Start[literalPosition]
+                {
+                    at += 1
+                    literalPosition += 1
+                }
+                if literalPosition == literal.utf8CodeUnitCount {
+                    endValue(bytes, contentEnd: at, captureStart)
+                    passComma(bytes, &at)
+                } else if at < bytes.count {
+                    die()
                 }
             case .escape:
                 at += 1
@@ -145,109 +196,110 @@ package struct JSONPathScanner: Sendable {
                 unicodeDigits += 1
                 if hexDigit(byte) == nil { die() } else if unicodeDigits == 4 { state = .string }
                 withUnsafeBytes(of: byte) { keepKey($0) }
-            case .number:
-                switch byte {
-                case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."),
-                    UInt8(ascii: "e"), UInt8(ascii: "E"):
-                    at += 1
-                default: endValue(bytes, contentEnd: at, captureStart)
-                }
-            case .literal:
-                guard byte == literal.utf8Start[literalPosition] else {
-                    die()
-                    break
-                }
-                at += 1
-                literalPosition += 1
-                if literalPosition == literal.utf8CodeUnitCount { endValue(bytes, contentEnd: at, captureStart) }
             case .finished:
-                if isBlank(byte) { at += 1 } else { die() }
+                at += 1
+                if !isBlank(byte) { die() }
             case .dead:
                 return
-            case .value, .valueOrEnd, .keyOrEnd, .key, .colon, .commaOrEnd:
-                if isBlank(byte) {
-                    at += 1
-                    continue
-                }
-                let before = capture
-                let opening = at
-                at += 1
-                structural(byte, bytes, end: at, captureStart)
-                if before < 0, capture >= 0 {
-                    captureStart = state == .string && !paths.paths[capture].isRaw ? at : opening
-                }
             }
         }
-        if capture >= 0, state != .dead { keep(bytes, captureStart, bytes.count) }
+        if capture >= 0 { keep(bytes, captureStart, bytes.count) }
     }
 
     // MARK: The grammar
 
-    private mutating func structural(
-        _ byte: UInt8, _ bytes: UnsafeRawBufferPointer, end: Int, _ captureStart: Int
-    ) {
-        switch (state, byte) {
-        case (.keyOrEnd, UInt8(ascii: "}")), (.valueOrEnd, UInt8(ascii: "]")):
-            close(bytes, end: end, captureStart)
-        case (.keyOrEnd, UInt8(ascii: "\"")), (.key, UInt8(ascii: "\"")):
+    @inline(__always)
+    private var isInObject: Bool { kinds & 1 == 1 }
+
+    /// The innermost open container lies on a watched path.
+    @inline(__always)
+    private var isWatched: Bool { frameCount == depth }
+
+    /// `: ` behind a key, as nearly all writers have it, without a turn of the machine for each byte.
+    @inline(__always)
+    private mutating func passColon(_ bytes: UnsafeRawBufferPointer, _ at: inout Int) {
+        guard at < bytes.count, bytes[at] == UInt8(ascii: ":") else { return }
+        at += 1
+        state = .value
+        if at < bytes.count, bytes[at] == 0x20 { at += 1 }
+    }
+
+    /// `, "` behind a member's value, likewise.
+    @inline(__always)
+    private mutating func passComma(_ bytes: UnsafeRawBufferPointer, _ at: inout Int) {
+        guard state == .commaOrEnd, isInObject, at < bytes.count, bytes[at] == UInt8(ascii: ",") else { return }
+        at += 1
+        state = .key
+        if at < bytes.count, bytes[at] == 0x20 { at += 1 }
+        guard at < bytes.count, bytes[at] == UInt8(ascii: "\"") else { return }
+        at += 1
+        beginKey()
+    }
+
+    @inline(__always)
+    private mutating func beginKey() {
+        state = .string
+        stringIsKey = true
+        stringHasEscapes = false
+        pending = -1
+        dropKey()
+    }
+
+    @inline(__always)
+    private mutating func beginValue(_ byte: UInt8) {
+        switch byte {
+        case UInt8(ascii: "\""):
+            beginWatched(.string)
             state = .string
-            stringIsKey = true
+            stringIsKey = false
             stringHasEscapes = false
-            pending = -1
-            key.removeAll(keepingCapacity: true)
-            keyIsTooLong = false
-        case (.colon, UInt8(ascii: ":")):
-            state = .value
-        case (.value, _), (.valueOrEnd, _):
-            beginValue(byte)
-        case (.commaOrEnd, UInt8(ascii: ",")):
-            state = kinds & 1 == 1 ? .key : .value
-        case (.commaOrEnd, UInt8(ascii: "}")) where kinds & 1 == 1,
-            (.commaOrEnd, UInt8(ascii: "]")) where kinds & 1 == 0:
-            close(bytes, end: end, captureStart)
+        case UInt8(ascii: "{"): open(.object)
+        case UInt8(ascii: "["): open(.array)
+        case UInt8(ascii: "-"), UInt8(ascii: "0")...UInt8(ascii: "9"):
+            beginWatched(.number)
+            state = .number
+        case UInt8(ascii: "n"): beginLiteral("null", .null)
+        case UInt8(ascii: "t"): beginLiteral("true", .boolean)
+        case UInt8(ascii: "f"): beginLiteral("false", .boolean)
         default: die()
         }
     }
 
-    private mutating func beginValue(_ byte: UInt8) {
-        let node = nodeOfNextValue()
-        let kind: Kind
-        switch byte {
-        case UInt8(ascii: "{"): kind = .object
-        case UInt8(ascii: "["): kind = .array
-        case UInt8(ascii: "\""): kind = .string
-        case UInt8(ascii: "t"), UInt8(ascii: "f"): kind = .boolean
-        case UInt8(ascii: "n"): kind = .null
-        case UInt8(ascii: "-"), UInt8(ascii: "0")...UInt8(ascii: "9"): kind = .number
-        default: return die()
-        }
-        if node >= 0 { beginWatched(node, kind) }
-        switch kind {
-        case .object, .array:
-            guard depth < JSONTokenizer.depthCeiling else { return die() }
-            if node >= 0, frames.count == depth { frames.append(Frame(node: node)) }
-            depth += 1
-            kinds = kinds << 1 | (kind == .object ? 1 : 0)
-            state = kind == .object ? .keyOrEnd : .valueOrEnd
-        case .string:
-            state = .string
-            stringIsKey = false
-            stringHasEscapes = false
-        case .number:
-            state = .number
-        case .boolean, .null:
-            literal = byte == UInt8(ascii: "t") ? "true" : byte == UInt8(ascii: "f") ? "false" : "null"
-            literalPosition = 1
-            state = .literal
-        }
+    @inline(__always)
+    private mutating func beginLiteral(_ text: StaticString, _ kind: Kind) {
+        beginWatched(kind)
+        literal = text
+        literalPosition = 1
+        state = .literal
     }
 
-    private mutating func nodeOfNextValue() -> Int {
-        if depth == 0 { return 0 }
-        guard frames.count == depth else { return -1 }
-        if kinds & 1 == 1 { return pending }
-        frames[depth - 1].index &+= 1
-        return paths.nodes[frames[depth - 1].node].child(at: frames[depth - 1].index)
+    @inline(__always)
+    private mutating func open(_ kind: Kind) {
+        let node = beginWatched(kind)
+        guard depth < JSONTokenizer.depthCeiling else { return die() }
+        // At a path's end nothing lies below, and no frame is needed.
+        if node >= 0, isWatched, !paths.nodes[node].isLeaf {
+            frames[frameCount] = Frame(node: node)
+            frameCount += 1
+        }
+        depth += 1
+        kinds = kinds << 1 | (kind == .object ? 1 : 0)
+        state = kind == .object ? .keyOrEnd : .valueOrEnd
+    }
+
+    /// The node of the value that begins; -1 where it is not watched.
+    @inline(__always) @discardableResult
+    private mutating func beginWatched(_ kind: Kind) -> Int {
+        guard isWatched else { return -1 }
+        var node = 0
+        if depth > 0, isInObject {
+            node = pending
+        } else if depth > 0 {
+            frames[frameCount - 1].index &+= 1
+            node = paths.child(of: frames[frameCount - 1].node, at: frames[frameCount - 1].index)
+        }
+        if node >= 0 { beginWatched(node, kind) }
+        return node
     }
 
     private mutating func beginWatched(_ node: Int, _ kind: Kind) {
@@ -259,7 +311,7 @@ package struct JSONPathScanner: Sendable {
         let path = paths.nodes[node].path
         guard path >= 0, capture < 0 else { return }
         switch kind {
-        case .object, .array, .null: guard paths.paths[path].isRaw else { return }
+        case .object, .array, .null: guard paths.isRaw(path) else { return }
         case .string, .number, .boolean: break
         }
         capture = path
@@ -268,37 +320,44 @@ package struct JSONPathScanner: Sendable {
     }
 
     private mutating func close(_ bytes: UnsafeRawBufferPointer, end: Int, _ captureStart: Int) {
-        if frames.count == depth { frames.removeLast() }
+        if isWatched { frameCount -= 1 }
         depth -= 1
         kinds >>= 1
         endValue(bytes, contentEnd: end, captureStart)
     }
 
+    @inline(__always)
     private mutating func endString(
         _ bytes: UnsafeRawBufferPointer, contentEnd: Int, end: Int, _ captureStart: Int
     ) {
         guard stringIsKey else {
-            let isRaw = capture >= 0 && paths.paths[capture].isRaw
+            let isRaw = capture >= 0 && paths.isRaw(capture)
             return endValue(bytes, contentEnd: isRaw ? end : contentEnd, captureStart)
         }
         state = .colon
-        guard !key.isEmpty, frames.count == depth, !keyIsTooLong else { return }
-        let node = paths.nodes[frames[depth - 1].node]
-        if stringHasEscapes {
-            var text: [UInt8] = []
-            key.withUnsafeBytes { JSONStrings.appendUnescaped($0, to: &text) }
-            pending = text.withUnsafeBytes { node.child(named: $0) }
-        } else {
-            pending = key.withUnsafeBytes { node.child(named: $0) }
-        }
+        if !key.isEmpty, !keyIsTooLong { lookUpKey() }
     }
 
+    /// One that came in pieces, or with escapes.
+    private mutating func lookUpKey() {
+        var text = key
+        if stringHasEscapes {
+            text = []
+            key.withUnsafeBytes { JSONStrings.appendUnescaped($0, to: &text) }
+        }
+        pending = text.withUnsafeBytes { paths.child(of: frames[frameCount - 1].node, named: $0) }
+    }
+
+    @inline(__always)
     private mutating func endValue(_ bytes: UnsafeRawBufferPointer, contentEnd: Int, _ captureStart: Int) {
         state = depth == 0 ? .finished : .commaOrEnd
-        guard capture >= 0, depth == captureDepth else { return }
+        if capture >= 0, depth == captureDepth { endCapture(bytes, contentEnd: contentEnd, captureStart) }
+    }
+
+    private mutating func endCapture(_ bytes: UnsafeRawBufferPointer, contentEnd: Int, _ captureStart: Int) {
         keep(bytes, captureStart, contentEnd)
         if held.kind == .string { held.hasEscapes = stringHasEscapes }
-        release(capture)
+        takePlace(of: slots[capture])
         slots[capture] = held
         found |= 1 << UInt128(capture)
         foundInDocument |= 1 << UInt128(capture)
@@ -318,7 +377,7 @@ package struct JSONPathScanner: Sendable {
     // MARK: What is kept
 
     private mutating func keepKey(_ part: UnsafeRawBufferPointer) {
-        guard stringIsKey, frames.count == depth, !keyIsTooLong else { return }
+        guard stringIsKey, isWatched, !keyIsTooLong else { return }
         if key.count + part.count > paths.longestKey { keyIsTooLong = true } else { key.append(contentsOf: part) }
     }
 
@@ -327,21 +386,43 @@ package struct JSONPathScanner: Sendable {
     }
 
     private mutating func keep(_ bytes: UnsafeRawBufferPointer, _ start: Int, _ end: Int) {
-        let room = paths.paths[capture].limit - held.count
+        let room = paths.limits[capture] - held.count
         let count = min(room, end - start)
         if count < end - start { held.isCut = true }
         kept.append(contentsOf: UnsafeRawBufferPointer(rebasing: bytes[start..<start + count]))
         held.count += count
     }
 
-    /// Gives back what an earlier value of the path holds, so that a key repeated a million times costs no memory.
-    private mutating func release(_ path: Int) {
-        let old = slots[path]
+    /// Gives back what an earlier value of the path holds, so that a key repeated a million times costs no memory. One
+    /// of the same length, as a stream repeats its model, takes that one's bytes.
+    private mutating func takePlace(of old: Slot) {
         guard old.count > 0 else { return }
-        kept.removeSubrange(old.start..<old.start + old.count)
-        for index in slots.indices where slots[index].start > old.start { slots[index].start -= old.count }
-        if held.start > old.start { held.start -= old.count }
-        slots[path].count = 0
+        if held.count == old.count {
+            kept.withUnsafeMutableBytes { bytes in
+                let newer = UnsafeRawBufferPointer(rebasing: bytes[held.start..<held.start + held.count])
+                UnsafeMutableRawBufferPointer(rebasing: bytes[old.start...]).copyMemory(from: newer)
+            }
+            kept.removeLast(held.count)
+            held.start = old.start
+        } else {
+            kept.removeSubrange(old.start..<old.start + old.count)
+            for index in slots.indices where slots[index].start > old.start { slots[index].start -= old.count }
+            held.start -= old.count
+        }
+    }
+
+    private mutating func dropKey() {
+        if !key.isEmpty { key.removeAll(keepingCapacity: true) }
+        keyIsTooLong = false
+    }
+
+    private func isOfNumber(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "."),
+            UInt8(ascii: "e"), UInt8(ascii: "E"):
+            true
+        default: false
+        }
     }
 
     private func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09 }
@@ -358,7 +439,7 @@ package struct JSONPathScanner: Sendable {
 
     /// A string's text in UTF-8, cut at a character boundary where it is cut; nil for other kinds and for raw paths.
     package func text(of path: Int) -> [UInt8]? {
-        guard kind(of: path) == .string, !paths.paths[path].isRaw else { return nil }
+        guard kind(of: path) == .string, !paths.isRaw(path) else { return nil }
         let slot = slots[path]
         let text = kept.withUnsafeBytes { bytes -> [UInt8] in
             let content = UnsafeRawBufferPointer(rebasing: bytes[slot.start..<slot.start + slot.count])
