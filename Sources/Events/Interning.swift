@@ -137,8 +137,8 @@ package struct ByteInterner: Sendable {
         ends.removeLast(ends.count - 1)
     }
 
-    @inline(__always)
-    private func holds(_ position: Int, _ bytes: UnsafeRawBufferPointer) -> Bool {
+    /// Whether the byte string of this number, which is one of ours, is this one.
+    package func holds(_ position: Int, _ bytes: UnsafeRawBufferPointer) -> Bool {
         arena.withUnsafeBytes { arena in
             bytes.isSame(as: UnsafeRawBufferPointer(rebasing: arena[ends[position]..<ends[position + 1]]))
         }

@@ -133,7 +133,6 @@ package final class Resolver: Sendable {
             if ended.wait(milliseconds: now < deadline ? Int(deadline - now) : 0) {
                 thread.join()
             } else {
-                thread.leave()
                 left += 1
             }
         }

@@ -202,7 +202,7 @@ package struct SetAdmission: Sendable {
     package mutating func admit(
         _ set: [UInt8], of workspace: String, in hour: Int32, _ read: (Int32, Int) throws -> [HourRow]?
     ) rethrows -> Filing? {
-        let hash = Self.hash(set[...])
+        let hash = Self.hash(set)
         if !readings.contains(hour) { try load(hour, read) }
         if let key = entity(of: set) { return try admit(set, hash, ofEntity: key, workspace, hour, read) }
         let here = Place(hour: hour, workspace: workspace)
@@ -230,9 +230,11 @@ package struct SetAdmission: Sendable {
         var isChanged = false
         // All hashes first: the look-ups do not wait for each other then.
         hashes.removeAll(keepingCapacity: true)
-        for pair in text.pairs {
-            let key = Self.hash(set[pair.key])
-            hashes.append((key, pair.value.map { Self.hash(set[$0], after: key) }))
+        set.withUnsafeBytes { bytes in
+            for pair in text.pairs {
+                let key = Self.hash(bytes, pair.key)
+                hashes.append((key, pair.value.map { Self.hash(bytes, $0, after: key) }))
+            }
         }
         for (key, pair) in hashes {
             if spaces[place].values[key] == nil {
@@ -263,7 +265,7 @@ package struct SetAdmission: Sendable {
             fates.append(.stays)
         }
         let filed = isChanged ? text.filed(fates) : (set: set, left: [])
-        let filedHash = isChanged ? Self.hash(filed.set[...]) : hash
+        let filedHash = isChanged ? Self.hash(filed.set) : hash
         if !spaces[place].sets.contains(filedHash) {
             guard try takes(spaces[place].sets.count, budget.sets) ?? spaces[before].sets.contains(filedHash) else {
                 return Filing(text.unsaid, Self.setsSpent)
@@ -312,21 +314,23 @@ package struct SetAdmission: Sendable {
     package mutating func know(_ set: [UInt8], of workspace: String, in hour: Int32) {
         if let key = entity(of: set) {
             let place = number(of: Place(hour: hour, workspace: workspace, entity: key))
-            if EntitySet.filed(set) != nil { _ = spaces[place].sets.insert(Self.hash(set[...])) }
+            if EntitySet.filed(set) != nil { _ = spaces[place].sets.insert(Self.hash(set)) }
             return
         }
         let place = number(of: Place(hour: hour, workspace: workspace))
-        let hash = Self.hash(set[...])
+        let hash = Self.hash(set)
         // Not in the memory of `text`: the set that is looked at may be what made an hour be read.
         guard !spaces[place].sets.contains(hash), let text = SetText(set), !text.isUnsaid, !text.pairs.isEmpty else {
             return
         }
         _ = spaces[place].sets.insert(hash)
-        for pair in text.pairs {
-            let key = Self.hash(set[pair.key])
-            spaces[place].values.add(0, to: key)
-            if let value = pair.value, spaces[place].pairs.insert(Self.hash(set[value], after: key)) {
-                spaces[place].values.add(1, to: key)
+        set.withUnsafeBytes { bytes in
+            for pair in text.pairs {
+                let key = Self.hash(bytes, pair.key)
+                spaces[place].values.add(0, to: key)
+                if let value = pair.value, spaces[place].pairs.insert(Self.hash(bytes, value, after: key)) {
+                    spaces[place].values.add(1, to: key)
+                }
             }
         }
     }
@@ -372,10 +376,13 @@ package struct SetAdmission: Sendable {
         return budget
     }
 
-    private static func hash(_ bytes: ArraySlice<UInt8>, after first: UInt64 = 0) -> UInt64 {
+    private static func hash(_ set: [UInt8]) -> UInt64 { set.withUnsafeBytes { hash($0, $0.indices) } }
+
+    @inline(__always)
+    private static func hash(_ bytes: UnsafeRawBufferPointer, _ range: Range<Int>, after first: UInt64 = 0) -> UInt64 {
         var hash = Hash()
         hash.combine(first)
-        bytes.withUnsafeBytes { hash.combine($0) }
+        hash.combine(UnsafeRawBufferPointer(rebasing: bytes[range]))
         return hash.state
     }
 }

@@ -48,6 +48,26 @@ func endOfPlainASCII(_ bytes: UnsafeRawBufferPointer, from start: Int) -> Int {
     return at
 }
 
+extension UnsafeRawBufferPointer {
+    /// The first byte at or after `start` that does not stand for itself in a string of printable ASCII: a quote, a
+    /// backslash, a control byte, or one that is not ASCII; else the count.
+    package func endOfPrintable(from start: Int) -> Int {
+        var at = start
+        while count - at >= 8 {
+            let word = UInt64(littleEndian: loadUnaligned(fromByteOffset: at, as: UInt64.self))
+            // One more makes a high bit of DEL.
+            let found = specials(word) | (word | word &+ ones) & highs
+            if found != 0 { return at + found.trailingZeroBitCount / 8 }
+            at += 8
+        }
+        while at < count, self[at] >= 0x20, self[at] < 0x7F, self[at] != 0x22, self[at] != 0x5C { at += 1 }
+        return at
+    }
+
+    /// The first quote, backslash or control byte at or after `start`, else the count.
+    package func endOfPlainText(from start: Int) -> Int { endOfPlain(self, from: start) }
+}
+
 /// The first LF or CR at or after `start`, else the count.
 @inline(__always)
 func endOfLine(_ bytes: UnsafeRawBufferPointer, from start: Int) -> Int {

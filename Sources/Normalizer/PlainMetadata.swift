@@ -4,7 +4,8 @@
 // What the rules say of a raw key is worked out once (`Plan`): its canonical key, already quoted, where its pair goes,
 // and its rank in the byte order of keys. A member is then two scans and one look-up, and an object is sorted by ranks.
 // Ranks are given anew now and then; until then a new key is compared as it stands, so that a caller whose keys are
-// always new ones makes nobody sort all of them each time.
+// always new ones makes nobody sort all of them each time. What one service sends has the same keys in the same order:
+// of an object like the one before, each key is compared once and nothing is sorted.
 // Values are taken as they stand, so a key whose values are mapped, cased, hashed or listed is left to the long way, as
 // is every object where two raw keys meet on one canonical key.
 
@@ -20,8 +21,8 @@ struct PlainMetadata: Sendable {
 
     private struct Plan {
         var key: [UInt8]
-        /// `"key":"`, canonical.
-        var opening: [UInt8]
+        /// `"key":"`, canonical, in `openings`.
+        var opening: Range<Int>
         var way: Way
         /// -1: none yet.
         var rank: Int32
@@ -39,9 +40,19 @@ struct PlainMetadata: Sendable {
 
     private var names = ByteInterner()
     private var plans: [Plan] = []
+    private var openings: [UInt8] = []
+    /// As they stand in the object.
     private var found: [Found] = []
+    /// Those of `found` in the order of their keys.
+    private var turns: [Int] = []
+    /// The plan of each member, those that are dropped among them.
+    private var order: [Int] = []
+    /// The object has the keys of the one before, so that `turns` holds for it too.
+    private var isFamiliar = false
     /// Objects with keys that have no rank yet, since ranks were given.
     private var unranked = 0
+
+    private static let none = Array("{}".utf8)
 
     /// nil: the long way.
     mutating func normalize(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> NormalizedMetadata? {
@@ -49,52 +60,65 @@ struct PlainMetadata: Sendable {
         if plans.count > Self.plansKept {
             names.removeAll()
             plans.removeAll(keepingCapacity: true)
+            openings.removeAll(keepingCapacity: true)
+            order.removeAll(keepingCapacity: true)
             unranked = 0
         }
-        guard take(raw, by: rules), found.count <= rules.limits.keys else { return nil }
-        rankNowAndThen()
-        sort()
-        var set: [UInt8] = []
-        var extra: [UInt8] = []
-        set.reserveCapacity(raw.count + 2)
-        for (index, member) in found.enumerated() {
-            if index > 0, isSameKey(found[index - 1], member) { return nil }
-            guard let range = member.value else { continue }
-            let value = UnsafeRawBufferPointer(rebasing: raw[range])
-            if plans[member.plan].way == .dimension {
-                Self.append(plans[member.plan], value, to: &set)
-            } else {
-                Self.append(plans[member.plan], value, to: &extra)
-            }
+        guard take(raw, by: rules), found.count <= rules.limits.keys, isFamiliar || sort() else {
+            order.removeAll(keepingCapacity: true)
+            return nil
         }
-        Self.close(&set)
-        Self.close(&extra)
-        return NormalizedMetadata(set: set, extra: extra, status: .absent, conflicts: 0)
+        return NormalizedMetadata(
+            set: text(of: .dimension, raw), extra: text(of: .extra, raw), status: .absent, conflicts: 0)
     }
 
-    private static func append(_ plan: Plan, _ value: UnsafeRawBufferPointer, to out: inout [UInt8]) {
-        out.append(out.isEmpty ? UInt8(ascii: "{") : UInt8(ascii: ","))
-        out.append(contentsOf: plan.opening)
-        out.append(contentsOf: value)
-        out.append(UInt8(ascii: "\""))
+    /// The pairs that go this way as the text of an object.
+    private func text(of way: Way, _ raw: UnsafeRawBufferPointer) -> [UInt8] {
+        var size = 1
+        for member in found where plans[member.plan].way == way {
+            if let value = member.value { size += plans[member.plan].opening.count + value.count + 2 }
+        }
+        if size == 1 { return Self.none }
+        return [UInt8](unsafeUninitializedCapacity: size) { buffer, end in
+            let out = UnsafeMutableRawBufferPointer(buffer)
+            func append(_ part: Slice<UnsafeRawBufferPointer>) {
+                UnsafeMutableRawBufferPointer(rebasing: out[end...]).copyMemory(
+                    from: UnsafeRawBufferPointer(rebasing: part))
+                end += part.count
+            }
+            func append(_ byte: StaticString) {
+                out[end] = byte.utf8Start[0]
+                end += 1
+            }
+            openings.withUnsafeBytes { openings in
+                for turn in turns {
+                    let plan = found[turn].plan
+                    guard plans[plan].way == way, let value = found[turn].value else { continue }
+                    append(end == 0 ? "{" : ",")
+                    append(openings[plans[plan].opening])
+                    append(raw[value])
+                    append("\"")
+                }
+            }
+            append("}")
+        }
     }
 
-    private static func close(_ out: inout [UInt8]) {
-        if out.isEmpty { out.append(UInt8(ascii: "{")) }
-        out.append(UInt8(ascii: "}"))
-    }
-
-    /// Few members, and services send them in one order: insertion.
-    private mutating func sort() {
-        for index in found.indices.dropFirst() {
-            let member = found[index]
-            var at = index
-            while at > 0, precedes(member, found[at - 1]) {
-                found[at] = found[at - 1]
+    /// Fills `turns`; false where two raw keys meet on one canonical key. Few members, and services send them in one
+    /// order: insertion.
+    private mutating func sort() -> Bool {
+        rankNowAndThen()
+        turns.removeAll(keepingCapacity: true)
+        for turn in found.indices {
+            var at = turns.count
+            turns.append(turn)
+            while at > 0, precedes(found[turn], found[turns[at - 1]]) {
+                turns[at] = turns[at - 1]
                 at -= 1
             }
-            found[at] = member
+            turns[at] = turn
         }
+        return !zip(turns, turns.dropFirst()).contains { isSameKey(found[$0], found[$1]) }
     }
 
     private func precedes(_ a: Found, _ b: Found) -> Bool {
@@ -111,11 +135,14 @@ struct PlainMetadata: Sendable {
     /// Fills `found`; false where anything is out of the ordinary.
     private mutating func take(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> Bool {
         var at = 0
+        var position = 0
+        isFamiliar = !order.isEmpty
         guard Self.next(raw, &at) == UInt8(ascii: "{") else { return false }
         var byte = Self.next(raw, &at)
         while byte == UInt8(ascii: "\"") {
             guard let key = Self.text(raw, &at), Self.next(raw, &at) == UInt8(ascii: ":") else { return false }
-            let plan = plan(UnsafeRawBufferPointer(rebasing: raw[key]), by: rules)
+            let plan = plan(UnsafeRawBufferPointer(rebasing: raw[key]), at: position, by: rules)
+            position += 1
             let first = Self.next(raw, &at)
             var value: Range<Int>?
             switch first {
@@ -143,6 +170,10 @@ struct PlainMetadata: Sendable {
             guard byte == UInt8(ascii: "\"") else { return false }
         }
         guard byte == UInt8(ascii: "}") else { return false }
+        if position < order.count {
+            order.removeLast(order.count - position)
+            isFamiliar = false
+        }
         return Self.next(raw, &at) == 0 && at > raw.count
     }
 
@@ -159,17 +190,10 @@ struct PlainMetadata: Sendable {
 
     /// The text after an opening quote, up to the closing one; nil where it is not printable ASCII or has an escape.
     @inline(__always) private static func text(_ raw: UnsafeRawBufferPointer, _ at: inout Int) -> Range<Int>? {
-        let start = at
-        while at < raw.count {
-            let byte = raw[at]
-            if byte == UInt8(ascii: "\"") {
-                at += 1
-                return start..<at - 1
-            }
-            guard byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") else { return nil }
-            at += 1
-        }
-        return nil
+        let end = raw.endOfPrintable(from: at)
+        guard end < raw.count, raw[end] == UInt8(ascii: "\"") else { return nil }
+        defer { at = end + 1 }
+        return at..<end
     }
 
     private static func isTrimmed(_ raw: UnsafeRawBufferPointer, _ range: Range<Int>) -> Bool {
@@ -196,14 +220,16 @@ struct PlainMetadata: Sendable {
 
     // MARK: Plans
 
-    private mutating func plan(_ name: UnsafeRawBufferPointer, by rules: Rules) -> Int {
+    private mutating func plan(_ name: UnsafeRawBufferPointer, at position: Int, by rules: Rules) -> Int {
+        if position < order.count, names.holds(order[position], name) { return order[position] }
+        isFamiliar = false
         let number = Int(names.intern(name))
-        if number < plans.count { return number }
-        plans.append(Self.plan(Array(name), by: rules))
+        if number == plans.count { plans.append(makePlan(Array(name), by: rules)) }
+        if position < order.count { order[position] = number } else { order.append(number) }
         return number
     }
 
-    private static func plan(_ name: [UInt8], by rules: Rules) -> Plan {
+    private mutating func makePlan(_ name: [UInt8], by rules: Rules) -> Plan {
         let (key, isCut) = rules.canonicalKey(name)
         let way: Way =
             if isCut {
@@ -215,10 +241,10 @@ struct PlainMetadata: Sendable {
             } else {
                 .long
             }
-        var opening: [UInt8] = []
-        JSONStrings.appendQuoted(key, to: &opening)
-        opening += [UInt8(ascii: ":"), UInt8(ascii: "\"")]
-        return Plan(key: key, opening: opening, way: way, rank: -1)
+        let start = openings.count
+        JSONStrings.appendQuoted(key, to: &openings)
+        openings += [UInt8(ascii: ":"), UInt8(ascii: "\"")]
+        return Plan(key: key, opening: start..<openings.count, way: way, rank: -1)
     }
 
     /// Once as many objects have gone without as it takes steps to rank.

@@ -6,6 +6,8 @@
 //   {"(other)":false}                 nothing is said of the event's pairs
 // What a mark stands for are pairs of the event's `extra`: with the event its metadata is whole.
 
+import JSONText
+
 package struct SetText: Sendable {
     /// Where a pair lies in the set's bytes, as it is written there.
     package struct Pair: Sendable {
@@ -75,11 +77,10 @@ package struct SetText: Sendable {
         guard start < text.count, text[start] == UInt8(ascii: "\"") else { return nil }
         var at = start + 1
         while at < text.count {
-            switch text[at] {
-            case UInt8(ascii: "\""): return at + 1
-            case UInt8(ascii: "\\"): at += 2
-            default: at += 1
-            }
+            at = text.endOfPlainText(from: at)
+            guard at < text.count else { return nil }
+            if text[at] == UInt8(ascii: "\"") { return at + 1 }
+            at += text[at] == UInt8(ascii: "\\") ? 2 : 1
         }
         return nil
     }
@@ -123,7 +124,7 @@ package struct SetText: Sendable {
 
     /// The same where nothing is said of any pair.
     package var unsaid: (set: [UInt8], left: [UInt8]) {
-        (Self.unsaid, filed([Fate](repeating: .unnamed, count: pairs.count)).left)
+        (Self.unsaid, isOpen ? filed([Fate](repeating: .unnamed, count: pairs.count)).left : bytes)
     }
 
     /// The pairs of both, in the order of their keys.

@@ -1,10 +1,12 @@
-// A named thread that a service owns: started once, joined once.
+// A named thread that a service owns: started once, joined once or left to itself.
 
 import Glibc
+import Synchronization
 
-/// A thread of our own, for what blocks. The name shows in `top -H` and in a debugger (15 bytes).
+/// A thread of our own, for what blocks. The name shows in `top -H` and in a debugger (15 bytes). Whoever lets go of it
+/// without `join` leaves it to itself: it ends when its work does.
 ///
-/// @unchecked: `handle` is written in `init` and read by the one `join`.
+/// @unchecked: `handle` is written in `init` and read by the one `join`, or else by `deinit`.
 package final class ServiceThread: @unchecked Sendable {
     private final class Body {
         let name: String
@@ -18,6 +20,7 @@ package final class ServiceThread: @unchecked Sendable {
     }
 
     private var handle = pthread_t()
+    private let isJoined = Atomic(false)
 
     /// Starts at once. Traps where the system has no thread left to give: nothing could go on.
     ///
@@ -44,11 +47,13 @@ package final class ServiceThread: @unchecked Sendable {
         precondition(status == 0, "no thread could be started (pthread_create: \(status)); raise the process limit")
     }
 
-    /// Waits for the thread's end. Call once.
-    package func join() { pthread_join(handle, nil) }
+    deinit { if !isJoined.load(ordering: .relaxed) { pthread_detach(handle) } }
 
-    /// Nobody waits for it: it ends when its work does. Call once, in place of `join`.
-    package func leave() { pthread_detach(handle) }
+    /// Waits for the thread's end. Call once.
+    package func join() {
+        isJoined.store(true, ordering: .relaxed)
+        pthread_join(handle, nil)
+    }
 }
 
 /// Best effort: the name is for people, and nothing depends on it.

@@ -214,6 +214,42 @@ let fakeHash: Normalizer.KeyedHash = { text in
         #expect(truncated > 1_000)
     }
 
+    /// What services send: the keys of the object before in their order, mostly with other values, now and then one fewer,
+    /// one twice, one elsewhere, one that is new.
+    @Test func objectsLikeTheOneBeforeAgreeTooWhateverChanges() throws {
+        var random = SeededRandom()
+        for _ in 0..<60 {
+            let tree = Generator.rules(&random)
+            var normalizer = Normalizer(rules: try Rules.decode(tree), hash: fakeHash)
+            let obvious = ObviousNormalizer(tree: tree)
+            var members = Generator.plain(&random).members ?? []
+            for _ in 0..<50 {
+                for index in members.indices where random.chance(70) {
+                    members[index].value = random.chance(5) ? .null : .string("value-\(random.next() % 1_000)")
+                }
+                let other = Generator.plain(&random).members?.first
+                if !members.isEmpty, random.chance(20) {
+                    let index = Int(random.next() % UInt64(members.count))
+                    switch random.next() % 4 {
+                    case 0: members.remove(at: index)
+                    case 1: members.append(members[index])
+                    case 2: members.swapAt(index, members.count - 1)
+                    default: if let other { members.insert(other, at: index) }
+                    }
+                } else if members.isEmpty, let other {
+                    members.append(other)
+                }
+                let object = JSONValue.object(members)
+                let found = normalizer.normalize(raw: object.bytes, status: .ok)
+                let expected = obvious.normalize(object)
+                guard found == expected else {
+                    Issue.record("\(tree.text) \(object.text) \(shown(found)) instead of \(shown(expected))")
+                    return
+                }
+            }
+        }
+    }
+
     /// Values of random scalars, in the form that Python's `unicodedata` gives them: another implementation than ours.
     @Test func valuesAreComposedAsAnotherImplementationComposesThem() throws {
         var random = SeededRandom()
