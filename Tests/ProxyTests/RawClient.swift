@@ -148,10 +148,14 @@ final class RawClient: @unchecked Sendable {
 
     private var headEnd: Int? {
         received.withUnsafeBytes { bytes in
-            guard bytes.count >= 4 else { return nil }
-            return (4...bytes.count).first {
-                bytes[$0 - 1] == 10 && bytes[$0 - 2] == 13 && bytes[$0 - 3] == 10 && bytes[$0 - 4] == 13
+            var at = 0
+            while let base = bytes.baseAddress, at + 4 <= bytes.count,
+                let found = memchr(base + at, 13, bytes.count - at)
+            {
+                at = base.distance(to: UnsafeRawPointer(found)) + 1
+                if bytes[at...].starts(with: [10, 13, 10]) { return at + 3 }
             }
+            return nil
         }
     }
 }
