@@ -270,6 +270,36 @@ extension PipelineTests {
             #expect(one["totals"]?["requests"]?.integer == 1)
             #expect(
                 one["plan"]?["reason"]?.string?.contains("metadata.request_id is an identifier") == true, "\(one.text)")
+            // Observed classes hold on under other rules, but for keys that these name: that is what would change.
+            func differences(_ rules: String) throws -> JSONValue {
+                try writeText("\(pipeline.work.path)/next.yaml", rules)
+                let result = try pipeline.command([
+                    "rules", "diff", "\(pipeline.work.path)/rules.yaml", "\(pipeline.work.path)/next.yaml", "--json",
+                    "--from", timestamp(begin), "--to", timestamp(begin + 5 * 3_600),
+                ])
+                #expect(result.status == 0, "\(result.errors)")
+                return try JSONValue.parse(result.output)
+            }
+            func standing(_ difference: JSONValue) -> [String] {
+                (difference["observed"]?.array ?? []).map { row in
+                    ["key", "class", "old", "new"].map { row[$0]?.string ?? "" }.joined(separator: " ")
+                }
+            }
+            func changedClasses(_ difference: JSONValue) -> [String] {
+                (difference["keys"]?.array ?? []).map { row in
+                    ["key", "old_class", "new_class"].map { row[$0]?.string ?? "" }.joined(separator: " ")
+                }.sorted()
+            }
+            let same = try differences("version: 1\nvalues: { case: { env: lower } }\n")
+            #expect(changedClasses(same).isEmpty && same["changed"]?.integer == 0, "\(same.text)")
+            #expect(standing(same) == ["_user entity holds holds", "request_id identifier holds holds"])
+            let named = try differences("version: 1\nclasses: { request_id: dimension }\n")
+            #expect(changedClasses(named) == ["request_id identifier dimension"], "\(named.text)")
+            #expect(standing(named) == ["_user entity holds holds", "request_id identifier holds named"])
+            let off = try differences("version: 1\nobserve: { enabled: false }\n")
+            #expect(
+                changedClasses(off) == ["_user entity dimension", "request_id identifier dimension"], "\(off.text)")
+            #expect(standing(off) == ["_user entity holds off", "request_id identifier holds off"])
             // Said once, before the restart, whatever came late.
             said += pipeline.errors(of: .up)
             #expect(
@@ -299,7 +329,7 @@ extension PipelineTests {
                 ], directory: pipeline.work.path)
             #expect(
                 result.output == #"""
-                    {"events":4,"changed":3,"keys":[{"key":"env","events":3,"old_class":"dimension","new_class":"dimension"}],"differences":1,"has_more_differences":false,"changes":[{"key":"env","old":"prod","new":"production","events":3}]}
+                    {"events":4,"changed":3,"keys":[{"key":"env","events":3,"old_class":"dimension","new_class":"dimension"}],"differences":1,"has_more_differences":false,"changes":[{"key":"env","old":"prod","new":"production","events":3}],"observed":[]}
 
                     """#, "\(result.errors)")
             // Another class changes no value, and a hashed one is shown hashed; no key is made for a look.
