@@ -251,6 +251,25 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         #expect(wrong.count == 1 && !wrong.joined().contains("hush"))
     }
 
+    @Test func aKeyGivenTwiceHidesNoOtherMistake() throws {
+        let found = try problems(
+            file: """
+                log: { kind: kafak, kind: journal }
+                journal: { fsync: sometimes }
+                journal:
+                  fsinc: never
+                jurnal: 1
+                """)
+        let starts = [
+            "FILE:1: 'kind' is given twice, first in line 1", "FILE:3: 'journal' is given twice, first in line 2",
+            "log.kind: 'kafak' (FILE:1) is not valid", "journal.fsync: 'sometimes' (FILE:2) is not valid",
+            "journal.fsinc (FILE:4): no such key", "jurnal (FILE:5): no such key",
+        ]
+        #expect(found.count == starts.count && zip(found, starts).allSatisfy { $0.hasPrefix($1) }, "\(found)")
+        let tree = try YAMLNode.parse(Array("a: [{ b: 1 }, 2]".utf8))
+        #expect(tree.keeping(.first) == tree && tree.keeping(.last) == tree)
+    }
+
     @Test func whatIsPrintedIsAConfigurationFileOfTheSameMeaning() throws {
         let first = try MillraceConfiguration(
             ConfigurationSources(
