@@ -241,6 +241,7 @@ enum Secrets {
         case .boolean(let value): return value ? "true" : "false"
         case .integer(let number): return String(number)
         case .text(let text):
+            if path == "normalization.hash_key" { return "***" }
             if path.hasPrefix("log.kafka.properties."), marks.contains(where: { path.contains($0) }) { return "***" }
             return maskedURL(text)
         }

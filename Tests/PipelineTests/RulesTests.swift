@@ -357,6 +357,33 @@ extension PipelineTests {
                     "4 events, 4 of them would change\n\nby key\n  4  env, dimension -> entity\n"
                         + "  3  foo, dimension -> identifier\n\nby value\n  3  foo: a -> hmac:"), "\(classes.output)")
             #expect(access("\(pipeline.work.path)/hash.key", F_OK) != 0)
+            // The key of hashes is the environment's, or that of a file with the same text.
+            func hashed(_ environment: [String: String]) throws -> String {
+                let result = try run(
+                    [
+                        Place.binary, "rules", "diff", "rules.yaml", "classes.yaml", "--config",
+                        "\(pipeline.work.path)/millrace.yaml",
+                    ], directory: pipeline.work.path, environment: environment)
+                #expect(result.status == 0 && result.output.contains("foo: a -> hmac:"), "\(result.errors)")
+                return result.output
+            }
+            let key = "a-key-of-some-32-bytes-0123456789"
+            try writeText("\(pipeline.work.path)/named.key", "\(key)\n")
+            let byVariable = try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": key])
+            #expect(try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": key]) == byVariable)
+            #expect(
+                try hashed(["MILLRACE_NORMALIZATION_HASH_KEY_FILE": "\(pipeline.work.path)/named.key"]) == byVariable)
+            #expect(try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": "another-\(key)"]) != byVariable)
+            #expect(try hashed([:]) != byVariable)
+            // With Kafka it must be named; the environment does.
+            let shared = ["config", "check", "--log.kind", "kafka", "--normalization.rules", "classes.yaml"]
+            func check(_ environment: [String: String]) throws -> (status: Int32, output: String, errors: String) {
+                try run([Place.binary] + shared, directory: pipeline.work.path, environment: environment)
+            }
+            let unnamed = try check([:])
+            #expect(unnamed.status == 2 && unnamed.errors.contains("MILLRACE_NORMALIZATION_HASH_KEY"), "\(unnamed)")
+            let checked = try check(["MILLRACE_NORMALIZATION_HASH_KEY": key])
+            #expect(checked.status == 0 && !"\(checked)".contains(key), "\(checked)")
             let nowhere = try run(
                 [Place.binary, "rules", "diff", "rules.yaml", "next.yaml", "--store.url", "sqlite:nowhere.db"],
                 directory: pipeline.work.path)
