@@ -1,4 +1,5 @@
-// The secret key of hashed metadata values: a file that the configuration names, or one made once beside the journal.
+// The secret key of hashed metadata values: the configuration's (its environment's), that of a file which it names, or one
+// made once beside the journal.
 
 import Configuration
 import Cryptography
@@ -7,20 +8,25 @@ import Glibc
 enum HashKey {
     /// What hashes a value: its first 16 bytes of HMAC-SHA-256, as digits.
     static func hash(_ configuration: MillraceConfiguration) throws -> @Sendable ([UInt8]) -> [UInt8] {
-        let hash = KeyedHash(
-            key: try configuration.normalization.hashKeyFile.map(read) ?? made(beside: configuration.journal.directory))
+        let hash = KeyedHash(key: try named(configuration) ?? made(beside: configuration.journal.directory))
         return { hash.digits(of: $0) }
     }
 
     /// For a look at what would be: with the key that is there, else with one of this run's own. Makes no file.
     static func hashOfLook(_ configuration: MillraceConfiguration) throws -> @Sendable ([UInt8]) -> [UInt8] {
         let beside = path(beside: configuration.journal.directory)
-        let path = configuration.normalization.hashKeyFile ?? (access(beside, F_OK) == 0 ? beside : nil)
-        guard let key = try path.map(read) ?? SecureRandom.bytes(32) else {
+        let made = access(beside, F_OK) == 0 ? beside : nil
+        guard let key = try named(configuration) ?? made.map(read) ?? SecureRandom.bytes(32) else {
             throw Failure("The system has no random bytes to give.")
         }
         let hash = KeyedHash(key: key)
         return { hash.digits(of: $0) }
+    }
+
+    /// nil: the configuration names none.
+    private static func named(_ configuration: MillraceConfiguration) throws -> [UInt8]? {
+        if let key = configuration.normalization.hashKey { return Array(key.utf8) }
+        return try configuration.normalization.hashKeyFile.map(read)
     }
 
     /// The bytes of the file, a line's end after them left out.

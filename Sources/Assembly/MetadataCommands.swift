@@ -16,10 +16,11 @@ enum MetadataCommands {
         }
         let rows = (answer["data"]?.array ?? []).map { key in
             func text(_ name: String) -> String { key[name]?.string ?? "" }
+            let atLeast = key["exact"]?.boolean == false ? "≥ " : ""
             let tenths = ((key["share"]?.double ?? 0) * 1_000).rounded() / 10
             return [
                 text("key"), text("class"), key["since"]?.string ?? "always", text("first_seen"), text("last_seen"),
-                key["distinct"]?.text ?? "", key["requests"]?.text ?? "",
+                atLeast + (key["distinct"]?.text ?? ""), atLeast + (key["requests"]?.text ?? ""),
                 key["filed_under_other"]?.text ?? "", "\(tenths) %", text("reason"),
             ]
         }
@@ -27,6 +28,11 @@ enum MetadataCommands {
             "key", "class", "since", "first seen", "last seen", "values", "requests", "(other)", "share", "why",
         ]
         try Terminal.write(TextTable(heads: heads, rows).text)
+        for gap in answer["missing"]?.array ?? [] {
+            func text(_ name: String) -> String { gap[name]?.string ?? "" }
+            let keys = gap["keys"]?.array?.compactMap(\.string).joined(separator: ", ") ?? "all keys"
+            try Terminal.write("not counted: \(keys), from \(text("from")) to \(text("to")): \(text("reason"))\n")
+        }
         return 0
     }
 }

@@ -52,12 +52,11 @@ enum Preparation {
     }
 
     static func missingHashKey(_ configuration: MillraceConfiguration, _ rules: Rules) -> String? {
-        guard rules.needsHashKey, configuration.log.kind == .kafka, configuration.normalization.hashKeyFile == nil
-        else {
+        guard rules.needsHashKey, configuration.log.kind == .kafka, !configuration.normalization.namesHashKey else {
             return nil
         }
         return "normalization.hash_key_file: null, but the rules hash keys and log.kind is kafka; name one file with "
-            + "the same key for every proxy and consumer"
+            + "the same key for every proxy and consumer, or give the key as MILLRACE_NORMALIZATION_HASH_KEY"
     }
 
     /// The rules file once more, while roles run. Throws where a start with it would fail.
@@ -70,7 +69,7 @@ enum Preparation {
     /// Makes the key of hashed values where the rules need one and none is there yet.
     static func normalizer(_ configuration: MillraceConfiguration, _ rules: Rules) throws -> Normalizer {
         // Earlier rules of the timeline may need one where these do not.
-        let needsKey = rules.needsHashKey || configuration.normalization.hashKeyFile != nil
+        let needsKey = rules.needsHashKey || configuration.normalization.namesHashKey
         return Normalizer(rules: rules, hash: needsKey ? try HashKey.hash(configuration) : nil)
     }
 
@@ -222,4 +221,9 @@ extension MillraceConfiguration.Proxy {
             )
         }
     }
+}
+
+extension MillraceConfiguration.Normalization {
+    /// A key of hashed values is named; else one is made beside the journal.
+    var namesHashKey: Bool { hashKey != nil || hashKeyFile != nil }
 }

@@ -1,8 +1,12 @@
 // `rules diff`: what other rules would change in the stored events, by key and by value.
+//
+// Either side has the classes that observation has given keys by now, as it would have them in force: they hold on but
+// for keys that the file names, and where it lets anything be observed at all.
 
 import CommandLine
 import Configuration
 import Events
+import Ingest
 import JSONText
 import Normalizer
 import QueryAPI
@@ -27,6 +31,9 @@ struct RulesDiff {
 
     private let oldRules: Rules
     private let newRules: Rules
+    /// What observation has said in this store.
+    private let observed: [String: Rules.Observed]
+    private let haveSameClasses: Bool
     private var old: Normalizer
     private var new: Normalizer
     private var events = 0
@@ -41,21 +48,34 @@ struct RulesDiff {
         let now = SystemFacts.now()
         let to = try invocation.time("to") ?? EventTime(microseconds: now.microseconds + 1)
         let from = try invocation.time("from") ?? EventTime(microseconds: to.microseconds - 86_400_000_000)
-        var diff = try RulesDiff(
-            configuration, try RulesFile.valid(invocation.arguments[0]), try RulesFile.valid(invocation.arguments[1]))
+        let (old, new) = (
+            try RulesFile.valid(invocation.arguments[0]), try RulesFile.valid(invocation.arguments[1])
+        )
         let store = try Preparation.openExistingStore(configuration)
-        try store.reader.read { snapshot in
+        let diff = try store.reader.read { snapshot in
+            var diff = try RulesDiff(configuration, old, new, try snapshot.rulesTimeline())
             try snapshot.scanEvents(from: from, to: to, before: nil, series: .all) { stored in
                 diff.compare(stored.event.metadataRaw)
                 return true
             }
+            return diff
         }
         try Terminal.write(invocation.flag("json") ? diff.json(limit).text + "\n" : diff.text(limit))
         return 0
     }
 
-    private init(_ configuration: MillraceConfiguration, _ old: Rules, _ new: Rules) throws {
+    private init(
+        _ configuration: MillraceConfiguration, _ old: Rules, _ new: Rules, _ timeline: RulesTimeline
+    ) throws {
+        let old = try RulesText.succeeding(timeline, old).rules()
+        let new = try RulesText.succeeding(timeline, new).rules()
         (oldRules, newRules) = (old, new)
+        let last = try timeline.entries.last?.rules.rules()
+        observed = Dictionary(
+            uniqueKeysWithValues: (last?.observed ?? [:]).map { (String(decoding: $0.key, as: UTF8.self), $0.value) })
+        let found = observed.keys.map { Array($0.utf8) }
+        haveSameClasses =
+            old.classNames == new.classNames && found.allSatisfy { old.keyClass(of: $0) == new.keyClass(of: $0) }
         let hash = old.needsHashKey || new.needsHashKey ? try HashKey.hashOfLook(configuration) : nil
         self.old = Normalizer(rules: old, hash: hash)
         self.new = Normalizer(rules: new, hash: hash)
@@ -65,7 +85,7 @@ struct RulesDiff {
         events += 1
         let before = old.normalize(raw: raw, status: .ok)
         let after = new.normalize(raw: raw, status: .ok)
-        if before.set == after.set, before.extra == after.extra, oldRules.classNames == newRules.classNames { return }
+        if before.set == after.set, before.extra == after.extra, haveSameClasses { return }
         let (pairsBefore, pairsAfter) = (pairs(before), pairs(after))
         var differs = false
         for key in Set(pairsBefore.keys).union(pairsAfter.keys) {
@@ -130,7 +150,36 @@ struct RulesDiff {
             "events": JSONValue(events), "changed": JSONValue(changed), "keys": .array(rows),
             "differences": JSONValue(changes.count), "has_more_differences": .boolean(hasMore),
             "changes": .array(values),
+            "observed": .array(
+                observedKeys.map { key, found in
+                    [
+                        "key": .string(key), "class": .string(found.keyClass.name), "reason": .string(found.reason),
+                        "old": .string(standing(of: key, under: oldRules).rawValue),
+                        "new": .string(standing(of: key, under: newRules).rawValue),
+                    ]
+                }),
         ]
+    }
+
+    private var observedKeys: [(key: String, found: Rules.Observed)] {
+        observed.map { ($0.key, $0.value) }.sorted { $0.0 < $1.0 }
+    }
+
+    /// What becomes of an observed class under rules.
+    private enum Standing: String {
+        case holds, named, off
+
+        var sentence: String {
+            switch self {
+            case .holds: "holds on"
+            case .named: "gives way to the file's classes"
+            case .off: "is given up: the file says observe: { enabled: false }"
+            }
+        }
+    }
+
+    private func standing(of key: String, under rules: Rules) -> Standing {
+        rules.names(Array(key.utf8)) ? .named : rules.observation.isEnabled ? .holds : .off
     }
 
     private func text(_ limit: Int) -> String {
@@ -152,6 +201,11 @@ struct RulesDiff {
                 "  \(events)  \(change.key): \(change.old ?? "(none)") -> \(change.new ?? "(none)")\n"
             })
         if hasMore { out += "  and values beyond the first \(Self.changesLimit), which are counted by key alone\n" }
+        part(
+            "classes by observation, and what the new rules make of them",
+            observedKeys.map { key, found in
+                "  \(key), \(found.keyClass.name): \(standing(of: key, under: newRules).sentence)\n"
+            })
         return out
     }
 }

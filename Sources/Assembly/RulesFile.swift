@@ -5,10 +5,20 @@ import Normalizer
 
 enum RulesFile {
     /// A mistake in the file and where it stands; line 0 where none is to blame.
-    struct LinedProblem: CustomStringConvertible {
+    struct LinedProblem: Equatable, Comparable, CustomStringConvertible {
         var line: Int
         var path: String
         var message: String
+
+        init(line: Int, path: String, message: String) {
+            self.line = line
+            self.path = path
+            self.message = message
+        }
+
+        init(_ mistake: YAMLError) { self.init(line: mistake.line, path: "", message: mistake.reason) }
+
+        static func < (a: Self, b: Self) -> Bool { (a.line, a.path, a.message) < (b.line, b.path, b.message) }
 
         var description: String { line > 0 ? "line \(line): \(withoutLine)" : withoutLine }
         var withoutLine: String { path.isEmpty ? message : "\(path): \(message)" }
@@ -33,19 +43,28 @@ enum RulesFile {
 
     /// The text of a rules file.
     static func read(_ bytes: [UInt8]) -> (rules: Rules?, problems: [LinedProblem]) {
-        let tree: YAMLNode
-        do throws(YAMLError) {
-            tree = try YAMLNode.parse(bytes)
-        } catch {
-            return (nil, [LinedProblem(line: error.line, path: "", message: error.reason)])
+        var mistakes: [YAMLError] = []
+        guard let tree = YAMLNode.parse(bytes, &mistakes) else { return (nil, mistakes.map(LinedProblem.init)) }
+        if mistakes.isEmpty {
+            let (rules, problems) = decode(tree)
+            return (rules, problems.sorted())
         }
+        // Of a key that is given twice either may hold other mistakes.
+        var problems = mistakes.map(LinedProblem.init)
+        for kept in YAMLNode.Repeat.allCases {
+            problems += decode(tree.keeping(kept)).problems.filter { !problems.contains($0) }
+        }
+        return (nil, problems.sorted())
+    }
+
+    private static func decode(_ tree: YAMLNode) -> (rules: Rules?, problems: [LinedProblem]) {
         do throws(RulesError) {
             return (try Rules.decode(tree.json), [])
         } catch {
             let problems = error.problems.map { problem in
                 LinedProblem(line: tree.line(of: problem.path), path: problem.path, message: problem.message)
             }
-            return (nil, problems.sorted { ($0.line, $0.path) < ($1.line, $1.path) })
+            return (nil, problems)
         }
     }
 }

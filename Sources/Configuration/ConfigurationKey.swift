@@ -26,6 +26,8 @@ package enum ValueKind: Sendable {
     case origins
     /// Free text, handed on.
     case text
+    /// A secret of so many bytes, shown nowhere; null where none.
+    case secret(ClosedRange<Int>)
 }
 
 package enum SettingValue: Sendable, Equatable {
@@ -175,7 +177,12 @@ package struct ConfigurationKey: Sendable {
             "auth.mode", .choice(["keys", "open"]), .text("keys"),
             "keys: callers need an API key; open: none, on loopback addresses only"),
         .init("normalization.rules", .file, .null, "rules file; null: the built-in rules"),
-        .init("normalization.hash_key_file", .file, .null, "key of hashed values; null: made beside the journal"),
+        .init(
+            "normalization.hash_key", .secret(16...1_024), .null,
+            "key of hashed values itself, for the environment; null: that of hash_key_file"),
+        .init(
+            "normalization.hash_key_file", .file, .null,
+            "file with the key of hashed values; null: made beside the journal"),
         .init("retention.events_days", .integer(1...36_500), .integer(30), "days that events are kept"),
         .init("retention.minute_days", .integer(1...36_500), .integer(3), "days that rollups by the minute are kept"),
         .init("retention.hour_days", .integer(1...36_500), .integer(90), "days that rollups by the hour are kept"),

@@ -71,6 +71,8 @@ package enum ConfigurationSchema {
                 "\"type\": [\"string\", \"null\"]",
                 "\"pattern\": \"^(\\\\*|https?://[^/?#@,]+)( *, *https?://[^/?#@,]+)*$\"",
             ]
+        case .secret(let sizes):
+            members = ["\"type\": [\"string\", \"null\"]", "\"maxLength\": \(sizes.upperBound)"]
         case .text: members = ["\"type\": [\"string\", \"number\", \"boolean\"]"]
         }
         if key.map == nil {

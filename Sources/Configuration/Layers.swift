@@ -107,11 +107,12 @@ struct Layers {
         switch readFile(file) {
         case .failure(let problem): problems.append("--config \(file): cannot be read: \(problem.reason)")
         case .success(let bytes):
-            do throws(YAMLError) {
-                descend(try YAMLNode.parse(bytes), at: "", file: file)
-            } catch {
-                problems.append("\(file)\(error.line > 0 ? ":\(error.line)" : ""): \(error.reason)")
+            var mistakes: [YAMLError] = []
+            let root = YAMLNode.parse(bytes, &mistakes)
+            for mistake in mistakes {
+                problems.append("\(file)\(mistake.line > 0 ? ":\(mistake.line)" : ""): \(mistake.reason)")
             }
+            if let root { descend(root, at: "", file: file) }
         }
     }
 
@@ -240,6 +241,7 @@ enum Secrets {
         case .boolean(let value): return value ? "true" : "false"
         case .integer(let number): return String(number)
         case .text(let text):
+            if path == "normalization.hash_key" { return "***" }
             if path.hasPrefix("log.kafka.properties."), marks.contains(where: { path.contains($0) }) { return "***" }
             return maskedURL(text)
         }

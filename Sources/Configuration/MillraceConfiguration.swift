@@ -75,6 +75,8 @@ package struct MillraceConfiguration: Sendable {
     }
     package struct Normalization: Sendable {
         package var rules: String?
+        /// A secret.
+        package var hashKey: String?
         package var hashKeyFile: String?
     }
     package struct Retention: Sendable {
@@ -138,7 +140,8 @@ package struct MillraceConfiguration: Sendable {
             tls: layers.tls("api.tls"))
         auth = AuthMode(rawValue: layers.text("auth.mode")) ?? .keys
         normalization = Normalization(
-            rules: layers.file("normalization.rules"), hashKeyFile: layers.file("normalization.hash_key_file"))
+            rules: layers.file("normalization.rules"), hashKey: layers.file("normalization.hash_key"),
+            hashKeyFile: layers.file("normalization.hash_key_file"))
         retention = Retention(
             eventsDays: layers.integer("retention.events_days"), minuteDays: layers.integer("retention.minute_days"),
             hourDays: layers.integer("retention.hour_days"), dayDays: layers.integer("retention.day_days"))
@@ -217,6 +220,11 @@ extension Layers {
                 let (given, missing) = file(certificate) == nil ? (key, certificate) : (certificate, key)
                 out.append("\(shown(given)) needs \(missing) too; allowed: both or neither")
             }
+        }
+        if file("normalization.hash_key") != nil, file("normalization.hash_key_file") != nil {
+            out.append(
+                "\(shown("normalization.hash_key")) and \(shown("normalization.hash_key_file")) are two keys; allowed: "
+                    + "one of them")
         }
         if text("log.kafka.topic") == text("log.kafka.dead_letter_topic") {
             out.append(

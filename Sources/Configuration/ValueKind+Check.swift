@@ -19,6 +19,7 @@ extension ValueKind {
         case .provider: "http://HOST[:PORT][/PATH] or https://…, without user, query or fragment"
         case .origins: "https://HOST[:PORT] without a path, several separated by commas, or *, or null"
         case .text: "text"
+        case .secret(let sizes): "\(sizes.lowerBound) to \(sizes.upperBound) bytes of text, or null"
         }
     }
 
@@ -65,6 +66,12 @@ extension ValueKind {
             }
             return .text(parts.joined(separator: ","))
         case .text: return isNull && !text.isEmpty ? nil : .text(text)
+        case .secret(let sizes):
+            if isNull { return .null }
+            // A line's end is none of it, as in a file.
+            var bytes = text.utf8[...]
+            while let last = bytes.last, last == 0x0A || last == 0x0D { bytes = bytes.dropLast() }
+            return sizes.contains(bytes.count) && !bytes.contains(0) ? .text(String(bytes) ?? text) : nil
         }
     }
 
@@ -77,6 +84,7 @@ extension ValueKind {
         case .boolean where ["yes", "no", "on", "off", "1", "0", "True", "False", "TRUE", "FALSE"].contains(text):
             return "write true or false"
         case .choice(let names): return nearest(text, names).map { "did you mean \($0)?" }
+        case .secret: return "\(text.utf8.count) bytes"
         default: return nil
         }
     }

@@ -1,7 +1,8 @@
 // YAML text → a tree that knows its lines, through libyaml's event interface.
 //
 // What YAML allows and this refuses, each by name and line: more than one document, a key given twice, keys that are
-// not plain text, and text that grows beyond the limits below by aliases.
+// not plain text, and text that grows beyond the limits below by aliases. A key given twice hides no other mistake: the
+// tree has both, and whoever names mistakes goes on with it.
 
 import CYAML
 import Glibc
@@ -49,8 +50,26 @@ package struct YAMLError: Error, Sendable, Equatable, CustomStringConvertible {
 }
 
 extension YAMLNode {
-    /// The one document of the text; a null node where it is empty.
+    /// The one document of the text; a null node where it is empty. Its keys are all different.
     package static func parse(_ text: [UInt8]) throws(YAMLError) -> YAMLNode {
+        var mistakes: [YAMLError] = []
+        let root = parse(text, &mistakes)
+        guard let root, mistakes.isEmpty else { throw mistakes.first ?? YAMLError(line: 0, reason: "not readable") }
+        return root
+    }
+
+    /// The one document of the text, in which keys may be given twice; nil where it has no tree. `mistakes`: one for each
+    /// such key, and the one that left it without a tree.
+    package static func parse(_ text: [UInt8], _ mistakes: inout [YAMLError]) -> YAMLNode? {
+        do throws(YAMLError) {
+            return try read(text, &mistakes)
+        } catch {
+            mistakes.append(error)
+            return nil
+        }
+    }
+
+    private static func read(_ text: [UInt8], _ mistakes: inout [YAMLError]) throws(YAMLError) -> YAMLNode {
         guard text.count <= YAMLLimits.size else {
             throw YAMLError(line: 0, reason: "\(text.count) bytes are more than the \(YAMLLimits.size) allowed")
         }
@@ -65,6 +84,7 @@ extension YAMLNode {
         yaml_parser_set_input_string(parser, input.baseAddress, text.count)
         yaml_parser_set_encoding(parser, YAML_UTF8_ENCODING)
         var reader = YAMLReader(parser: parser)
+        defer { mistakes += reader.repeats }
         return try reader.document()
     }
 }
@@ -73,6 +93,8 @@ extension YAMLNode {
 private struct YAMLReader {
     let parser: UnsafeMutablePointer<yaml_parser_t>
     var anchors: [String: YAMLNode] = [:]
+    /// Keys given twice.
+    var repeats: [YAMLError] = []
     /// Nodes made so far, those that aliases copied included.
     var nodes = 0
 
@@ -168,8 +190,10 @@ private struct YAMLReader {
                 guard case .scalar(let key, _, _) = event else {
                     throw YAMLError(line: line, reason: "a key must be text")
                 }
-                if let first = lines.updateValue(line, forKey: key) {
-                    throw YAMLError(line: line, reason: "'\(key)' is given twice, first in line \(first)")
+                if let first = lines[key] {
+                    repeats.append(YAMLError(line: line, reason: "'\(key)' is given twice, first in line \(first)"))
+                } else {
+                    lines[key] = line
                 }
                 let (value, valueLine) = try next()
                 entries.append(.init(key: key, line: line, value: try node(value, line: valueLine, depth: depth + 1)))
@@ -194,6 +218,33 @@ private struct YAMLReader {
 }
 
 extension YAMLNode {
+    package enum Repeat: Sendable, CaseIterable {
+        case first, last
+    }
+
+    /// Of each key that is given several times the first or the last.
+    package func keeping(_ kept: Repeat) -> YAMLNode {
+        var node = self
+        switch value {
+        case .scalar: break
+        case .sequence(let nodes): node.value = .sequence(nodes.map { $0.keeping(kept) })
+        case .mapping(let entries):
+            var places: [String: Int] = [:]
+            var out: [Entry] = []
+            for var entry in entries {
+                entry.value = entry.value.keeping(kept)
+                if let place = places[entry.key] {
+                    if kept == .last { out[place] = entry }
+                } else {
+                    places[entry.key] = out.count
+                    out.append(entry)
+                }
+            }
+            node.value = .mapping(out)
+        }
+        return node
+    }
+
     /// Nodes in this tree, itself included.
     fileprivate var size: Int {
         switch value {

@@ -46,6 +46,13 @@ final class ClassMemory: Sendable {
     }
 }
 
+/// `from <= time < to` under one entry of the timeline: the class of each key that is no dimension there.
+struct ClassEra {
+    var from: Int64
+    var to: Int64
+    var classes: [String: String]
+}
+
 /// Who answers an era.
 enum EraSource {
     case rollups
@@ -57,6 +64,7 @@ enum EraSource {
 
 extension QueryEngine {
     static let dimension = "dimension"
+    static let entity = "entity"
     private static let unnamed = ClassMemory.Said(name: dimension, reason: "no rule says otherwise")
 
     /// Keys with values that stand with events of `from <= time < to` only.
@@ -87,16 +95,30 @@ extension QueryEngine {
             }
         }
         var eras: [Era] = []
-        for index in rules.indices {
-            let end = index + 1 < rules.endIndex ? rules[index + 1].from : to
-            let era = era(eras.last?.to ?? from.microseconds, end.microseconds, nonDimensions(of: rules[index]))
+        for part in classEras(from: from, to: to, under: rules) {
+            let era = era(part.from, part.to, part.classes)
             if let last = eras.last, last.onlyEvents == era.onlyEvents, last.entity == era.entity {
                 eras[eras.count - 1].to = era.to
             } else {
                 eras.append(era)
             }
         }
-        return eras.isEmpty ? [era(from.microseconds, to.microseconds, [:])] : eras
+        return eras
+    }
+
+    /// One for each entry of the timeline that holds in the range; one without classes where there is none.
+    func classEras(
+        from: EventTime, to: EventTime, under rules: ArraySlice<RulesTimeline.Entry>
+    ) -> [ClassEra] {
+        var eras: [ClassEra] = []
+        for index in rules.indices {
+            let end = index + 1 < rules.endIndex ? rules[index + 1].from : to
+            eras.append(
+                ClassEra(
+                    from: eras.last?.to ?? from.microseconds, to: end.microseconds,
+                    classes: nonDimensions(of: rules[index])))
+        }
+        return eras.isEmpty ? [ClassEra(from: from.microseconds, to: to.microseconds, classes: [:])] : eras
     }
 
     /// The class that keys have at the end of a range.
@@ -128,9 +150,10 @@ extension QueryEngine {
         from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot,
         budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> JSONValue {
-        let keys = try metadataKeys(from: from, to: to, workspace: workspace, snapshot: snapshot, budget: budget)
-        let classes = try keyClasses(of: keys.map(\.key), before: to, workspace: workspace, snapshot: snapshot)
-        let rows = keys.map { key -> JSONValue in
+        let listing = try metadataKeys(from: from, to: to, workspace: workspace, snapshot: snapshot, budget: budget)
+        let names = listing.keys.map(\.key)
+        let classes = try keyClasses(of: names, before: to, workspace: workspace, snapshot: snapshot)
+        let rows = listing.keys.map { key -> JSONValue in
             let found = classes[key.key]
             // No event has values of this name alone: it stands for keys that a budget left out.
             let isOther = key.key == MetadataValue.filedName && key.filed == key.requests
@@ -141,9 +164,18 @@ extension QueryEngine {
                 "distinct": JSONValue(key.distinct), "requests": JSONValue(key.requests),
                 "filed_under_other": JSONValue(key.filed), "share": JSONValue(key.share),
                 "first_seen": .string(RFC3339.precise(key.firstSeen)),
-                "last_seen": .string(RFC3339.precise(key.lastSeen)),
+                "last_seen": .string(RFC3339.precise(key.lastSeen)), "exact": .boolean(key.isExact),
             ]
         }
-        return ["data": .array(rows)]
+        return ["data": .array(rows), "missing": .array(listing.missing.map(\.json))]
+    }
+}
+
+extension ListingGap {
+    package var json: JSONValue {
+        [
+            "from": .string(RFC3339.precise(from)), "to": .string(RFC3339.precise(to)),
+            "keys": keys.map { .array($0.map { .string($0) }) } ?? .null, "reason": .string(reason),
+        ]
     }
 }

@@ -37,16 +37,34 @@ struct Retention: Sendable {
     var entityDay: EventTime?
 
     func holds(_ grain: Grain?, at microseconds: Int64) -> Bool {
-        let boundary =
-            switch grain {
-            case nil: events
-            case .minute: minute
-            case .hour: hour
-            case .day: day
-            case .entityHour: entityHour
-            case .entityDay: entityDay
-            }
-        return (boundary?.microseconds ?? .min) <= microseconds
+        (boundary(of: grain)?.microseconds ?? .min) <= microseconds
+    }
+
+    private func boundary(of grain: Grain?) -> EventTime? {
+        switch grain {
+        case nil: events
+        case .minute: minute
+        case .hour: hour
+        case .day: day
+        case .entityHour: entityHour
+        case .entityDay: entityDay
+        }
+    }
+
+    /// From when on these are kept, for people; nil among them: events. Those of which nothing has gone are left out.
+    func sentence(_ grains: [Grain?]) -> String {
+        grains.compactMap { grain in
+            let name =
+                switch grain {
+                case nil: "events"
+                case .minute: "minutes"
+                case .hour: "hours"
+                case .day: "days"
+                case .entityHour: "hours of entities"
+                case .entityDay: "days of entities"
+                }
+            return boundary(of: grain).map { "\(name) from \(RFC3339.precise($0))" }
+        }.joined(separator: ", ")
     }
 }
 
@@ -69,6 +87,31 @@ enum Planner {
 
     /// `eras` cover the range without gap or overlap, in order of time.
     static func plan(_ eras: [Era], grid: BucketGrid, retention: Retention) throws(QueryError) -> [Stretch] {
+        try walk(eras, grid, retention) { (at, _, onlyEvents) throws(QueryError) in
+            throw pastRetention(at, retention, onlyEvents: onlyEvents)
+        }
+    }
+
+    /// As `plan`, of eras that may leave something out; what nothing holds any more is named in place of an error.
+    static func cover(
+        _ eras: [Era], grid: BucketGrid, retention: Retention
+    ) -> (stretches: [Stretch], gaps: [Range<Int64>]) {
+        var gaps: [Range<Int64>] = []
+        let stretches = walk(eras, grid, retention) { from, to, _ in
+            if let last = gaps.last, last.upperBound == from {
+                gaps[gaps.count - 1] = last.lowerBound..<to
+            } else {
+                gaps.append(from..<to)
+            }
+        }
+        return (stretches, gaps)
+    }
+
+    /// - `lacks`: from where to where nothing is kept, and whether only events (or an entity's rollups) would do.
+    private static func walk<Failure: Error>(
+        _ eras: [Era], _ grid: BucketGrid, _ retention: Retention,
+        _ lacks: (_ from: Int64, _ to: Int64, _ onlyEvents: Bool) throws(Failure) -> Void
+    ) throws(Failure) -> [Stretch] {
         var out: [Stretch] = []
         func add(_ stretch: Stretch) {
             if let last = out.last, last.grain == stretch.grain, last.to == stretch.from {
@@ -79,10 +122,9 @@ enum Planner {
         }
         for era in eras {
             if era.onlyEvents != nil {
-                guard retention.holds(nil, at: era.from) else {
-                    throw pastRetention(era.from, retention, onlyEvents: true)
-                }
-                add(Stretch(grain: nil, from: era.from, to: era.to))
+                let begin = min(max(era.from, retention.events?.microseconds ?? .min), era.to)
+                if begin > era.from { try lacks(era.from, begin, true) }
+                if begin < era.to { add(Stretch(grain: nil, from: begin, to: era.to)) }
                 continue
             }
             var index = grid.index(of: era.from)
@@ -92,10 +134,11 @@ enum Planner {
                 while at < end {
                     let grains = era.entity == nil ? Grain.plain : Grain.ofEntities
                     let stretch = longest(of: grains, at: at, end: end, retention: retention)
-                    guard stretch.grain != nil || retention.holds(nil, at: at) else {
-                        throw pastRetention(at, retention, onlyEvents: era.entity != nil)
+                    if stretch.grain != nil || retention.holds(nil, at: at) {
+                        add(stretch)
+                    } else {
+                        try lacks(at, stretch.to, era.entity != nil)
                     }
-                    add(stretch)
                     at = stretch.to
                 }
                 index += 1
@@ -122,18 +165,10 @@ enum Planner {
     }
 
     private static func pastRetention(_ at: Int64, _ retention: Retention, onlyEvents: Bool) -> QueryError {
-        let kept: [(String, EventTime?)] =
-            onlyEvents
-            ? [("events", retention.events)]
-            : [
-                ("days", retention.day), ("hours", retention.hour), ("minutes", retention.minute),
-                ("events", retention.events),
-            ]
-        let sentence = kept.compactMap { name, time in time.map { "\(name) from \(RFC3339.precise($0))" } }
-        return QueryError(
+        QueryError(
             .pastRetention,
             "From \(RFC3339.precise(EventTime(microseconds: at))) on nothing is kept that answers this. Kept are: "
-                + sentence.joined(separator: ", ") + ".",
+                + retention.sentence(onlyEvents ? [nil] : [.day, .hour, .minute, nil]) + ".",
             hint: onlyEvents
                 ? "Begin at the boundary, or leave out what only events can answer."
                 : "Begin at a boundary that is kept, or at a whole hour or day (UTC).")

@@ -1,9 +1,8 @@
-// The smaller questions: events one by one, and which metadata keys and values there are.
+// The smaller questions: events one by one, and which metadata keys and values there are (`MetadataListing`).
 
 package import Events
 package import JSONText
 package import RollupStore
-import Rollups
 
 /// Where a listing of events goes on: after this event, towards the past.
 package struct EventCursor: Sendable, Equatable {
@@ -45,9 +44,24 @@ package struct KeySummary: Sendable {
     package var filed: Int64
     /// Of all requests of the range, 0 … 1.
     package var share: Double
-    /// To the instant, where its events are kept; else to the finest rollup that is.
+    /// The beginning of the finest rollup bucket that is kept: of a minute, of an entity of an hour. To the instant where
+    /// events were read.
     package var firstSeen: EventTime
     package var lastSeen: EventTime
+    /// False: requests and distinct are at least so many.
+    package var isExact = true
+}
+
+/// Most frequent first.
+package struct KeyListing: Sendable {
+    package var keys: [KeySummary]
+    package var missing: [ListingGap]
+}
+
+/// Most frequent first.
+package struct ValueListing: Sendable {
+    package var values: [(value: String, requests: Int64)]
+    package var missing: [ListingGap]
 }
 
 extension QueryEngine {
@@ -114,180 +128,147 @@ extension QueryEngine {
         }
     }
 
-    /// The keys with events in the range, most frequent first. Those that were no dimensions are looked for in events.
+    /// The keys with events in the range.
     package func metadataKeys(
         from: EventTime, to: EventTime, workspace: String, snapshot: any RollupSnapshot,
         budget: QueryBudget = QueryBudget()
-    ) throws(QueryError) -> [KeySummary] {
+    ) throws(QueryError) -> KeyListing {
         try storeErrorsNamed {
-            let catalog = try catalog(workspace, snapshot)
-            var summaries: [String: KeySummary] = [:]
-            var values: [String: Set<String>] = [:]
-            var ends: [String: (first: SeenTimes.Bucket, last: SeenTimes.Bucket)] = [:]
-            func add(_ key: String, _ value: MetadataValue, _ seen: Activity) {
-                let old = ends[key] ?? (seen.first, seen.last)
-                ends[key] = (
-                    seen.first.start < old.first.start ? seen.first : old.first,
-                    seen.last.start > old.last.start ? seen.last : old.last
-                )
-                var summary =
-                    summaries[key]
-                    ?? KeySummary(
-                        key: key, distinct: 0, requests: 0, filed: 0, share: 0, firstSeen: from, lastSeen: from)
-                summary.requests += seen.requests
-                if value == .filed { summary.filed += seen.requests }
-                summaries[key] = summary
-                values[key, default: []].formUnion(value == .filed ? [] : value.values)
-            }
-            let sets = try activity(catalog, from: from, to: to, snapshot, budget)
-            for (set, seen) in sets {
-                for (key, value) in catalog.sets[set] { add(catalog.keys[Int(key)], value, seen) }
-            }
-            let all = sets.values.reduce(0) { $0 + $1.requests }
-            let nonDimensionKeys = try eventKeys(from: from, to: to, of: workspace, snapshot)
-            try eachExtra(catalog, workspace, from: from, to: to, where: { !$0.isEmpty }, snapshot, budget) {
-                key, value, time, isFiled in
-                if isFiled {
-                    // Counted by the set that says so.
-                    values[key, default: []].formUnion(value.values)
-                } else if nonDimensionKeys.contains(key) {
-                    let instant = SeenTimes.Bucket(start: time.microseconds, length: 0)
-                    add(key, value, Activity(requests: 1, first: instant, last: instant))
+            var (listing, eras) = try listing(from: from, to: to, workspace, snapshot)
+            var found = KeySummaries()
+            try listing.read(snapshot, budget) { found.add($0) }
+            found.add(listing.dimensions, of: nil)
+            for (key, tally) in listing.entities { found.add(tally, of: key) }
+            let all = listing.dimensions.sets.values.reduce(0) { $0 + $1.requests }
+            let missing = listing.gaps
+            let (first, last) = try found.seen(listing, snapshot, budget)
+            let isKeyLeftOut = found.requests(of: MetadataValue.filedName) > 0
+            let keys = found.summaries.map { summary in
+                var summary = summary
+                if all > 0 { summary.share = Double(summary.requests) / Double(all) }
+                summary.firstSeen = EventTime(microseconds: first[summary.key] ?? 0)
+                summary.lastSeen = EventTime(microseconds: last[summary.key] ?? 0)
+                if missing.contains(where: { $0.keys?.contains(summary.key) ?? true })
+                    || isKeyLeftOut && eras.contains(where: { $0.classes[summary.key] == nil })
+                {
+                    summary.isExact = false
                 }
+                return summary
             }
-            for (key, found) in values { summaries[key]?.distinct = found.count }
-            for (key, summary) in summaries where all > 0 {
-                summaries[key]?.share = Double(summary.requests) / Double(all)
-            }
-            for (key, time) in try SeenTimes(.first, ends.mapValues(\.first)).narrowed(catalog, snapshot) {
-                summaries[key]?.firstSeen = EventTime(microseconds: time)
-            }
-            for (key, time) in try SeenTimes(.last, ends.mapValues(\.last)).narrowed(catalog, snapshot) {
-                summaries[key]?.lastSeen = EventTime(microseconds: time)
-            }
-            return summaries.values.sorted { a, b in
-                a.requests != b.requests
-                    ? a.requests > b.requests : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
-            }
+            return KeyListing(
+                keys: keys.sorted { a, b in
+                    a.requests != b.requests
+                        ? a.requests > b.requests : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
+                }, missing: missing)
         }
     }
 
-    /// The values of a key, most frequent first; each element of a list for itself.
+    /// The values of a key; each element of a list for itself.
     package func metadataValues(
         of key: String, prefix: String, limit: Int, from: EventTime, to: EventTime, workspace: String,
         snapshot: any RollupSnapshot, budget: QueryBudget = QueryBudget()
-    ) throws(QueryError) -> [(value: String, requests: Int64)] {
+    ) throws(QueryError) -> ValueListing {
         try storeErrorsNamed {
-            let catalog = try catalog(workspace, snapshot)
+            var (listing, _) = try listing(of: key, from: from, to: to, workspace, snapshot)
             var counts: [String: Int64] = [:]
             func add(_ value: MetadataValue, _ requests: Int64) {
                 for text in Set(value.values) where text.utf8.starts(with: prefix.utf8) {
                     counts[text, default: 0] += requests
                 }
             }
-            for (set, seen) in try activity(catalog, from: from, to: to, snapshot, budget) {
-                for (number, value) in catalog.sets[set] where catalog.keys[Int(number)] == key {
-                    add(value, seen.requests)
-                }
+            try listing.read(snapshot, budget) { extra in
+                if extra.key == key, !extra.isFiled { add(extra.value, 1) }
             }
-            try eachExtra(catalog, workspace, from: from, to: to, where: { $0.contains(key) }, snapshot, budget) {
-                found, value, _, isFiled in
-                if found == key && !isFiled { add(value, 1) }
+            for tally in [listing.dimensions] + listing.entities.values {
+                for (set, seen) in tally.sets {
+                    for (number, value) in tally.catalog.sets[set] where tally.catalog.keys[Int(number)] == key {
+                        add(value, seen.requests)
+                    }
+                }
             }
             let sorted = counts.sorted { a, b in
                 a.value != b.value ? a.value > b.value : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
             }
-            return sorted.prefix(limit).map { ($0.key, $0.value) }
+            return ValueListing(values: sorted.prefix(limit).map { ($0.key, $0.value) }, missing: listing.gaps)
+        }
+    }
+}
+
+/// What is found of each key, as it comes.
+private struct KeySummaries {
+    /// Buckets of one source are disjoint; those of two may hold each other, since a day's rollups are read whole
+    /// whatever class a key had in a part of it.
+    private enum Source: CaseIterable {
+        case dimensions, entities, events
+    }
+
+    private var rows: [String: KeySummary] = [:]
+    private var values: [String: Set<String>] = [:]
+    private var ends: [Source: [String: (first: SeenTimes.Bucket, last: SeenTimes.Bucket)]] = [:]
+    /// Requests with a filed value that an event has told.
+    private var told: [String: Int64] = [:]
+
+    func requests(of key: String) -> Int64 { rows[key]?.requests ?? 0 }
+
+    mutating func add(_ extra: MetadataListing.Extra) {
+        if extra.isFiled {
+            // Counted by the set that says so.
+            values[extra.key, default: []].formUnion(extra.value.values)
+            told[extra.key, default: 0] += 1
+        } else {
+            let instant = SeenTimes.Bucket(start: extra.time.microseconds, grain: nil)
+            add(extra.key, extra.value, SetTally.Activity(requests: 1, first: instant, last: instant), .events)
         }
     }
 
-    private struct Activity {
-        var requests: Int64
-        var first: SeenTimes.Bucket
-        var last: SeenTimes.Bucket
-    }
-
-    /// The pairs that events carry beside their sets, of the eras whose non-dimension keys are wanted; whether the set
-    /// has that key, filed under `(other)`.
-    private func eachExtra(
-        _ catalog: SeriesCatalog, _ workspace: String, from: EventTime, to: EventTime,
-        where isWanted: (Set<String>) -> Bool, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
-        _ body: (String, MetadataValue, EventTime, Bool) -> Void
-    ) throws {
-        let rules = try snapshot.rulesTimeline().entries(from: from, to: to, of: workspace)
-        let eras = eras(from: from, to: to, under: rules) {
-            isWanted(Set($0.keys)) ? .events("only events hold other keys") : .rollups
-        }
-        .filter { $0.onlyEvents != nil }
-        if eras.isEmpty { return }
-        let grid = BucketGrid(from: from, to: to, granularity: .total, zone: .utc)
-        let stretches = try Planner.plan(eras, grid: grid, retention: try Retention(snapshot))
-        let positions = PositionIndex(catalog.ids)
-        var passed = 0
-        var isTooLate = false
-        for stretch in stretches where !isTooLate {
-            try snapshot.scanEvents(
-                from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
-                series: .all
-            ) { stored in
-                passed += 1
-                if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-                guard let position = positions[stored.series] else { return !isTooLate }
-                let set = catalog.sets[Int(catalog.setOfSeries[position])]
-                for (key, value) in metadataPairs(stored.extra) ?? [] {
-                    let isFiled = set.contains { $0.value == .filed && catalog.keys[Int($0.key)] == key }
-                    body(key, value, stored.event.time, isFiled)
-                }
-                return !isTooLate
+    /// - `key`: of its rollups; nil: of those of all dimensions.
+    mutating func add(_ tally: SetTally, of key: String?) {
+        for (set, seen) in tally.sets {
+            for (number, value) in tally.catalog.sets[set] {
+                let name = tally.catalog.keys[Int(number)]
+                if key == nil || key == name { add(name, value, seen, key == nil ? .dimensions : .entities) }
             }
         }
-        if isTooLate { throw QueryBudget.timedOut() }
     }
 
-    /// For each metadata set with events in the range: how many, when.
-    private func activity(
-        _ catalog: SeriesCatalog, from: EventTime, to: EventTime, _ snapshot: any RollupSnapshot,
-        _ budget: QueryBudget
-    ) throws -> [Int: Activity] {
-        let question = Question(from: from, to: to)
-        let end = Planner.end(of: question, watermark: try snapshot.watermark)
-        let grid = BucketGrid(from: from, to: end, granularity: .total, zone: .utc)
-        let stretches = try Planner.plan(
-            from: from, to: end, grid: grid, retention: try Retention(snapshot))
-        let positions = PositionIndex(catalog.ids)
-        var out: [Int: Activity] = [:]
-        var passed = 0
-        var isTooLate = false
-        func add(_ series: Int64, _ requests: Int64, _ time: EventTime, _ length: Int64) {
-            passed += 1
-            if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-            guard requests != 0, !isTooLate, let position = positions[series] else { return }
-            let set = Int(catalog.setOfSeries[position])
-            let bucket = SeenTimes.Bucket(start: time.microseconds, length: length)
-            var seen = out[set] ?? Activity(requests: 0, first: bucket, last: bucket)
-            seen.requests += requests
-            if bucket.start < seen.first.start { seen.first = bucket }
-            if bucket.start > seen.last.start { seen.last = bucket }
-            out[set] = seen
+    private mutating func add(_ key: String, _ value: MetadataValue, _ seen: SetTally.Activity, _ source: Source) {
+        let old = ends[source]?[key] ?? (seen.first, seen.last)
+        ends[source, default: [:]][key] = (
+            seen.first.start < old.first.start ? seen.first : old.first,
+            seen.last.start > old.last.start ? seen.last : old.last
+        )
+        let none = EventTime(microseconds: 0)
+        var row =
+            rows[key]
+            ?? KeySummary(key: key, distinct: 0, requests: 0, filed: 0, share: 0, firstSeen: none, lastSeen: none)
+        row.requests += seen.requests
+        if value == .filed { row.filed += seen.requests }
+        rows[key] = row
+        values[key, default: []].formUnion(value == .filed ? [] : value.values)
+    }
+
+    /// In no order; when they were seen, and their share, are left open.
+    var summaries: [KeySummary] {
+        rows.values.map { row in
+            var row = row
+            row.distinct = values[row.key]?.count ?? 0
+            row.isExact = row.filed <= told[row.key] ?? 0
+            return row
         }
-        for stretch in stretches where !isTooLate {
-            guard let grain = stretch.grain else {
-                try snapshot.scanEvents(
-                    from: EventTime(microseconds: stretch.from), to: EventTime(microseconds: stretch.to), before: nil,
-                    series: .all
-                ) {
-                    add($0.series, 1, $0.event.time, 0)
-                    return !isTooLate
-                }
-                continue
-            }
-            try snapshot.scanRollups(
-                grain: grain, from: Int32(clamping: stretch.from / grain.microseconds),
-                to: Int32(clamping: stretch.to / grain.microseconds), series: .all, withBins: false
-            ) { add($0.series, $0.measures.requests, grain.start(of: $0.bucket), grain.microseconds) }
+    }
+
+    func seen(
+        _ listing: MetadataListing, _ snapshot: any RollupSnapshot, _ budget: QueryBudget
+    ) throws -> (first: [String: Int64], last: [String: Int64]) {
+        var (first, last): ([String: Int64], [String: Int64]) = ([:], [:])
+        for source in Source.allCases {
+            guard let ends = ends[source] else { continue }
+            let firsts = SeenTimes(.first, ends.mapValues(\.first))
+            first.merge(try firsts.narrowed(listing, snapshot, budget)) { min($0, $1) }
+            let lasts = SeenTimes(.last, ends.mapValues(\.last))
+            last.merge(try lasts.narrowed(listing, snapshot, budget)) { max($0, $1) }
         }
-        if isTooLate { throw QueryBudget.timedOut() }
-        return out
+        return (first, last)
     }
 }
 

@@ -192,10 +192,8 @@ extension Question {
             }
         }
         guard let (key, keyClass) = keys.lazy.compactMap({ $0.named(in: classes) }).first else { return .rollups }
-        if keyClass != Self.entity { return .events("metadata.\(key) is an \(keyClass): only events hold it") }
+        if keyClass != QueryEngine.entity { return .events("metadata.\(key) is an \(keyClass): only events hold it") }
         guard let other = keys.first(where: { !$0.isInRollups(of: key) }) else { return .entity(key) }
         return .events("only events hold metadata.\(key), an entity, together with \(other.name)")
     }
-
-    private static let entity = "entity"
 }

@@ -57,6 +57,7 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
 /// | `buckets` | of the whole range | 100,000 | rows of the answer |
 /// | `cells` | (bucket, group) with events | 2,000,000 | memory of one question, without percentiles about 250 MB |
 /// | `rows` | rollup rows and events expected to be read | 20,000,000 | what the time allows on slow disks |
+/// | `listedEvents` | events that a listing of keys or values reads for identifiers | 200,000 | it is asked for again and again, as a help to others; the rest is named as missing |
 /// | `seconds` | of one question | 30 | a worker of the API is held so long at most |
 package enum QueryLimits {
     package static let filterSize = 16_384
@@ -69,6 +70,7 @@ package enum QueryLimits {
     package static let buckets = 100_000
     package static let cells = 2_000_000
     package static let rows = 20_000_000
+    package static let listedEvents = 200_000
     package static let seconds = 30
 }
 
@@ -76,11 +78,17 @@ package enum QueryLimits {
 package struct QueryBudget: Sendable {
     /// Rollup rows and events that it may be expected to read.
     package var rows: Int
+    /// Events that a listing of metadata may read for identifiers.
+    package var listedEvents: Int
     /// Asked while rows are read; true ends it.
     package var isSpent: @Sendable () -> Bool
 
-    package init(rows: Int = QueryLimits.rows, isSpent: @escaping @Sendable () -> Bool = { false }) {
+    package init(
+        rows: Int = QueryLimits.rows, listedEvents: Int = QueryLimits.listedEvents,
+        isSpent: @escaping @Sendable () -> Bool = { false }
+    ) {
         self.rows = rows
+        self.listedEvents = listedEvents
         self.isSpent = isSpent
     }
 

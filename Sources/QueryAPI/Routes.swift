@@ -124,13 +124,13 @@ extension QueryService {
         }
         return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
             (snapshot, budget) throws(QueryError) in
-            let values = try engine.metadataValues(
+            let listing = try engine.metadataValues(
                 of: key, prefix: prefix, limit: limit, from: range.from, to: range.to, workspace: workspace,
                 snapshot: snapshot, budget: budget)
-            let rows = values.map { value -> JSONValue in
+            let rows = listing.values.map { value -> JSONValue in
                 ["value": .string(value.value), "requests": JSONValue(value.requests)]
             }
-            return ["data": .array(rows)]
+            return ["data": .array(rows), "missing": .array(listing.missing.map(\.json))]
         }
     }
 

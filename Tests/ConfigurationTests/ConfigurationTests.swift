@@ -211,6 +211,7 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         [("log.kafka.dead_letter_topic", "millrace.request-events.v1")],
         [("journal.max_size_bytes", "16777216")],
         [("auth.mode", "open"), ("api.listen", "0.0.0.0:8788")],
+        [("normalization.hash_key", "0123456789abcdef"), ("normalization.hash_key_file", "/dev/null")],
     ])
     func valuesThatDoNotGoTogetherAreRefused(pairs: [(String, String)]) {
         let found = problems(ConfigurationSources(flags: pairs.map { ($0.0, $0.1, "--\($0.0)") }))
@@ -241,7 +242,7 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
             ConfigurationSources(
                 flags: flags(
                     ("log.kafka.properties.sasl.password", "hush1"), ("log.kafka.properties.ssl.key.pem", "hush2"),
-                    ("log.kafka.properties.sasl.username", "ann"),
+                    ("log.kafka.properties.sasl.username", "ann"), ("normalization.hash_key", "hush-0123456789abcdef"),
                     ("store.url", "postgres://ann:hush3@db/x?password=hush4"))))
         let text = found.settings.yaml + found.settings.json
         #expect(!text.contains("hush"))
@@ -249,6 +250,44 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         let wrong = problems(
             ConfigurationSources(flags: flags(("proxy.providers.a.base_url", "https://ann:hush5@x/"))))
         #expect(wrong.count == 1 && !wrong.joined().contains("hush"))
+        let short = problems(ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY": "hush6"]))
+        #expect(
+            short == [
+                "normalization.hash_key: '***' (MILLRACE_NORMALIZATION_HASH_KEY) is not valid: 5 bytes; allowed: 16 to "
+                    + "1024 bytes of text, or null"
+            ])
+    }
+
+    /// As from a file, a line's end is none of it.
+    @Test func theKeyOfHashesComesFromTheEnvironment() throws {
+        let key = "0123456789abcdef"
+        for (given, taken) in [(key, key), (key + "\r\n", key), ("", nil), ("null", nil)] {
+            let found = try MillraceConfiguration(
+                ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY": given]))
+            #expect(found.normalization.hashKey == taken && found.normalization.hashKeyFile == nil)
+        }
+        let file = try MillraceConfiguration(
+            ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY_FILE": "/dev/null"]))
+        #expect(file.normalization.hashKey == nil && file.normalization.hashKeyFile == "/dev/null")
+    }
+
+    @Test func aKeyGivenTwiceHidesNoOtherMistake() throws {
+        let found = try problems(
+            file: """
+                log: { kind: kafak, kind: journal }
+                journal: { fsync: sometimes }
+                journal:
+                  fsinc: never
+                jurnal: 1
+                """)
+        let starts = [
+            "FILE:1: 'kind' is given twice, first in line 1", "FILE:3: 'journal' is given twice, first in line 2",
+            "log.kind: 'kafak' (FILE:1) is not valid", "journal.fsync: 'sometimes' (FILE:2) is not valid",
+            "journal.fsinc (FILE:4): no such key", "jurnal (FILE:5): no such key",
+        ]
+        #expect(found.count == starts.count && zip(found, starts).allSatisfy { $0.hasPrefix($1) }, "\(found)")
+        let tree = try YAMLNode.parse(Array("a: [{ b: 1 }, 2]".utf8))
+        #expect(tree.keeping(.first) == tree && tree.keeping(.last) == tree)
     }
 
     @Test func whatIsPrintedIsAConfigurationFileOfTheSameMeaning() throws {

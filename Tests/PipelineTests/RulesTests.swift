@@ -142,6 +142,17 @@ extension PipelineTests {
                 #expect(lines[0] != nil && lines[1] != nil, "\(late.errors)")
                 if let first = lines[0], let second = lines[1] { #expect(first < second) }
             }
+            // A key given twice hides nothing, neither behind it nor in either of its values.
+            try writeText(
+                "\(work.path)/twice.yaml",
+                "version: 1\nlimits: { keys: 0 }\nkeys:\n  case: snak\n  drop: [a]\nlimits: { depth: 99 }\nlimit: 3\n")
+            let twice = try run([Place.binary, "rules", "check", "twice.yaml", "--json"], directory: work.path)
+            let mistakes = try JSONValue.parse(twice.output)["problems"]?.array ?? []
+            #expect(mistakes.map { $0["line"]?.integer } == [2, 4, 6, 6, 7], "\(twice.output)")
+            #expect(
+                mistakes.map { $0["path"]?.string } == ["limits.keys", "keys.case", "", "limits.depth", "limit"],
+                "\(twice.output)")
+            #expect(mistakes.count == 5 && mistakes[2]["message"]?.string == "'limits' is given twice, first in line 2")
             let metadata = #"{"userId":" u-1 ","Env":"prod","SECRET":1}"#
             let tried = try run(
                 ["sh", "-c", "printf %s '\(metadata)' | \(Place.binary) rules try good.yaml --json"],
@@ -270,6 +281,36 @@ extension PipelineTests {
             #expect(one["totals"]?["requests"]?.integer == 1)
             #expect(
                 one["plan"]?["reason"]?.string?.contains("metadata.request_id is an identifier") == true, "\(one.text)")
+            // Observed classes hold on under other rules, but for keys that these name: that is what would change.
+            func differences(_ rules: String) throws -> JSONValue {
+                try writeText("\(pipeline.work.path)/next.yaml", rules)
+                let result = try pipeline.command([
+                    "rules", "diff", "\(pipeline.work.path)/rules.yaml", "\(pipeline.work.path)/next.yaml", "--json",
+                    "--from", timestamp(begin), "--to", timestamp(begin + 5 * 3_600),
+                ])
+                #expect(result.status == 0, "\(result.errors)")
+                return try JSONValue.parse(result.output)
+            }
+            func standing(_ difference: JSONValue) -> [String] {
+                (difference["observed"]?.array ?? []).map { row in
+                    ["key", "class", "old", "new"].map { row[$0]?.string ?? "" }.joined(separator: " ")
+                }
+            }
+            func changedClasses(_ difference: JSONValue) -> [String] {
+                (difference["keys"]?.array ?? []).map { row in
+                    ["key", "old_class", "new_class"].map { row[$0]?.string ?? "" }.joined(separator: " ")
+                }.sorted()
+            }
+            let same = try differences("version: 1\nvalues: { case: { env: lower } }\n")
+            #expect(changedClasses(same).isEmpty && same["changed"]?.integer == 0, "\(same.text)")
+            #expect(standing(same) == ["_user entity holds holds", "request_id identifier holds holds"])
+            let named = try differences("version: 1\nclasses: { request_id: dimension }\n")
+            #expect(changedClasses(named) == ["request_id identifier dimension"], "\(named.text)")
+            #expect(standing(named) == ["_user entity holds holds", "request_id identifier holds named"])
+            let off = try differences("version: 1\nobserve: { enabled: false }\n")
+            #expect(
+                changedClasses(off) == ["_user entity dimension", "request_id identifier dimension"], "\(off.text)")
+            #expect(standing(off) == ["_user entity holds off", "request_id identifier holds off"])
             // Said once, before the restart, whatever came late.
             said += pipeline.errors(of: .up)
             #expect(
@@ -299,7 +340,7 @@ extension PipelineTests {
                 ], directory: pipeline.work.path)
             #expect(
                 result.output == #"""
-                    {"events":4,"changed":3,"keys":[{"key":"env","events":3,"old_class":"dimension","new_class":"dimension"}],"differences":1,"has_more_differences":false,"changes":[{"key":"env","old":"prod","new":"production","events":3}]}
+                    {"events":4,"changed":3,"keys":[{"key":"env","events":3,"old_class":"dimension","new_class":"dimension"}],"differences":1,"has_more_differences":false,"changes":[{"key":"env","old":"prod","new":"production","events":3}],"observed":[]}
 
                     """#, "\(result.errors)")
             // Another class changes no value, and a hashed one is shown hashed; no key is made for a look.
@@ -316,6 +357,33 @@ extension PipelineTests {
                     "4 events, 4 of them would change\n\nby key\n  4  env, dimension -> entity\n"
                         + "  3  foo, dimension -> identifier\n\nby value\n  3  foo: a -> hmac:"), "\(classes.output)")
             #expect(access("\(pipeline.work.path)/hash.key", F_OK) != 0)
+            // The key of hashes is the environment's, or that of a file with the same text.
+            func hashed(_ environment: [String: String]) throws -> String {
+                let result = try run(
+                    [
+                        Place.binary, "rules", "diff", "rules.yaml", "classes.yaml", "--config",
+                        "\(pipeline.work.path)/millrace.yaml",
+                    ], directory: pipeline.work.path, environment: environment)
+                #expect(result.status == 0 && result.output.contains("foo: a -> hmac:"), "\(result.errors)")
+                return result.output
+            }
+            let key = "a-key-of-some-32-bytes-0123456789"
+            try writeText("\(pipeline.work.path)/named.key", "\(key)\n")
+            let byVariable = try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": key])
+            #expect(try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": key]) == byVariable)
+            #expect(
+                try hashed(["MILLRACE_NORMALIZATION_HASH_KEY_FILE": "\(pipeline.work.path)/named.key"]) == byVariable)
+            #expect(try hashed(["MILLRACE_NORMALIZATION_HASH_KEY": "another-\(key)"]) != byVariable)
+            #expect(try hashed([:]) != byVariable)
+            // With Kafka it must be named; the environment does.
+            let shared = ["config", "check", "--log.kind", "kafka", "--normalization.rules", "classes.yaml"]
+            func check(_ environment: [String: String]) throws -> (status: Int32, output: String, errors: String) {
+                try run([Place.binary] + shared, directory: pipeline.work.path, environment: environment)
+            }
+            let unnamed = try check([:])
+            #expect(unnamed.status == 2 && unnamed.errors.contains("MILLRACE_NORMALIZATION_HASH_KEY"), "\(unnamed)")
+            let checked = try check(["MILLRACE_NORMALIZATION_HASH_KEY": key])
+            #expect(checked.status == 0 && !"\(checked)".contains(key), "\(checked)")
             let nowhere = try run(
                 [Place.binary, "rules", "diff", "rules.yaml", "next.yaml", "--store.url", "sqlite:nowhere.db"],
                 directory: pipeline.work.path)

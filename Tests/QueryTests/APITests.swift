@@ -197,7 +197,7 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         #expect(user["class"]?.string == "entity")
         #expect(user["distinct"]?.integer == 3)
         #expect(user["requests"]?.integer == 4)
-        // To the instant, though whole days are read.
+        // To the minute, though whole days are read.
         let env = try #require(keys.first { $0["key"]?.string == "env" })
         #expect(env["first_seen"]?.string == "2026-11-01T08:00:00.000000Z")
         #expect(env["last_seen"]?.string == "2026-11-01T09:00:00.000000Z")

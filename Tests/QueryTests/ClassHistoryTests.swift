@@ -192,13 +192,32 @@ import Testing
         let store = store([(0, "dimension"), (30, "entity")])
         let engine = QueryEngine()
         let from = EventTime(microseconds: Self.start)
-        let keys = try engine.metadataKeys(from: from, to: Self.end, workspace: "default", snapshot: store)
+        let listing = try engine.metadataKeys(from: from, to: Self.end, workspace: "default", snapshot: store)
+        #expect(listing.missing.isEmpty && listing.keys.allSatisfy(\.isExact))
+        let keys = listing.keys
         #expect(keys.map(\.key) == ["env", "user"])
         #expect(keys.map(\.requests) == [432, 432])
         #expect(keys.map(\.distinct) == [2, 5])
         let values = try engine.metadataValues(
-            of: "user", prefix: "", limit: 10, from: from, to: Self.end, workspace: "default", snapshot: store)
+            of: "user", prefix: "", limit: 10, from: from, to: Self.end, workspace: "default", snapshot: store
+        ).values
         #expect(values.map(\.value) == ["u0", "u1", "u2", "u3", "u4"])
         #expect(values.map(\.requests) == [87, 87, 86, 86, 86])
+    }
+
+    /// The day's rollups are read whole, and hold the key in a part of it only.
+    @Test(
+        "When a key was seen is that of all its classes",
+        arguments: [("entity", "dimension"), ("identifier", "dimension"), ("dimension", "entity")])
+    func seesKeysThroughAChange(before: String, after: String) throws {
+        let store = store([(0, before), (6.5, after)])
+        let from = EventTime(microseconds: Self.start)
+        let to = EventTime(microseconds: Self.start + 24 * Self.hour)
+        let keys = try QueryEngine().metadataKeys(from: from, to: to, workspace: "default", snapshot: store).keys
+        let user = try #require(keys.first { $0.key == "user" })
+        #expect(user.requests == 144 && user.distinct == 5)
+        let (first, last) = (Self.start + 1, Self.start + 143 * Self.hour / 6 + 1)
+        #expect((user.firstSeen.microseconds...user.firstSeen.microseconds + Self.hour).contains(first))
+        #expect((user.lastSeen.microseconds...user.lastSeen.microseconds + Self.hour).contains(last))
     }
 }

@@ -54,14 +54,16 @@ import Testing
                 rules: RulesText(
                     fingerprint: "1", text: #"{"version":1,"classes":{"user":"entity","trace":"identifier"}}"#)))
         let keys = try QueryEngine().metadataKeys(
-            from: EventTime(microseconds: Self.start), to: Self.end, workspace: "default", snapshot: store)
+            from: EventTime(microseconds: Self.start), to: Self.end, workspace: "default", snapshot: store
+        ).keys
         let trace = try #require(keys.first { $0.key == "trace" })
         #expect(trace.requests == 20 && trace.filed == 10 && trace.share == 0.2)
         // Each filed value, and the one that is not.
-        #expect(trace.distinct == 11)
+        #expect(trace.distinct == 11 && trace.isExact)
         let values = try QueryEngine().metadataValues(
             of: "trace", prefix: "", limit: 50, from: EventTime(microseconds: Self.start), to: Self.end,
-            workspace: "default", snapshot: store)
+            workspace: "default", snapshot: store
+        ).values
         #expect(values.reduce(0) { $0 + $1.requests } == 20)
     }
 

@@ -261,8 +261,65 @@ private func requests(_ answer: Answer) -> Int {
             }
             let keys = try QueryEngine().metadataKeys(
                 from: at(begin), to: at(begin + 4 * hour), workspace: "default", snapshot: snapshot)
-            #expect(keys.contains { $0.filed > 0 })
+            #expect(keys.keys.contains { $0.filed > 0 })
         }
+    }
+
+    /// The budget of a workspace that names none, against a caller whose every value, or every key, is a new one.
+    @Test(arguments: ["values", "keys"])
+    func aHundredThousandRandomOnesStayWithinTheDefaultBudget(_ flood: String) throws {
+        let budget = Rules.Budget()
+        let count = 100_000
+        let store = try StoreKind.sqlite.make()
+        var ingest = try BudgetedIngest(store, try rules(#"{"version":1}"#))
+        var random = Random(seed: 8)
+        var (place, honest, others) = (0, 0, [Int](repeating: 0, count: 5))
+        while place < count + honest + others.reduce(0, +) {
+            var batch: [RequestEvent] = []
+            while batch.count < 20_000, place < count + honest + others.reduce(0, +) {
+                let time = begin + Int64(place)
+                let name = String(random.next(), radix: 36)
+                let pair = flood == "values" ? #""trace":"\#(name)""# : #""k\#(name)":"x""#
+                let metadata = #"{"env":"e0",\#(pair)}"#
+                batch.append(event(place, time, metadata))
+                place += 1
+                if place % 20 == 0 {
+                    batch.append(event(place, time, #"{"env":"e1","team":"t\#(honest % 7)"}"#))
+                    (place, honest) = (place + 1, honest + 1)
+                }
+                if place % 20 == 10 {
+                    batch.append(event(place, time, #"{"env":"o\#(place % 3)"}"#, workspace: "other"))
+                    others[place % 3] += 1
+                    place += 1
+                }
+            }
+            try ingest.apply(batch, at: place - batch.count)
+        }
+        ingest.writer.close()
+        #expect(ingest.filed[flood == "values" ? .values : .keys] ?? 0 > count / 2)
+        let hours = try sets(store)
+        let found = try #require(hours[Grain.hour.bucket(of: at(begin))])
+        #expect(hours.count == 1 && found["other"]?.count == 3)
+        let mine = found["default"] ?? []
+        #expect(mine.count <= budget.sets)
+        var values: [String: Set<String>] = [:]
+        for set in mine {
+            for member in try JSONValue.parse(set).members ?? [] where member.value.string != nil {
+                values[member.key, default: []].insert(member.value.text)
+            }
+        }
+        #expect(values.count <= budget.keys && values.values.allSatisfy { $0.count <= budget.values })
+        // Not one set a value, nor one a key.
+        #expect(mine.count < 2 * (flood == "values" ? budget.values : budget.keys))
+        for env in 0..<3 {
+            let answer = try ask(store, "metadata.env = 'o\(env)'", workspace: "other")
+            #expect(requests(answer) == others[env] && answer.exact && answer.plan.source == .rollups)
+        }
+        // Nor the numbers of those who share the workspace.
+        let team = try ask(store, "metadata.env = 'e1'")
+        #expect(requests(team) == honest && team.exact)
+        let all = try ask(store, nil)
+        #expect(requests(all) == count + honest && all.exact && all.plan.source == .rollups)
     }
 
     @Test(arguments: StoreKind.allCases)

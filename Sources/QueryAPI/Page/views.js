@@ -132,10 +132,18 @@ export async function refreshKeys(signal) {
   if (signal.aborted) return null;
   $("keys-empty").hidden = answer.data.length > 0;
   $("keys-table").hidden = answer.data.length === 0;
+  $("keys-missing").hidden = answer.missing.length === 0;
+  $("keys-missing").textContent = answer.missing.map(missing).join(" ");
   const body = $("key-rows"), open = new Set(Array.from(body.querySelectorAll("[aria-expanded=true]"), (button) => button.dataset.key));
   if (open.size === 0) body.replaceChildren(...answer.data.map((row) => keyRow(row)));
   return answer.data.map((row) => row.key);
 }
+
+// A part of the range that a listing does not cover.
+const missing = ({ from, to, keys, reason }) => `Not counted: ${keys ? keys.join(", ") : "all keys"} from `
+  + `${clock(Date.parse(from), "minute")} to ${clock(Date.parse(to), "minute")}: ${reason}.`;
+
+const atLeast = (row, number) => (row.exact ? "" : "≥ ") + count.format(number);
 
 function keyRow(row) {
   const values = make("button", {
@@ -143,7 +151,7 @@ function keyRow(row) {
   }, row.key);
   return make("tr", {}, make("th", { scope: "row" }, values),
     make("td", {}, make("span", { class: `class ${row.class}` }, row.class)),
-    make("td", { class: "number" }, count.format(row.distinct)), make("td", { class: "number" }, count.format(row.requests)),
+    make("td", { class: "number" }, atLeast(row, row.distinct)), make("td", { class: "number" }, atLeast(row, row.requests)),
     make("td", { class: "number" }, `${(row.share * 100).toFixed(1)} %`),
     make("td", { class: row.filed_under_other > 0 ? "number high" : "number" }, count.format(row.filed_under_other)),
     make("td", {}, clock(Date.parse(row.first_seen), "minute")), make("td", {}, clock(Date.parse(row.last_seen), "minute")),
@@ -163,6 +171,7 @@ async function showValues(button, key) {
       type: "button", class: "value", title: `Only these: ${condition(nameOf(key), value)}`,
       click: () => addCondition(condition(nameOf(key), value), { view: "overview" }),
     }, shown(value), " ", make("small", {}, count.format(requests)))));
+    if (answer.missing.length > 0) cell.append(make("p", { class: "soft" }, answer.missing.map(missing).join(" ")));
     cell.append(make("button", {
       type: "button", class: "value more", click: () => change({ view: "overview", by: nameOf(key) }),
     }, "Group by this key"));
