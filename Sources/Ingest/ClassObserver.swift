@@ -26,9 +26,11 @@ package struct ClassObserver: Sendable {
     /// | --- | --- | --- | --- |
     /// | rows | 200,000 | some 50 MB while a look lasts | an hour with more is not looked at: it was, while it had fewer |
     /// | hours | 168 | in a week slow stores come to many events too | what is older says nothing of now |
+    /// | keys | 1,000 | the timeline's text names each, and entities have rollups of their own | the others stay dimensions, within the budgets; said once |
     /// | share | 1/50 of the time, and a look an hour | batches go first | the next look waits |
     package static let maxRows = 200_000
     private static let hours: Int32 = 168
+    package static let maxKeys = 1_000
     private static let share = 50
 
     private var version: Int64 = 0
@@ -45,6 +47,8 @@ package struct ClassObserver: Sendable {
     private var rows: Int64 = 0
     private var notBefore: ContinuousClock.Instant?
     private var isWaiting = false
+    /// Keys were to get another class and did not: so many have one by observation already.
+    package private(set) var isFull = false
 
     package init() {}
 
@@ -114,7 +118,13 @@ package struct ClassObserver: Sendable {
             left -= rows.count
             bucket -= 1
         }
-        let classes = evidence.verdict(under: rules)
+        var classes = evidence.verdict(under: rules)
+        let room = max(0, Self.maxKeys - rules.observed.count)
+        isFull = classes.count > room
+        if isFull {
+            let kept = classes.sorted { $0.key.lexicographicallyPrecedes($1.key) }.prefix(room)
+            classes = Dictionary(uniqueKeysWithValues: kept.map { ($0.key, $0.value) })
+        }
         guard !classes.isEmpty else { return nil }
         isWaiting = true
         let text = RulesText(rules.observing(classes, configured: configured))

@@ -636,7 +636,9 @@ package final class Consumer: Sendable {
         let began = ContinuousClock.now
         defer { metrics.observeTime.record(microseconds: Self.microseconds(since: began)) }
         do {
+            let wasFull = observer.isFull
             let verdict = try observer.look(at: { .now }) { try writer.hour($0, of: .hour, maxRows: $1) }
+            if observer.isFull, !wasFull { log(.consumerClassesFull(keys: ClassObserver.maxKeys)) }
             if let verdict { _ = verdicts.tryPush(verdict) }
         } catch let error as RollupStoreError where error.isTransient {
             log(.consumerObservationFailed(reason: error.description))

@@ -83,6 +83,15 @@ extension LogLine {
             ])
     }
 
+    package static func consumerClassesFull(keys: Int) -> LogLine {
+        LogLine(
+            .warning, "consumer_classes_full",
+            "As many metadata keys as can have another class by observation have one; others that make the rollups too "
+                + "large stay dimensions, within their budgets. 'millrace metadata keys' lists them: name under classes in "
+                + "the rules those that matter, and find out who sends so many keys.",
+            [("keys", .number(Int64(keys)))])
+    }
+
     package static func consumerBudgetSpent(workspace: String, budget: String, hour: Int64) -> LogLine {
         LogLine(
             .warning, "consumer_budget_spent",

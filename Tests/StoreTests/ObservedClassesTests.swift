@@ -230,6 +230,30 @@ private let begin: Int64 = 1_760_004_000_000_000
         other.close()
     }
 
+    /// A caller whose keys are always new ones, each with many values, must not make the timeline's text grow for ever.
+    @Test func noMoreKeysGetAClassThanTheTimelineIsToName() throws {
+        var configured = try rules(#"{"version":1,"observe":{"events":100,"hour_events":1000,"many_values":60}}"#)
+        var observer = ClassObserver()
+        for round in 0..<4 {
+            let timeline = RulesTimeline(
+                entries: [RulesTimeline.Entry(from: at(0), rules: RulesText(configured))], version: Int64(round + 1))
+            try observer.use(timeline)
+            // 300 keys that nobody has seen before, on every request, each with a value of its own.
+            let rows = (0..<120).map { number in
+                let members = (0..<300).map { JSONMember(key: "k\(round)_\($0 + 100)", value: .string("v\(number)")) }
+                return HourRow(
+                    series: SeriesKey(
+                        workspace: "default", apiKey: "k", provider: "openai", operation: "chat", model: "m",
+                        outcome: .success, statusClass: 2, set: JSONValue.object(members).bytes), requests: 1)
+            }
+            let found = observer.look(at: { .now }) { _, _ in rows }
+            let verdict = try #require(found)
+            #expect(verdict.classes.count == (round < 3 ? 300 : 100) && observer.isFull == (round == 3))
+            configured = try verdict.rules.rules()
+        }
+        #expect(configured.observed.count == ClassObserver.maxKeys)
+    }
+
     @Test func whatWasObservedOutlivesOtherRulesButNotTheirWord() throws {
         let old = try rules(#"{"version":1}"#)
         let observed = ["a", "b"].reduce(into: [[UInt8]: Rules.Observed]()) {
