@@ -37,11 +37,11 @@ enum HashKey {
                 "\(path): \(problem.reason). Make it with: head -c 32 /dev/urandom | base64 > \(path)", status: 2)
         case .success(var bytes):
             while let last = bytes.last, last == 0x0A || last == 0x0D { bytes.removeLast() }
-            guard KeyedHash.keySizes.contains(bytes.count) else {
+            let sizes = ConfigurationKey.hashKeySizes
+            guard sizes.contains(bytes.count) else {
                 throw Failure(
-                    "\(path): holds \(bytes.count) bytes; a key has \(KeyedHash.keySizes.lowerBound) to "
-                        + "\(KeyedHash.keySizes.upperBound). Make it with: head -c 32 /dev/urandom | base64 > \(path)",
-                    status: 2)
+                    "\(path): holds \(bytes.count) bytes; a key has \(sizes.lowerBound) to \(sizes.upperBound). "
+                        + "Make it with: head -c 32 /dev/urandom | base64 > \(path)", status: 2)
             }
             return bytes
         }

@@ -26,8 +26,12 @@ package enum ValueKind: Sendable {
     case origins
     /// Free text, handed on.
     case text
-    /// A secret of so many bytes, shown nowhere; null where none.
+    /// A secret of so many bytes, a line's end after them left out; shown nowhere and no flag; null where none.
     case secret(ClosedRange<Int>)
+
+    package var isSecret: Bool {
+        if case .secret = self { true } else { false }
+    }
 }
 
 package enum SettingValue: Sendable, Equatable {
@@ -76,6 +80,9 @@ package struct ConfigurationKey: Sendable {
     }
 
     package static let mebibyte = 1 << 20
+
+    /// Bytes of the key of hashes: shorter ones could be guessed, longer ones than a block are hashed first and gain nothing.
+    package static let hashKeySizes = 16...1_024
 
     package static let all: [ConfigurationKey] = [
         .init(
@@ -178,7 +185,7 @@ package struct ConfigurationKey: Sendable {
             "keys: callers need an API key; open: none, on loopback addresses only"),
         .init("normalization.rules", .file, .null, "rules file; null: the built-in rules"),
         .init(
-            "normalization.hash_key", .secret(16...1_024), .null,
+            "normalization.hash_key", .secret(hashKeySizes), .null,
             "key of hashed values itself, for the environment; null: that of hash_key_file"),
         .init(
             "normalization.hash_key_file", .file, .null,

@@ -32,7 +32,7 @@ package enum ConfigurationReference {
 
     /// A Markdown table.
     package static var markdown: String {
-        var out = "| key, and flag `--KEY` | default | what it is | allowed | variable |\n"
+        var out = "| key, and flag `--KEY` unless it is a secret | default | what it is | allowed | variable |\n"
         out += "| --- | --- | --- | --- | --- |\n"
         for row in rows {
             let standard = row.standard.map { "`\($0)`" } ?? ""

@@ -72,7 +72,11 @@ package enum ConfigurationSchema {
                 "\"pattern\": \"^(\\\\*|https?://[^/?#@,]+)( *, *https?://[^/?#@,]+)*$\"",
             ]
         case .secret(let sizes):
-            members = ["\"type\": [\"string\", \"null\"]", "\"maxLength\": \(sizes.upperBound)"]
+            // A schema counts characters, of one to four bytes each.
+            members = [
+                "\"type\": [\"string\", \"null\"]", "\"minLength\": \((sizes.lowerBound + 3) / 4)",
+                "\"maxLength\": \(sizes.upperBound)",
+            ]
         case .text: members = ["\"type\": [\"string\", \"number\", \"boolean\"]"]
         }
         if key.map == nil {

@@ -1,4 +1,5 @@
-// `config print`: every key with its value and source. The text is itself a configuration file.
+// `config print`: every key with its value and source. The text is itself a configuration file, but for what is masked: a
+// secret stands there as a comment, and of a URL or a librdkafka setting the mask itself.
 
 import JSONText
 
@@ -8,6 +9,8 @@ package struct EffectiveSettings: Sendable {
         /// Masked.
         package var value: String
         package var isText: Bool
+        /// It is set, and not shown.
+        package var isSecret = false
         package var source: String
     }
     /// In the order of the table.
@@ -27,7 +30,7 @@ package struct EffectiveSettings: Sendable {
                 rows.append(
                     Row(
                         path: path, value: Secrets.masked(path, setting.value), isText: isText,
-                        source: setting.source.description))
+                        isSecret: isText && key.kind.isSecret, source: setting.source.description))
             }
         }
         self.rows = rows
@@ -47,7 +50,9 @@ package struct EffectiveSettings: Sendable {
             }
             open = Array(sections)
             let value = row.isText ? JSONValue.string(row.value).text : row.value
-            let line = String(repeating: "  ", count: sections.count) + "\(components.last ?? ""): \(value)"
+            let line =
+                String(repeating: "  ", count: sections.count) + (row.isSecret ? "# " : "")
+                + "\(components.last ?? ""): \(value)"
             out += line + String(repeating: " ", count: max(2, 56 - line.count)) + "# \(row.source)\n"
         }
         return out

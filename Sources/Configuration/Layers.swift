@@ -95,7 +95,15 @@ struct Layers {
             }
             set(path, text: value, source: .environment(name))
         }
-        for flag in sources.flags { set(flag.path, text: flag.value, source: .flag(flag.flag)) }
+        for flag in sources.flags {
+            if ConfigurationKey.find(flag.path)?.kind.isSecret == true {
+                problems.append(
+                    "\(flag.path) (\(flag.flag)): not taken from the command line, which others can read; allowed: "
+                        + "\(Self.variable(flag.path)) or the configuration file")
+            } else {
+                set(flag.path, text: flag.value, source: .flag(flag.flag))
+            }
+        }
     }
 
     /// The variable of a path.
@@ -241,7 +249,7 @@ enum Secrets {
         case .boolean(let value): return value ? "true" : "false"
         case .integer(let number): return String(number)
         case .text(let text):
-            if path == "normalization.hash_key" { return "***" }
+            if ConfigurationKey.find(path)?.kind.isSecret == true { return "***" }
             if path.hasPrefix("log.kafka.properties."), marks.contains(where: { path.contains($0) }) { return "***" }
             return maskedURL(text)
         }

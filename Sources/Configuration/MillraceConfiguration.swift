@@ -140,12 +140,12 @@ package struct MillraceConfiguration: Sendable {
             tls: layers.tls("api.tls"))
         auth = AuthMode(rawValue: layers.text("auth.mode")) ?? .keys
         normalization = Normalization(
-            rules: layers.file("normalization.rules"), hashKey: layers.file("normalization.hash_key"),
-            hashKeyFile: layers.file("normalization.hash_key_file"))
+            rules: layers.optionalText("normalization.rules"), hashKey: layers.optionalText("normalization.hash_key"),
+            hashKeyFile: layers.optionalText("normalization.hash_key_file"))
         retention = Retention(
             eventsDays: layers.integer("retention.events_days"), minuteDays: layers.integer("retention.minute_days"),
             hourDays: layers.integer("retention.hour_days"), dayDays: layers.integer("retention.day_days"))
-        pricesFile = layers.file("prices.file")
+        pricesFile = layers.optionalText("prices.file")
     }
 }
 
@@ -164,7 +164,7 @@ extension Layers {
 
     func boolean(_ path: String) -> Bool { settings[path]?.value == .boolean(true) }
 
-    func file(_ path: String) -> String? {
+    func optionalText(_ path: String) -> String? {
         if case .text(let text)? = settings[path]?.value { return text }
         return nil
     }
@@ -174,7 +174,9 @@ extension Layers {
     }
 
     func tls(_ section: String) -> MillraceConfiguration.TLS? {
-        guard let certificate = file("\(section).certificate"), let key = file("\(section).key") else { return nil }
+        guard let certificate = optionalText("\(section).certificate"), let key = optionalText("\(section).key") else {
+            return nil
+        }
         return .init(certificate: certificate, key: key)
     }
 
@@ -216,12 +218,12 @@ extension Layers {
         }
         for section in ["proxy.tls", "api.tls"] {
             let (certificate, key) = ("\(section).certificate", "\(section).key")
-            if (file(certificate) == nil) != (file(key) == nil) {
-                let (given, missing) = file(certificate) == nil ? (key, certificate) : (certificate, key)
+            if (optionalText(certificate) == nil) != (optionalText(key) == nil) {
+                let (given, missing) = optionalText(certificate) == nil ? (key, certificate) : (certificate, key)
                 out.append("\(shown(given)) needs \(missing) too; allowed: both or neither")
             }
         }
-        if file("normalization.hash_key") != nil, file("normalization.hash_key_file") != nil {
+        if optionalText("normalization.hash_key") != nil, optionalText("normalization.hash_key_file") != nil {
             out.append(
                 "\(shown("normalization.hash_key")) and \(shown("normalization.hash_key_file")) are two keys; allowed: "
                     + "one of them")

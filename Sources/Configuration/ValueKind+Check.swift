@@ -68,10 +68,8 @@ extension ValueKind {
         case .text: return isNull && !text.isEmpty ? nil : .text(text)
         case .secret(let sizes):
             if isNull { return .null }
-            // A line's end is none of it, as in a file.
-            var bytes = text.utf8[...]
-            while let last = bytes.last, last == 0x0A || last == 0x0D { bytes = bytes.dropLast() }
-            return sizes.contains(bytes.count) && !bytes.contains(0) ? .text(String(bytes) ?? text) : nil
+            let secret = Self.withoutLineEnd(text)
+            return sizes.contains(secret.utf8.count) && !secret.utf8.contains(0) ? .text(secret) : nil
         }
     }
 
@@ -84,9 +82,16 @@ extension ValueKind {
         case .boolean where ["yes", "no", "on", "off", "1", "0", "True", "False", "TRUE", "FALSE"].contains(text):
             return "write true or false"
         case .choice(let names): return nearest(text, names).map { "did you mean \($0)?" }
-        case .secret: return "\(text.utf8.count) bytes"
+        case .secret: return "\(Self.withoutLineEnd(text).utf8.count) bytes"
         default: return nil
         }
+    }
+
+    /// As in a file, where it is none of the secret.
+    private static func withoutLineEnd(_ text: String) -> String {
+        var bytes = text.utf8[...]
+        while let last = bytes.last, last == 0x0A || last == 0x0D { bytes = bytes.dropLast() }
+        return String(Substring(bytes))
     }
 }
 

@@ -4,9 +4,6 @@ import CCrypto
 
 /// Hides values that must stay comparable: equal texts give equal codes, and without the key nobody can try texts out.
 package struct KeyedHash: Sendable {
-    /// Bytes of a key: shorter ones could be guessed, longer ones than a block are hashed first and gain nothing.
-    package static let keySizes = 16...1_024
-
     private let key: [UInt8]
 
     package init(key: [UInt8]) { self.key = key }

@@ -211,7 +211,6 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         [("log.kafka.dead_letter_topic", "millrace.request-events.v1")],
         [("journal.max_size_bytes", "16777216")],
         [("auth.mode", "open"), ("api.listen", "0.0.0.0:8788")],
-        [("normalization.hash_key", "0123456789abcdef"), ("normalization.hash_key_file", "/dev/null")],
     ])
     func valuesThatDoNotGoTogetherAreRefused(pairs: [(String, String)]) {
         let found = problems(ConfigurationSources(flags: pairs.map { ($0.0, $0.1, "--\($0.0)") }))
@@ -240,9 +239,10 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
     @Test func secretsAreMaskedWhereverAValueIsShown() throws {
         let found = try MillraceConfiguration(
             ConfigurationSources(
+                environment: ["MILLRACE_NORMALIZATION_HASH_KEY": "hush-0123456789abcdef"],
                 flags: flags(
                     ("log.kafka.properties.sasl.password", "hush1"), ("log.kafka.properties.ssl.key.pem", "hush2"),
-                    ("log.kafka.properties.sasl.username", "ann"), ("normalization.hash_key", "hush-0123456789abcdef"),
+                    ("log.kafka.properties.sasl.username", "ann"),
                     ("store.url", "postgres://ann:hush3@db/x?password=hush4"))))
         let text = found.settings.yaml + found.settings.json
         #expect(!text.contains("hush"))
@@ -250,11 +250,21 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         let wrong = problems(
             ConfigurationSources(flags: flags(("proxy.providers.a.base_url", "https://ann:hush5@x/"))))
         #expect(wrong.count == 1 && !wrong.joined().contains("hush"))
-        let short = problems(ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY": "hush6"]))
+        // Counted without the line's end, which is none of the key.
+        for (given, size) in [("hush6", 5), ("hush-0123456789\n", 15)] {
+            let short = problems(ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY": given]))
+            #expect(
+                short == [
+                    "normalization.hash_key: '***' (MILLRACE_NORMALIZATION_HASH_KEY) is not valid: \(size) bytes; "
+                        + "allowed: 16 to 1024 bytes of text, or null"
+                ])
+        }
+        // The command line of a process is anyone's to read.
+        let flagged = problems(ConfigurationSources(flags: flags(("normalization.hash_key", "hush-0123456789abcdef"))))
         #expect(
-            short == [
-                "normalization.hash_key: '***' (MILLRACE_NORMALIZATION_HASH_KEY) is not valid: 5 bytes; allowed: 16 to "
-                    + "1024 bytes of text, or null"
+            flagged == [
+                "normalization.hash_key (--normalization.hash_key): not taken from the command line, which others can "
+                    + "read; allowed: MILLRACE_NORMALIZATION_HASH_KEY or the configuration file"
             ])
     }
 
@@ -269,6 +279,23 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         let file = try MillraceConfiguration(
             ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY_FILE": "/dev/null"]))
         #expect(file.normalization.hashKey == nil && file.normalization.hashKeyFile == "/dev/null")
+        let both = problems(
+            ConfigurationSources(environment: [
+                "MILLRACE_NORMALIZATION_HASH_KEY": key, "MILLRACE_NORMALIZATION_HASH_KEY_FILE": "/dev/null",
+            ]))
+        #expect(both.count == 1 && both.first?.contains("are two keys; allowed: one of them") == true, "\(both)")
+    }
+
+    /// But for the key of hashes, which is not shown: it stands there as a comment.
+    @Test func whatIsPrintedWithAKeyOfHashesIsAConfigurationFile() throws {
+        let first = try MillraceConfiguration(
+            ConfigurationSources(environment: ["MILLRACE_NORMALIZATION_HASH_KEY": "0123456789abcdef"]))
+        #expect(first.settings.yaml.contains("\n  # hash_key: \"***\"  "))
+        try withFile(first.settings.yaml) { path in
+            let second = try MillraceConfiguration(ConfigurationSources(file: path))
+            #expect(second.normalization.hashKey == nil)
+            #expect(second.settings.rows.map(\.path) == first.settings.rows.map(\.path))
+        }
     }
 
     @Test func aKeyGivenTwiceHidesNoOtherMistake() throws {
