@@ -51,6 +51,9 @@ struct ClassEra {
     var from: Int64
     var to: Int64
     var classes: [String: String]
+
+    /// Its values stand in the sets, and a budget may leave it out of some.
+    func isDimension(_ key: String) -> Bool { classes[key] == nil }
 }
 
 /// Who answers an era.

@@ -3,9 +3,9 @@
 //
 // In each part of the range a key is counted by what holds it there: a dimension by the metadata sets of rollup rows, an
 // entity by rollups of its own, an identifier by the events alone. Where a part of the range is cut finer than a kept
-// rollup, events are read for the first two as well, in one pass for all keys that need it. The events of identifiers
-// are read last, the newest first, and no more than `QueryLimits.listedEvents` of them. What that leaves out, and what is
-// past retention, is named: by key, from when to when and why.
+// rollup, events are read for the first two as well, all of that part, in one pass for all keys that need it. Events are
+// read the newest first, and identifiers are looked for in the first `QueryLimits.listedEvents` of the workspace's. What
+// that leaves out, and what is past retention, is named: by key, from when to when and why.
 
 package import Events
 import RollupStore
@@ -51,9 +51,9 @@ struct ListingReads {
         var to: Int64
         var holders: Set<Holder>
 
-        /// Only identifiers are looked for in it.
-        var isOfIdentifiers: Bool {
-            holders.allSatisfy { if case .identifier = $0 { true } else { false } }
+        /// Of its identifiers.
+        var identifiers: Set<String> {
+            holders.reduce(into: []) { if case .identifier(let key) = $1 { $0.insert(key) } }
         }
     }
 
@@ -64,7 +64,7 @@ struct ListingReads {
         var reason: String
     }
 
-    /// Those with events that only identifiers need stand last, the newest first.
+    /// Those of events stand last, the newest first.
     private(set) var parts: [Part] = []
     private(set) var lacks: [Lack] = []
 
@@ -81,24 +81,32 @@ struct ListingReads {
         }
         for (grain, wanted) in wanted { parts += Self.cut(wanted, grain) }
         parts.sort { a, b in
-            let isLast = (a.grain == nil && a.isOfIdentifiers, b.grain == nil && b.isOfIdentifiers)
-            if isLast.0 != isLast.1 { return isLast.1 }
-            return isLast.0 ? a.from > b.from : a.from < b.from
+            let areEvents = (a.grain == nil, b.grain == nil)
+            if areEvents.0 != areEvents.1 { return areEvents.1 }
+            return areEvents.0 ? a.from > b.from : a.from < b.from
         }
     }
 
     /// Disjoint parts, each with all that want it.
     private static func cut(_ wanted: [(holder: Holder, time: Range<Int64>)], _ grain: Grain?) -> [Part] {
-        let cuts = Set(wanted.flatMap { [$0.time.lowerBound, $0.time.upperBound] }).sorted()
+        var changes: [Int64: (begin: [Holder], end: [Holder])] = [:]
+        for (holder, time) in wanted {
+            changes[time.lowerBound, default: ([], [])].begin.append(holder)
+            changes[time.upperBound, default: ([], [])].end.append(holder)
+        }
         var parts: [Part] = []
-        for (from, to) in zip(cuts, cuts.dropFirst()) {
-            let holders = Set(wanted.filter { $0.time.lowerBound <= from && to <= $0.time.upperBound }.map(\.holder))
-            if holders.isEmpty { continue }
+        var holders: Set<Holder> = []
+        var from = Int64.min
+        for (at, change) in changes.sorted(by: { $0.key < $1.key }) {
             if let last = parts.last, last.to == from, last.holders == holders {
-                parts[parts.count - 1].to = to
-            } else {
-                parts.append(Part(grain: grain, from: from, to: to, holders: holders))
+                parts[parts.count - 1].to = at
+            } else if !holders.isEmpty {
+                parts.append(Part(grain: grain, from: from, to: at, holders: holders))
             }
+            // What of one holder ends here may go on here.
+            holders.subtract(change.end)
+            holders.formUnion(change.begin)
+            from = at
         }
         return parts
     }
@@ -121,28 +129,38 @@ struct SetTally {
     }
 
     let catalog: SeriesCatalog
-    private let positions: PositionIndex
     private(set) var sets: [Int: Activity] = [:]
 
-    init(_ catalog: SeriesCatalog) {
-        self.catalog = catalog
-        positions = PositionIndex(catalog.ids)
-    }
+    init(_ catalog: SeriesCatalog) { self.catalog = catalog }
 
-    func position(of series: Int64) -> Int? { positions[series] }
-
-    func set(ofSeries series: Int64) -> Int? { positions[series].map { Int(catalog.setOfSeries[$0]) } }
-
-    /// False: the series is none of the catalog's.
-    mutating func add(_ series: Int64, _ requests: Int64, _ bucket: SeenTimes.Bucket) -> Bool {
-        guard let set = set(ofSeries: series) else { return false }
-        if requests == 0 { return true }
+    mutating func add(set: Int, _ requests: Int64, _ bucket: SeenTimes.Bucket) {
+        if requests == 0 { return }
         var seen = sets[set] ?? Activity(requests: 0, first: bucket, last: bucket)
         seen.requests += requests
         if bucket.start < seen.first.start { seen.first = bucket }
         if bucket.start > seen.last.start { seen.last = bucket }
         sets[set] = seen
-        return true
+    }
+}
+
+/// Series id -> which of several catalogs has it, and which of its sets. No two have the same series.
+private struct SetIndex {
+    private let positions: PositionIndex
+    private var places: [(catalog: Int32, set: Int32)] = []
+
+    init(_ catalogs: [SeriesCatalog]) {
+        var found: [(series: Int64, catalog: Int32, set: Int32)] = []
+        found.reserveCapacity(catalogs.reduce(0) { $0 + $1.count })
+        for (number, catalog) in catalogs.enumerated() {
+            for (series, set) in zip(catalog.ids, catalog.setOfSeries) { found.append((series, Int32(number), set)) }
+        }
+        if catalogs.count > 1 { found.sort { $0.series < $1.series } }
+        positions = PositionIndex(found.map(\.series))
+        places = found.map { ($0.catalog, $0.set) }
+    }
+
+    subscript(series: Int64) -> (catalog: Int, set: Int)? {
+        positions[series].map { (Int(places[$0].catalog), Int(places[$0].set)) }
     }
 }
 
@@ -156,124 +174,137 @@ struct MetadataListing {
         var isFiled: Bool
     }
 
+    /// Of so many series at the most the store is asked for their events alone; with more, the workspace is not a small
+    /// one among others.
+    private static let selectedSeries = 4_096
+
     private(set) var dimensions: SetTally
-    private(set) var entities: [String: SetTally]
+    private(set) var entities: [(key: String, tally: SetTally)]
+    private let dimensionSets: SetIndex
+    private let entitySets: SetIndex
     private let reads: ListingReads
     private var lacks: [ListingReads.Lack]
     private let asked: Range<Int64>
-    private var passed = 0
+    private let budget: QueryBudget
+    private var watch: BudgetWatch
+    /// Events in which identifiers are still looked for.
+    private var left: Int
 
-    init(_ reads: ListingReads, dimensions: SetTally, entities: [String: SetTally], asked: Range<Int64>) {
+    init(
+        _ reads: ListingReads, dimensions: SeriesCatalog, entities: [(key: String, catalog: SeriesCatalog)],
+        asked: Range<Int64>, _ budget: QueryBudget
+    ) {
         self.reads = reads
-        self.dimensions = dimensions
-        self.entities = entities
+        self.dimensions = SetTally(dimensions)
+        self.entities = entities.map { ($0.key, SetTally($0.catalog)) }
+        dimensionSets = SetIndex([dimensions])
+        entitySets = SetIndex(entities.map(\.catalog))
         self.asked = asked
+        self.budget = budget
         lacks = reads.lacks
+        watch = BudgetWatch(budget)
+        left = budget.listedEvents
     }
 
-    mutating func read(
-        _ snapshot: any RollupSnapshot, _ budget: QueryBudget, _ body: (Extra) -> Void
-    ) throws {
-        var left = budget.listedEvents
+    mutating func read(_ snapshot: any RollupSnapshot, _ body: (Extra) -> Void) throws {
         for part in reads.parts {
-            guard part.grain == nil else {
-                try readRollups(part, snapshot, budget)
-                continue
+            if let grain = part.grain {
+                try readRollups(part, grain, snapshot)
+            } else {
+                try readEvents(part, snapshot, body)
             }
-            let isLimited = part.isOfIdentifiers
-            let (events, begin) =
-                isLimited && left <= 0
-                ? (0, part.to) : try readEvents(part, atMost: isLimited ? left : .max, snapshot, budget, body)
-            if isLimited { left -= events }
-            if begin > part.from {
-                lacks += part.holders.map {
-                    ListingReads.Lack(
-                        time: part.from..<begin, key: $0.key,
-                        reason: "only events hold an identifier; the newest \(budget.listedEvents) are read")
-                }
-            }
+            try watch.look()
         }
     }
 
-    private mutating func isTooLate(_ budget: QueryBudget) -> Bool {
-        passed += 1
-        return passed & 0xFFF == 0 && budget.isSpent()
-    }
-
     private mutating func readRollups(
-        _ part: ListingReads.Part, _ snapshot: any RollupSnapshot, _ budget: QueryBudget
+        _ part: ListingReads.Part, _ grain: Grain, _ snapshot: any RollupSnapshot
     ) throws {
-        guard let grain = part.grain else { return }
-        let keys = part.holders.compactMap(\.key)
-        var isEnded = false
+        let isWanted = entities.map { part.holders.contains(.entity($0.key)) }
         try snapshot.scanRollups(
             grain: grain, from: Int32(clamping: part.from / grain.microseconds),
             to: Int32(clamping: part.to / grain.microseconds), series: .all, withBins: false
         ) { row in
-            if isEnded || isTooLate(budget) {
-                isEnded = true
-                return
-            }
+            guard watch.goesOn() else { return }
             let bucket = SeenTimes.Bucket(start: grain.start(of: row.bucket).microseconds, grain: grain)
             if !grain.isOfEntities {
-                _ = dimensions.add(row.series, row.measures.requests, bucket)
-                return
+                guard let place = dimensionSets[row.series] else { return }
+                dimensions.add(set: place.set, row.measures.requests, bucket)
+            } else if let place = entitySets[row.series], isWanted[place.catalog] {
+                entities[place.catalog].tally.add(set: place.set, row.measures.requests, bucket)
             }
-            for key in keys where entities[key]?.add(row.series, row.measures.requests, bucket) == true { return }
         }
-        if isEnded { throw QueryBudget.timedOut() }
+        try watch.end()
     }
 
-    /// How many were read, and from when on all are.
     private mutating func readEvents(
-        _ part: ListingReads.Part, atMost limit: Int, _ snapshot: any RollupSnapshot, _ budget: QueryBudget,
-        _ body: (Extra) -> Void
-    ) throws -> (events: Int, from: Int64) {
-        let keys = Set(part.holders.compactMap(\.key))
+        _ part: ListingReads.Part, _ snapshot: any RollupSnapshot, _ body: (Extra) -> Void
+    ) throws {
+        let catalog = dimensions.catalog
         let areCounted = part.holders.contains(.dimensions)
-        var (events, last) = (0, part.to)
-        var (isEnded, isCut) = (false, false)
-        try snapshot.scanEvents(
-            from: EventTime(microseconds: part.from), to: EventTime(microseconds: part.to), before: nil, series: .all
-        ) { stored in
-            isEnded = isTooLate(budget)
-            if isEnded { return false }
-            let time = stored.event.time
-            // Of one instant all or none.
-            isCut = events >= limit && time.microseconds < last
-            if isCut { return false }
-            events += 1
-            last = time.microseconds
-            guard let position = dimensions.position(of: stored.series) else { return true }
-            let catalog = dimensions.catalog
-            if areCounted {
-                _ = dimensions.add(stored.series, 1, SeenTimes.Bucket(start: time.microseconds, grain: nil))
+        var keys = Set(part.holders.compactMap(\.key))
+        var identifiers = part.identifiers
+        var last = part.to
+        /// False: nothing is looked for any more.
+        func goesOnWithoutIdentifiers() -> Bool {
+            lacks += identifiers.map { key in
+                ListingReads.Lack(
+                    time: part.from..<last, key: key,
+                    reason: "only events hold an identifier; the newest \(budget.listedEvents) are read")
             }
-            let isFiled = catalog.isFiled(position)
+            keys.subtract(identifiers)
+            identifiers = []
+            return areCounted || !keys.isEmpty
+        }
+        if !identifiers.isEmpty, left <= 0, !goesOnWithoutIdentifiers() { return }
+        try snapshot.scanEvents(
+            from: EventTime(microseconds: part.from), to: EventTime(microseconds: part.to), before: nil,
+            series: catalog.count <= Self.selectedSeries ? .only(catalog.ids) : .all
+        ) { stored in
+            guard watch.goesOn() else { return false }
+            guard let set = dimensionSets[stored.series]?.set else { return true }
+            let time = stored.event.time
+            if !identifiers.isEmpty {
+                // Of one instant all or none.
+                if left <= 0, time.microseconds < last {
+                    if !goesOnWithoutIdentifiers() { return false }
+                } else {
+                    left -= 1
+                    last = time.microseconds
+                }
+            }
+            if areCounted { dimensions.add(set: set, 1, SeenTimes.Bucket(start: time.microseconds, grain: nil)) }
+            let isFiled = catalog.isFiled(set: set)
             guard isFiled || !keys.isEmpty else { return true }
-            let set = catalog.sets[Int(catalog.setOfSeries[position])]
             for (key, value) in metadataPairs(stored.extra) ?? [] {
-                let isFiled = isFiled && set.contains { $0.value == .filed && catalog.keys[Int($0.key)] == key }
+                let isFiled =
+                    isFiled
+                    && catalog.sets[set].contains { $0.value == .filed && catalog.keys[Int($0.key)] == key }
                 if isFiled || keys.contains(key) {
                     body(Extra(key: key, value: value, time: time, isFiled: isFiled))
                 }
             }
             return true
         }
-        if isEnded { throw QueryBudget.timedOut() }
-        return (events, isCut ? last : part.from)
+        try watch.end()
     }
 
     /// The keys, of those that are wanted, that the requests of a row have.
     func eachKey(of series: Int64, _ grain: Grain, among wanted: Set<String>, _ body: (String) -> Void) {
-        func look(_ tally: SetTally, _ wanted: (String) -> Bool) {
-            guard let set = tally.set(ofSeries: series) else { return }
-            for (number, _) in tally.catalog.sets[set] where wanted(tally.catalog.keys[Int(number)]) {
-                body(tally.catalog.keys[Int(number)])
+        // In place: a copy of a catalog holds a dozen lists.
+        if grain.isOfEntities {
+            guard let place = entitySets[series] else { return }
+            if wanted.contains(entities[place.catalog].key),
+                !entities[place.catalog].tally.catalog.sets[place.set].isEmpty
+            {
+                body(entities[place.catalog].key)
+            }
+        } else if let place = dimensionSets[series] {
+            for (number, _) in dimensions.catalog.sets[place.set] {
+                let key = dimensions.catalog.keys[Int(number)]
+                if wanted.contains(key) { body(key) }
             }
         }
-        guard grain.isOfEntities else { return look(dimensions) { wanted.contains($0) } }
-        for (name, tally) in entities where wanted.contains(name) { look(tally) { $0 == name } }
     }
 
     /// In order of time, neighbours of the same kind as one.
@@ -288,8 +319,11 @@ struct MetadataListing {
             if time.isEmpty { continue }
             let name = Name(time: time, reason: lack.reason)
             // All keys are among them once every key is.
-            let keys = found[name, default: []]
-            found.updateValue(lack.key.flatMap { key in keys?.union([key]) }, forKey: name)
+            if let key = lack.key {
+                found[name, default: []]?.insert(key)
+            } else {
+                found.updateValue(nil, forKey: name)
+            }
         }
         let sorted = found.sorted {
             ($0.key.time.lowerBound, $0.key.time.upperBound, $0.key.reason)
@@ -313,27 +347,31 @@ struct MetadataListing {
 extension QueryEngine {
     /// - `only`: the one key that is asked for; nil: all.
     func listing(
-        of only: String? = nil, from: EventTime, to: EventTime, _ workspace: String, _ snapshot: any RollupSnapshot
+        of only: String? = nil, from: EventTime, to: EventTime, _ workspace: String, _ snapshot: any RollupSnapshot,
+        _ budget: QueryBudget
     ) throws -> (listing: MetadataListing, eras: [ClassEra]) {
         let end = Planner.end(of: Question(from: from, to: to), watermark: try snapshot.watermark)
         let classes = classEras(
             from: from, to: end, under: try snapshot.rulesTimeline().entries(from: from, to: end, of: workspace))
         let catalog = try catalog(workspace, snapshot)
         var eras: [(holder: ListingReads.Holder, eras: [Era])] = []
-        // A key that no set has ever had needs no look at them.
-        if only.map({ key in catalog.keys.contains(key) }) ?? true {
+        // A key that no set has ever had needs no look at them, unless it may be among those that were left out.
+        if only.map({ catalog.keys.contains($0) || catalog.keys.contains(MetadataValue.filedName) }) ?? true {
             eras.append((.dimensions, [Era(from: from.microseconds, to: end.microseconds)]))
         }
-        var entities: [String: SetTally] = [:]
+        var entities: [(key: String, catalog: SeriesCatalog)] = []
+        var watch = BudgetWatch(budget)
         for key in Set(classes.flatMap(\.classes.keys)).sorted() where only == nil || key == only {
             let (ofEntity, ofEvents) = Self.eras(of: key, classes)
             eras.append((.entity(key), ofEntity))
             eras.append((.identifier(key), ofEvents))
-            if !ofEntity.isEmpty { entities[key] = SetTally(try self.catalog(workspace, entity: key, snapshot)) }
+            if ofEntity.isEmpty { continue }
+            try watch.look()
+            entities.append((key, try self.catalog(workspace, ofEntity: key, snapshot)))
         }
         let reads = ListingReads(eras, from: from, to: end, try Retention(snapshot))
         let listing = MetadataListing(
-            reads, dimensions: SetTally(catalog), entities: entities, asked: from.microseconds..<to.microseconds)
+            reads, dimensions: catalog, entities: entities, asked: from.microseconds..<to.microseconds, budget)
         return (listing, classes)
     }
 
@@ -352,7 +390,7 @@ extension QueryEngine {
             if name == Self.entity {
                 add(Era(from: part.from, to: part.to, entity: key), to: &ofEntity)
             } else {
-                add(Era(from: part.from, to: part.to, onlyEvents: "metadata.\(key) is an \(name)"), to: &ofEvents)
+                add(Era(from: part.from, to: part.to, onlyEvents: name), to: &ofEvents)
             }
         }
         return (ofEntity, ofEvents)

@@ -44,8 +44,8 @@ package struct KeySummary: Sendable {
     package var filed: Int64
     /// Of all requests of the range, 0 … 1.
     package var share: Double
-    /// The beginning of the finest rollup bucket that is kept: of a minute, of an entity of an hour. To the instant where
-    /// events were read.
+    /// The beginning of the finest rollup bucket that is kept there: of a minute, an hour or a day, of an entity of an hour
+    /// or a day; of the day where many keys differ (`SeenTimes`). To the instant where events were read.
     package var firstSeen: EventTime
     package var lastSeen: EventTime
     /// False: requests and distinct are at least so many.
@@ -62,6 +62,8 @@ package struct KeyListing: Sendable {
 package struct ValueListing: Sendable {
     package var values: [(value: String, requests: Int64)]
     package var missing: [ListingGap]
+    /// False: there are at least so many requests, and there may be other values.
+    package var isExact: Bool
 }
 
 extension QueryEngine {
@@ -134,9 +136,9 @@ extension QueryEngine {
         budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> KeyListing {
         try storeErrorsNamed {
-            var (listing, eras) = try listing(from: from, to: to, workspace, snapshot)
+            var (listing, eras) = try listing(from: from, to: to, workspace, snapshot, budget)
             var found = KeySummaries()
-            try listing.read(snapshot, budget) { found.add($0) }
+            try listing.read(snapshot) { found.add($0) }
             found.add(listing.dimensions, of: nil)
             for (key, tally) in listing.entities { found.add(tally, of: key) }
             let all = listing.dimensions.sets.values.reduce(0) { $0 + $1.requests }
@@ -149,7 +151,7 @@ extension QueryEngine {
                 summary.firstSeen = EventTime(microseconds: first[summary.key] ?? 0)
                 summary.lastSeen = EventTime(microseconds: last[summary.key] ?? 0)
                 if missing.contains(where: { $0.keys?.contains(summary.key) ?? true })
-                    || isKeyLeftOut && eras.contains(where: { $0.classes[summary.key] == nil })
+                    || isKeyLeftOut && eras.contains(where: { $0.isDimension(summary.key) })
                 {
                     summary.isExact = false
                 }
@@ -169,27 +171,40 @@ extension QueryEngine {
         snapshot: any RollupSnapshot, budget: QueryBudget = QueryBudget()
     ) throws(QueryError) -> ValueListing {
         try storeErrorsNamed {
-            var (listing, _) = try listing(of: key, from: from, to: to, workspace, snapshot)
+            var (listing, eras) = try listing(of: key, from: from, to: to, workspace, snapshot, budget)
             var counts: [String: Int64] = [:]
             func add(_ value: MetadataValue, _ requests: Int64) {
                 for text in Set(value.values) where text.utf8.starts(with: prefix.utf8) {
                     counts[text, default: 0] += requests
                 }
             }
-            try listing.read(snapshot, budget) { extra in
-                if extra.key == key, !extra.isFiled { add(extra.value, 1) }
+            // Requests with a value that a budget has filed, less those of which an event tells it.
+            var filed: Int64 = 0
+            var isKeyLeftOut = false
+            try listing.read(snapshot) { extra in
+                guard extra.key == key else { return }
+                add(extra.value, 1)
+                if extra.isFiled { filed -= 1 }
             }
-            for tally in [listing.dimensions] + listing.entities.values {
+            for tally in [listing.dimensions] + listing.entities.map(\.tally) {
                 for (set, seen) in tally.sets {
-                    for (number, value) in tally.catalog.sets[set] where tally.catalog.keys[Int(number)] == key {
-                        add(value, seen.requests)
+                    for (number, value) in tally.catalog.sets[set] {
+                        let name = tally.catalog.keys[Int(number)]
+                        if name == MetadataValue.filedName, value == .filed, seen.requests > 0 { isKeyLeftOut = true }
+                        guard name == key else { continue }
+                        if value == .filed { filed += seen.requests } else { add(value, seen.requests) }
                     }
                 }
             }
+            if filed > 0 { add(.filed, filed) }
+            let missing = listing.gaps
             let sorted = counts.sorted { a, b in
                 a.value != b.value ? a.value > b.value : a.key.utf8.lexicographicallyPrecedes(b.key.utf8)
             }
-            return ValueListing(values: sorted.prefix(limit).map { ($0.key, $0.value) }, missing: listing.gaps)
+            return ValueListing(
+                values: sorted.prefix(limit).map { ($0.key, $0.value) }, missing: missing,
+                isExact: missing.isEmpty && filed <= 0
+                    && !(isKeyLeftOut && eras.contains { $0.isDimension(key) }))
         }
     }
 }

@@ -10,6 +10,8 @@ package final class QueryEngine: Sendable {
         var workspace: String
         /// The entity whose rollups' series are in it as well.
         var entity: String?
+        /// They alone are.
+        var isOfEntityAlone = false
     }
 
     /// Kept between questions: building one from nothing is most of the work of a small question.
@@ -127,8 +129,20 @@ package final class QueryEngine: Sendable {
             series += try snapshot.series(workspace: workspace, entity: entity)
             series.sort { $0.id < $1.id }
         }
-        let name = CatalogName(workspace: workspace, entity: entity)
-        return catalogs.withLock { catalogs in
+        return catalog(CatalogName(workspace: workspace, entity: entity), series)
+    }
+
+    /// Of the rollups of an entity, and no other series.
+    func catalog(
+        _ workspace: String, ofEntity entity: String, _ snapshot: any RollupSnapshot
+    ) throws -> SeriesCatalog {
+        catalog(
+            CatalogName(workspace: workspace, entity: entity, isOfEntityAlone: true),
+            try snapshot.series(workspace: workspace, entity: entity))
+    }
+
+    private func catalog(_ name: CatalogName, _ series: [StoredSeries]) -> SeriesCatalog {
+        catalogs.withLock { catalogs in
             catalogs[name, default: SeriesCatalog()].update(series)
             return catalogs[name] ?? SeriesCatalog()
         }

@@ -57,7 +57,7 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
 /// | `buckets` | of the whole range | 100,000 | rows of the answer |
 /// | `cells` | (bucket, group) with events | 2,000,000 | memory of one question, without percentiles about 250 MB |
 /// | `rows` | rollup rows and events expected to be read | 20,000,000 | what the time allows on slow disks |
-/// | `listedEvents` | events that a listing of keys or values reads for identifiers | 200,000 | it is asked for again and again, as a help to others; the rest is named as missing |
+/// | `listedEvents` | events of the workspace, the newest, in which a listing of keys or values looks for identifiers; those that it reads for other keys in an hour or minute that the range cuts count too, but go on beyond it | 200,000 | it is asked for again and again, as a help to others; the rest is named as missing |
 /// | `seconds` | of one question | 30 | a worker of the API is held so long at most |
 package enum QueryLimits {
     package static let filterSize = 16_384
@@ -78,7 +78,7 @@ package enum QueryLimits {
 package struct QueryBudget: Sendable {
     /// Rollup rows and events that it may be expected to read.
     package var rows: Int
-    /// Events that a listing of metadata may read for identifiers.
+    /// Events in which a listing of metadata may look for identifiers.
     package var listedEvents: Int
     /// Asked while rows are read; true ends it.
     package var isSpent: @Sendable () -> Bool
@@ -96,6 +96,34 @@ package struct QueryBudget: Sendable {
         QueryError(
             .timedOut, "The question took longer than it may and was stopped.",
             hint: "Ask for a shorter range or a narrower filter, or leave out what only events can answer.")
+    }
+}
+
+/// Looks at a budget's clock now and then, while rows are read.
+struct BudgetWatch {
+    private let budget: QueryBudget
+    private var passed = 0
+    /// Once it is, it stays so.
+    private(set) var isSpent = false
+
+    init(_ budget: QueryBudget) { self.budget = budget }
+
+    /// Counts a row; false once there is no time for more.
+    mutating func goesOn() -> Bool {
+        passed += 1
+        if passed & 0xFFF == 0, budget.isSpent() { isSpent = true }
+        return !isSpent
+    }
+
+    /// Before what takes long without a row.
+    mutating func look() throws(QueryError) {
+        if budget.isSpent() { isSpent = true }
+        try end()
+    }
+
+    /// After a scan.
+    func end() throws(QueryError) {
+        if isSpent { throw QueryBudget.timedOut() }
     }
 }
 

@@ -23,7 +23,6 @@ struct SeenTimes {
 
     private let end: End
     private var buckets: [String: Bucket]
-    private var passed = 0
 
     init(_ end: End, _ buckets: [String: Bucket]) {
         self.end = end
@@ -34,6 +33,7 @@ struct SeenTimes {
         _ listing: MetadataListing, _ snapshot: any RollupSnapshot, _ budget: QueryBudget
     ) throws -> [String: Int64] {
         let retention = try Retention(snapshot)
+        var watch = BudgetWatch(budget)
         var reads = 0
         while true {
             var keys: [Bucket: Set<String>] = [:]
@@ -44,7 +44,7 @@ struct SeenTimes {
             if keys.isEmpty || reads > Self.readsAtMost { return buckets.mapValues(\.start) }
             for (bucket, wanted) in keys {
                 guard let finer = Self.finer(bucket, retention) else { continue }
-                try narrow(bucket, to: finer, wanted, listing, snapshot, budget)
+                try narrow(bucket, to: finer, wanted, listing, snapshot, &watch)
             }
         }
     }
@@ -58,26 +58,23 @@ struct SeenTimes {
 
     private mutating func narrow(
         _ bucket: Bucket, to finer: Grain, _ wanted: Set<String>, _ listing: MetadataListing,
-        _ snapshot: any RollupSnapshot, _ budget: QueryBudget
+        _ snapshot: any RollupSnapshot, _ watch: inout BudgetWatch
     ) throws {
         guard let length = bucket.grain?.microseconds else { return }
         var found: [String: Int64] = [:]
-        var isTooLate = false
         let first = bucket.start / finer.microseconds
         try snapshot.scanRollups(
             grain: finer, from: Int32(clamping: first), to: Int32(clamping: first + length / finer.microseconds),
             series: .all, withBins: false
         ) { row in
-            passed += 1
-            if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
-            if isTooLate || row.measures.requests == 0 { return }
+            guard watch.goesOn(), row.measures.requests != 0 else { return }
             let time = finer.start(of: row.bucket).microseconds
             listing.eachKey(of: row.series, finer, among: wanted) { key in
                 let old = found[key] ?? time
                 found[key] = end == .first ? min(time, old) : max(time, old)
             }
         }
-        if isTooLate { throw QueryBudget.timedOut() }
+        try watch.end()
         // Rows that are gone since: the coarser bucket's beginning has to do.
         for key in wanted {
             buckets[key] = found[key].map { Bucket(start: $0, grain: finer) } ?? Bucket(start: bucket.start, grain: nil)

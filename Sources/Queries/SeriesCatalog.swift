@@ -124,9 +124,9 @@ struct SeriesCatalog: Sendable {
     }
 
     /// Something was left out of the series' set.
-    func isFiled(_ series: Int) -> Bool {
-        hasFiled && sets[Int(setOfSeries[series])].contains { $0.value == .filed }
-    }
+    func isFiled(_ series: Int) -> Bool { isFiled(set: Int(setOfSeries[series])) }
+
+    func isFiled(set: Int) -> Bool { hasFiled && sets[set].contains { $0.value == .filed } }
 
     /// What a condition says of each series' rows, or of its events where rows do not have all that it takes.
     func decide(_ condition: Condition?, eventKeys: Set<String>, ofEvents: Bool) -> [Verdict] {

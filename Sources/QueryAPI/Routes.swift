@@ -130,7 +130,10 @@ extension QueryService {
             let rows = listing.values.map { value -> JSONValue in
                 ["value": .string(value.value), "requests": JSONValue(value.requests)]
             }
-            return ["data": .array(rows), "missing": .array(listing.missing.map(\.json))]
+            return [
+                "data": .array(rows), "missing": .array(listing.missing.map(\.json)),
+                "exact": .boolean(listing.isExact),
+            ]
         }
     }
 

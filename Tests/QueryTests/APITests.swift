@@ -207,6 +207,37 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         #expect(tags.text == #"[{"value":"red","requests":2}]"#)
     }
 
+    /// k300 is one of the keys that no set of these events names, trace has values under `(other)`.
+    @Test(
+        "A listing of values says whether more requests may have them",
+        arguments: [
+            ("k300", "2026-11-03T00:00:00Z", false, []), ("trace", "2026-11-03T00:00:00Z", false, ["(other)", "seen"]),
+            ("_user", "2026-11-03T00:00:00Z", true, ["u1"]), ("env", "2026-11-03T00:00:00Z", false, ["prod"]),
+            // Before any of them.
+            ("env", "2026-11-02T00:00:00Z", true, ["prod"]), ("trace", "2026-11-02T00:00:00Z", true, ["seen"]),
+        ])
+    func saysWhetherValuesAreExact(_ key: String, _ to: String, _ isExact: Bool, _ values: [String]) throws {
+        let samples = (0..<20).map { number -> SampleEvent in
+            let time = EventTime(microseconds: 1_793_491_200_000_000 + Int64(number) * 9_000_000_000)
+            var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 0)), time: time)
+            event.workspace = "default"
+            event.status = 200
+            event.outcome = .success
+            var sample = SampleEvent(event: event, pairs: ["env": .text("prod"), "trace": .text("seen")])
+            sample.extra = ["_user": .text("u1")]
+            if number >= 15 {
+                sample.pairs = ["env": .text("prod"), "trace": .filed, MetadataValue.filedName: .filed]
+                sample.extra.merge(["trace": .text("t\(number)"), "k300": .text("x")]) { $1 }
+            }
+            return sample
+        }
+        let answer = try API(FakeStore(samples)).json(
+            "/v1/metadata/keys/\(key)/values", [("from", "2026-11-01T00:00:00Z"), ("to", to)])
+        #expect(answer["exact"]?.boolean == isExact)
+        #expect(answer["data"]?.array?.compactMap { $0["value"]?.string }.sorted() == values)
+        #expect(answer["missing"]?.array?.isEmpty == true)
+    }
+
     @Test("An event bears exactly the documented fields, with those of its series")
     func showsEvents() throws {
         let page = try API().json("/v1/events", both + [("limit", "2")])

@@ -31,11 +31,13 @@ private struct Expected: Equatable {
     }
 }
 
-/// A snapshot that tells which events were asked for.
+/// A snapshot that tells which events and series were asked for.
 private final class WatchedSnapshot: RollupSnapshot {
     private let snapshot: any RollupSnapshot
     private(set) var scans: [Range<Int64>] = []
     private(set) var events = 0
+    /// By entity; nil: those of all dimensions.
+    private(set) var series: [String?] = []
 
     init(_ snapshot: any RollupSnapshot) { self.snapshot = snapshot }
 
@@ -45,7 +47,8 @@ private final class WatchedSnapshot: RollupSnapshot {
     var rulesVersion: Int64 { get throws { try snapshot.rulesVersion } }
 
     func series(workspace: String, entity: String?) throws -> [StoredSeries] {
-        try snapshot.series(workspace: workspace, entity: entity)
+        series.append(entity)
+        return try snapshot.series(workspace: workspace, entity: entity)
     }
 
     func scanRollups(
@@ -167,6 +170,8 @@ private final class WatchedSnapshot: RollupSnapshot {
             let watched = WatchedSnapshot(snapshot)
             let listing = try Self.keys(watched, range)
             #expect(listing.missing.isEmpty && listing.keys.allSatisfy(\.isExact))
+            // Those of all dimensions once, and not with each entity again.
+            #expect(watched.series == [nil, "user"])
             Self.expect(listing, expected, within: ["env": minute, "team": minute, "user": hour])
             for (key, wanted) in expected {
                 let found = try Self.values(watched, key, range)
@@ -282,7 +287,14 @@ private final class WatchedSnapshot: RollupSnapshot {
             let listing = try Self.keys(snapshot, range)
             let user = try #require(listing.keys.first { $0.key == "user" })
             #expect(user.requests == expected["user"]?.requests && user.filed > 0 && !user.isExact)
-            #expect(user.distinct <= 5)
+            // Of each hour the two that came first have a row of their own, here u0 and u1 of five.
+            let first = try Self.keys(snapshot, begin..<begin + hour)
+            let users = try #require(first.keys.first { $0.key == "user" })
+            #expect(users.requests == 5 && users.distinct == 2 && users.filed == 3 && !users.isExact)
+            let listed = try Self.values(snapshot, "user", begin..<begin + hour).values
+            #expect(
+                Dictionary(uniqueKeysWithValues: listed.map { ($0.value, $0.requests) })
+                    == ["u0": 1, "u1": 1, MetadataValue.filedName: 3])
             let counts = try Self.values(snapshot, "user", range).values
             #expect(counts.reduce(0) { $0 + $1.requests } == user.requests)
             #expect(counts.first { $0.value == MetadataValue.filedName }?.requests == user.filed)

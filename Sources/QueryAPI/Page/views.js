@@ -172,6 +172,7 @@ async function showValues(button, key) {
       click: () => addCondition(condition(nameOf(key), value), { view: "overview" }),
     }, shown(value), " ", make("small", {}, count.format(requests)))));
     if (answer.missing.length > 0) cell.append(make("p", { class: "soft" }, answer.missing.map(missing).join(" ")));
+    else if (!answer.exact) cell.append(make("p", { class: "soft" }, "There may be more: a budget has filed some under (other)."));
     cell.append(make("button", {
       type: "button", class: "value more", click: () => change({ view: "overview", by: nameOf(key) }),
     }, "Group by this key"));
