@@ -349,7 +349,8 @@ private struct Maker {
         for (value, requests) in values.values where value != MetadataValue.filedName {
             #expect(requests <= wanted[value] ?? 0, "\(context): \(key) \(value)")
         }
-        if leftOut == 0, filed == 0, wanted.count <= 1_000 {
+        if values.isExact || leftOut == 0 && filed == 0, wanted.count <= 1_000 {
+            #expect(values.isExact, "\(context): \(key)")
             let found = Dictionary(uniqueKeysWithValues: values.values.map { ($0.value, $0.requests) })
             #expect(found == wanted, "\(context): \(key)")
         }
