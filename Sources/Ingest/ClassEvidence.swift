@@ -131,11 +131,12 @@ package struct ClassEvidence: Sendable {
     // MARK: Deciding
 
     /// Keys that get another class; none where rows are few enough, or events too few to say.
-    package func verdict(under rules: Rules) -> [[UInt8]: Rules.Observed] {
+    /// - `room`: at most so many; those with the most values, then those that went first. `isCut`: there were more.
+    package func verdict(under rules: Rules, room: Int) -> (found: [[UInt8]: Rules.Observed], isCut: Bool) {
         let limits = rules.observation
-        guard limits.isEnabled, events >= Int64(limits.events) else { return [:] }
+        guard limits.isEnabled, events >= Int64(limits.events) else { return ([:], false) }
         var weighing = Weighing(self)
-        guard isTooMany(weighing.count(), limits) else { return [:] }
+        guard isTooMany(weighing.count(), limits) else { return ([:], false) }
         var found: [[UInt8]: Rules.Observed] = [:]
         var free = keys.indices.filter { !rules.names(keys[$0].name) && keys[$0].values > 1 }
         // Most values first, then byte order.
@@ -144,6 +145,7 @@ package struct ClassEvidence: Sendable {
                 ? keys[a].values > keys[b].values : keys[a].name.lexicographicallyPrecedes(keys[b].name)
         }
         for key in free where isUnique(keys[key], limits) {
+            if found.count == room { return (found, true) }
             weighing.remove(key)
             found[keys[key].name] = Rules.Observed(
                 keyClass: .identifier,
@@ -166,13 +168,14 @@ package struct ClassEvidence: Sendable {
         for step in taken {
             weighing.putBack(step.key)
             if weighing.count() == last { continue }
+            if found.count == room { return (found, true) }
             weighing.remove(step.key)
             found[keys[step.key].name] = Rules.Observed(
                 keyClass: .entity,
                 reason: "\(keys[step.key].values) values; of \(events) events the hour rows"
                     + "\(step.isTogether ? ", taken together," : "") were \(step.before), without it \(step.after)")
         }
-        return found
+        return (found, false)
     }
 
     private struct Taken {

@@ -26,7 +26,7 @@ package struct ClassObserver: Sendable {
     /// | --- | --- | --- | --- |
     /// | rows | 200,000 | some 50 MB while a look lasts | an hour with more is not looked at: it was, while it had fewer |
     /// | hours | 168 | in a week slow stores come to many events too | what is older says nothing of now |
-    /// | keys | 1,000 | the timeline's text names each, and entities have rollups of their own | the others stay dimensions, within the budgets; said once |
+    /// | keys | 1,000 | the timeline's text names each, and entities have rollups of their own | the others stay dimensions, within the budgets; said once, until there is room again |
     /// | share | 1/50 of the time, and a look an hour | batches go first | the next look waits |
     package static let maxRows = 200_000
     private static let hours: Int32 = 168
@@ -56,7 +56,9 @@ package struct ClassObserver: Sendable {
     package mutating func use(_ timeline: RulesTimeline) throws(RollupStoreError) {
         isWaiting = false
         guard timeline.version != version, let last = timeline.entries.last else { return }
-        rules = try last.rules.rules()
+        let rules = try last.rules.rules()
+        self.rules = rules
+        if rules.observed.count < Self.maxKeys { isFull = false }
         configured = last.rules.configured
         version = timeline.version
         // Where a workspace has been put under rules of its own, until they end.
@@ -118,13 +120,8 @@ package struct ClassObserver: Sendable {
             left -= rows.count
             bucket -= 1
         }
-        var classes = evidence.verdict(under: rules)
-        let room = max(0, Self.maxKeys - rules.observed.count)
-        isFull = classes.count > room
-        if isFull {
-            let kept = classes.sorted { $0.key.lexicographicallyPrecedes($1.key) }.prefix(room)
-            classes = Dictionary(uniqueKeysWithValues: kept.map { ($0.key, $0.value) })
-        }
+        let (classes, isCut) = evidence.verdict(under: rules, room: max(0, Self.maxKeys - rules.observed.count))
+        if isCut { isFull = true }
         guard !classes.isEmpty else { return nil }
         isWaiting = true
         let text = RulesText(rules.observing(classes, configured: configured))

@@ -126,8 +126,9 @@ package struct SetAdmission: Sendable {
     private var version: Int64 = 0
     private var places: [Place: Int] = [:]
     private var spaces: [Space] = []
-    /// Of the last look-up: rows come in the order of their hours.
+    /// Of the last two look-ups: rows come in the order of their hours, and an hour's may ask for the one before it.
     private var lastPlace: (place: Place, number: Int)?
+    private var placeBefore: (place: Place, number: Int)?
     private var lastBudget: (hour: Int32, workspace: String, budget: Rules.Budget)?
     private var lastEntity: (head: ArraySlice<UInt8>, key: String)?
     /// Of the set that is looked at.
@@ -164,6 +165,7 @@ package struct SetAdmission: Sendable {
         places = [:]
         spaces = []
         lastPlace = nil
+        placeBefore = nil
         readings = []
     }
 
@@ -345,6 +347,8 @@ package struct SetAdmission: Sendable {
 
     /// Its index in `spaces`.
     private mutating func number(of place: Place) -> Int {
+        if let lastPlace, lastPlace.place == place { return lastPlace.number }
+        swap(&lastPlace, &placeBefore)
         if let lastPlace, lastPlace.place == place { return lastPlace.number }
         var number = spaces.count
         if let known = places[place] {

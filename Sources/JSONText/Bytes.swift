@@ -56,7 +56,7 @@ extension UnsafeRawBufferPointer {
         while count - at >= 8 {
             let word = UInt64(littleEndian: loadUnaligned(fromByteOffset: at, as: UInt64.self))
             // One more makes a high bit of DEL.
-            let found = specials(word) | (word | word &+ ones) & highs
+            let found = specials(word) | (word | (word &+ ones)) & highs
             if found != 0 { return at + found.trailingZeroBitCount / 8 }
             at += 8
         }

@@ -67,6 +67,7 @@ package struct JSONPathScanner: Sendable {
     package init(paths: JSONPaths) {
         self.paths = paths
         slots = [Slot](repeating: Slot(), count: paths.count)
+        precondition(JSONPaths.deepest <= frames.count, "a frame for each segment")
     }
 
     /// The text broke the grammar, or is nested deeper than `JSONTokenizer.depthCeiling`.

@@ -84,7 +84,7 @@ package struct JSONPaths: Sendable {
             for segment in segments {
                 precondition(nodes[node].path < 0 || !isRaw(nodes[node].path), "a path below a raw path")
                 let parent = node
-                if let known = below[parent].first(where: { $0.segment == segment }) {
+                if let known = below[parent].first(where: { $0.segment.utf8.elementsEqual(segment.utf8) }) {
                     node = known.node
                 } else {
                     node = nodes.count

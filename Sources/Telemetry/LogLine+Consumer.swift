@@ -87,8 +87,9 @@ extension LogLine {
         LogLine(
             .warning, "consumer_classes_full",
             "As many metadata keys as can have another class by observation have one; others that make the rollups too "
-                + "large stay dimensions, within their budgets. 'millrace metadata keys' lists them: name under classes in "
-                + "the rules those that matter, and find out who sends so many keys.",
+                + "large stay dimensions, within their budgets. Find out who sends so many keys ('millrace metadata keys'), "
+                + "name under classes in the rules those that matter, and start once with observe: { enabled: false } "
+                + "to forget the others.",
             [("keys", .number(Int64(keys)))])
     }
 

@@ -190,10 +190,16 @@ import Threading
         journal.start()
         let lane = try journal.openLane(onDurable: nil)
         let recorded = Atomic<Int64>(-1)
+        // So many by round: on a slow machine the rounds must not have more to read the longer they take.
+        let allowed = Atomic<Int64>(0)
         let stop = StopSignal()
         let writer = ServiceThread("writer") {
             var number: Int64 = 0
             while !stop.isStopped {
+                guard number < allowed.load(ordering: .relaxed) else {
+                    _ = stop.wait(milliseconds: 1)
+                    continue
+                }
                 // Never so far ahead of the preparer that records wait: what is recorded is then what was appended.
                 guard case .recorded(let sequence) = lane.append(number) else {
                     waitUntil("the ring is empty") { lane.drain() }
@@ -207,6 +213,8 @@ import Threading
         }
         for round in 0..<20 {
             let copy = try Fixture()
+            allowed.wrappingAdd(2_000, ordering: .relaxed)
+            waitUntil("some of them are recorded") { recorded.load(ordering: .acquiring) >= round * 2_000 }
             let before = recorded.load(ordering: .acquiring)
             mkdir(copy.directory, 0o755)
             mkdir(copy.lane.path, 0o755)

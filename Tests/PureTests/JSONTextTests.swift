@@ -112,6 +112,49 @@ import Testing
     }
 }
 
+/// Bytes are looked at eight at a time: each of them, wherever it stands, is to be found as if they were looked at singly.
+@Suite struct ByteRunTests {
+    private func ends(_ bytes: [UInt8]) -> (printable: [Int], plain: [Int]) {
+        bytes.withUnsafeBytes { raw in
+            ((0...raw.count).map { raw.endOfPrintable(from: $0) }, (0...raw.count).map { raw.endOfPlainText(from: $0) })
+        }
+    }
+
+    private func slowEnds(_ bytes: [UInt8]) -> (printable: [Int], plain: [Int]) {
+        let isMark: (UInt8) -> Bool = { $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\\") || $0 < 0x20 }
+        func end(_ start: Int, _ stops: (UInt8) -> Bool) -> Int {
+            bytes[start...].firstIndex(where: stops) ?? bytes.count
+        }
+        return (
+            (0...bytes.count).map { end($0) { isMark($0) || $0 >= 0x7F } }, (0...bytes.count).map { end($0, isMark) }
+        )
+    }
+
+    @Test func everyByteAtEveryPlace() {
+        for byte in UInt8.min...UInt8.max {
+            for place in 0..<19 {
+                var bytes = [UInt8](repeating: UInt8(ascii: "x"), count: 19)
+                bytes[place] = byte
+                #expect(ends(bytes) == slowEnds(bytes), "\(byte) at \(place)")
+            }
+        }
+    }
+
+    @Test func allSortsTogether() {
+        var random = SeededRandom()
+        let sorts: [UInt8] = [
+            0, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x5B, 0x5C, 0x5D, 0x78, 0x7E, 0x7F, 0x80, 0x81, 0xFE, 0xFF,
+        ]
+        for _ in 0..<20_000 {
+            let bytes = (0..<Int(random.next() % 24)).map { _ in random.chance(70) ? 0x78 : random.pick(sorts) }
+            guard ends(bytes) == slowEnds(bytes) else {
+                Issue.record("\(bytes)")
+                return
+            }
+        }
+    }
+}
+
 @Suite struct JSONPathScannerTests {
     static let paths: [JSONPath] = [
         "model", "usage.prompt_tokens", "usage.completion_tokens", "usage.prompt_tokens_details.cached_tokens",
@@ -171,6 +214,47 @@ import Testing
 
     private func feed(_ scanner: inout JSONPathScanner, _ bytes: some Collection<UInt8>) {
         Array(bytes).withUnsafeBytes { scanner.feed($0) }
+    }
+
+    @Test func namesAreTheSameOnlyWhole() {
+        let names = [
+            "abcdefgh-1-stuvwxyz", "abcdefgh-2-stuvwxyz", "abcdefghi", "abcdefgh", "abcdefg", "abcd", "abc", "a", "",
+        ]
+        for (index, name) in names.enumerated() {
+            var scanner = JSONPathScanner(paths: JSONPaths(names.map { JSONPath($0) }))
+            feed(&scanner, Array("{\"\(name)\": \(index)}".utf8))
+            for other in names.indices { #expect(scanner.isFound(other) == (other == index), "\(name)") }
+            for cut in ["\(name)x", "x\(name)", String(name.dropLast())] where !names.contains(cut) {
+                scanner.reset()
+                feed(&scanner, Array("{\"\(cut)\": 1}".utf8))
+                #expect(!names.indices.contains { scanner.isFound($0) }, "\(cut)")
+            }
+        }
+    }
+
+    @Test func aPositionThatIsNamedGoesBeforeAnyPosition() {
+        var scanner = JSONPathScanner(paths: JSONPaths(["a.1", "a.*", "a.x"]))
+        feed(&scanner, Array(#"{"a": ["first", "second"]}"#.utf8))
+        #expect(scanner.text(of: 0) == Array("second".utf8) && scanner.text(of: 1) == Array("first".utf8))
+        scanner.reset()
+        feed(&scanner, Array(#"{"a": {"x": "by name", "1": "too"}}"#.utf8))
+        #expect(scanner.text(of: 2) == Array("by name".utf8) && scanner.text(of: 0) == Array("too".utf8))
+    }
+
+    @Test func aValueThatComesAgainTakesItsPlaceBetweenOthers() {
+        var scanner = JSONPathScanner(paths: JSONPaths(["a", "b", "c"]))
+        var expected: [String: String] = [:]
+        var random = SeededRandom()
+        for _ in 0..<500 {
+            let name = random.pick(["a", "b", "c"])
+            let value = String(repeating: random.pick(["x", "y", "z"]), count: Int(random.next() % 4))
+            expected[name] = value
+            feed(&scanner, Array("{\"\(name)\": \"\(value)\"}".utf8))
+            scanner.nextDocument()
+            for (index, name) in ["a", "b", "c"].enumerated() {
+                #expect(scanner.text(of: index) == expected[name].map { Array($0.utf8) })
+            }
+        }
     }
 
     @Test(arguments: documents)

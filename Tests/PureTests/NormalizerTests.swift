@@ -319,6 +319,8 @@ let fakeHash: Normalizer.KeyedHash = { text in
         let none = NormalizedMetadata(set: [0x7B, 0x7D], extra: [0x7B, 0x7D], status: .malformed, conflicts: 0)
         for bad in escapes.map({ Array($0.utf8) }) + bytes {
             for _ in 0..<50 {
+                // Words of eight bytes and what is left of them are looked at in different ways.
+                let bad = bad + [UInt8](repeating: UInt8(ascii: "x"), count: Int(random.next() % 24))
                 let object = Generator.object(&random, members: 3, depth: 3)
                 let whole = object.bytes
                 // As a member's name, as a value, within a list.

@@ -44,7 +44,7 @@ private let begin: Int64 = 1_760_004_000_000_000
 
     private func classes(_ evidence: ClassEvidence, _ text: String = eager) throws -> [String: KeyClass] {
         Dictionary(
-            uniqueKeysWithValues: evidence.verdict(under: try rules(text)).map {
+            uniqueKeysWithValues: evidence.verdict(under: try rules(text), room: 1_000).found.map {
                 (String(decoding: $0.key, as: UTF8.self), $0.value.keyClass)
             })
     }
@@ -87,7 +87,9 @@ private let begin: Int64 = 1_760_004_000_000_000
         }
         #expect(try classes(mixed) == ["feature": .entity])
         #expect(
-            mixed.verdict(under: try rules(Self.eager)).values.allSatisfy { $0.reason.contains("taken together") })
+            mixed.verdict(under: try rules(Self.eager), room: 1_000).found.values.allSatisfy {
+                $0.reason.contains("taken together")
+            })
         #expect(try classes(again).isEmpty)
         // 800 events: fewer than any key may go for.
         #expect(try classes(few).isEmpty)
@@ -252,6 +254,15 @@ private let begin: Int64 = 1_760_004_000_000_000
             configured = try verdict.rules.rules()
         }
         #expect(configured.observed.count == ClassObserver.maxKeys)
+        // Full it stays, whatever is looked at, until rules have let go of what was observed.
+        func use(_ rules: Rules, _ version: Int64) throws {
+            try observer.use(
+                RulesTimeline(entries: [.init(from: at(0), rules: RulesText(rules))], version: version))
+        }
+        try use(configured, 5)
+        #expect(observer.look(at: { .now }, { _, _ in [] }) == nil && observer.isFull)
+        try use(try rules(#"{"version":1}"#), 6)
+        #expect(!observer.isFull)
     }
 
     @Test func whatWasObservedOutlivesOtherRulesButNotTheirWord() throws {
