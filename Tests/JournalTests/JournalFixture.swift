@@ -69,6 +69,34 @@ func contents(_ path: String) -> [UInt8] {
     }
 }
 
+/// As it stands while another appends to it, read from its end: nothing in the copy is newer than what lies before it.
+func prefix(_ path: String) -> [UInt8] {
+    let file = Glibc.open(path, O_RDONLY)
+    guard file >= 0 else { return [] }
+    defer { close(file) }
+    var facts = stat()
+    fstat(file, &facts)
+    let count = Int(facts.st_size)
+    guard count > 0, let memory = mmap(nil, count, PROT_READ, MAP_SHARED, file, 0), memory != MAP_FAILED else {
+        return []
+    }
+    defer { munmap(memory, count) }
+    return [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+        var at = count
+        while at % 8 > 0 {
+            at -= 1
+            buffer[at] = memory.load(fromByteOffset: at, as: UInt8.self)
+        }
+        // A word at a time, as the appender writes its marks.
+        let out = UnsafeMutableRawPointer(buffer.baseAddress)
+        while at > 0 {
+            at -= 8
+            out?.storeBytes(of: memory.load(fromByteOffset: at, as: UInt64.self), toByteOffset: at, as: UInt64.self)
+        }
+        initialized = count
+    }
+}
+
 func replace(_ path: String, _ bytes: [UInt8]) throws {
     let file = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC, 0o644)
     try #require(file >= 0)

@@ -323,12 +323,17 @@ import Threading
                     _ = try writer.apply(batch)
                 } catch {
                     told.withLock { $0.append(error.code) }
-                    // On a connection of its own again, where it had lost that.
-                    do throws(RollupStoreError) {
-                        _ = try writer.apply(batch)
-                    } catch {
-                        told.withLock { $0.append(error.code) }
-                    }
+                    // On a connection of its own again, where it had lost that: as often as it takes to get one.
+                    let deadline = ContinuousClock.now.advanced(by: .seconds(60))
+                    repeat {
+                        do throws(RollupStoreError) {
+                            _ = try writer.apply(batch)
+                            break
+                        } catch {
+                            told.withLock { $0.append(error.code) }
+                            if !error.isTransient { break }
+                        }
+                    } while ContinuousClock.now < deadline
                 }
                 writer.close()
             } catch {
