@@ -35,8 +35,8 @@ enum HashKey {
         case .failure(let problem):
             throw Failure(
                 "\(path): \(problem.reason). Make it with: head -c 32 /dev/urandom | base64 > \(path)", status: 2)
-        case .success(var bytes):
-            while let last = bytes.last, last == 0x0A || last == 0x0D { bytes.removeLast() }
+        case .success(let text):
+            let bytes = Array(withoutLineEnd(text))
             let sizes = ConfigurationKey.hashKeySizes
             guard sizes.contains(bytes.count) else {
                 throw Failure(

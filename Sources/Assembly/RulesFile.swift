@@ -10,14 +10,6 @@ enum RulesFile {
         var path: String
         var message: String
 
-        init(line: Int, path: String, message: String) {
-            self.line = line
-            self.path = path
-            self.message = message
-        }
-
-        init(_ mistake: YAMLError) { self.init(line: mistake.line, path: "", message: mistake.reason) }
-
         static func < (a: Self, b: Self) -> Bool { (a.line, a.path, a.message) < (b.line, b.path, b.message) }
 
         var description: String { line > 0 ? "line \(line): \(withoutLine)" : withoutLine }
@@ -67,4 +59,8 @@ enum RulesFile {
             return (nil, problems)
         }
     }
+}
+
+extension RulesFile.LinedProblem {
+    init(_ mistake: YAMLError) { self.init(line: mistake.line, path: "", message: mistake.reason) }
 }

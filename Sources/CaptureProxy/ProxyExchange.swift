@@ -469,11 +469,12 @@ final class ProxyExchange: ServerHandler, UpstreamHandler {
         guard exchange.isAnswering else { return }
         responseBytes += UInt64(bytes.count)
         if isStream && firstByteAt == 0 { firstByteAt = ServerConnection.microseconds() }
-        if inflater == nil {
-            answerBody.feed(bytes)
+        if let inflater {
+            inflater.feed(bytes) { answerBody.feed($0) }
         } else {
-            inflater?.feed(bytes) { answerBody.feed($0) }
+            answerBody.feed(bytes)
         }
+        // Taken once: each look at an unowned reference counts it.
         let connection = connection
         let out = connection.output
         if isAnswerChunked {

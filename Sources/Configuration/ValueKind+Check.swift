@@ -68,7 +68,7 @@ extension ValueKind {
         case .text: return isNull && !text.isEmpty ? nil : .text(text)
         case .secret(let sizes):
             if isNull { return .null }
-            let secret = Self.withoutLineEnd(text)
+            let secret = String(Substring(withoutLineEnd(text.utf8)))
             return sizes.contains(secret.utf8.count) && !secret.utf8.contains(0) ? .text(secret) : nil
         }
     }
@@ -82,17 +82,17 @@ extension ValueKind {
         case .boolean where ["yes", "no", "on", "off", "1", "0", "True", "False", "TRUE", "FALSE"].contains(text):
             return "write true or false"
         case .choice(let names): return nearest(text, names).map { "did you mean \($0)?" }
-        case .secret: return "\(Self.withoutLineEnd(text).utf8.count) bytes"
+        case .secret: return "\(withoutLineEnd(text.utf8).count) bytes"
         default: return nil
         }
     }
+}
 
-    /// As in a file, where it is none of the secret.
-    private static func withoutLineEnd(_ text: String) -> String {
-        var bytes = text.utf8[...]
-        while let last = bytes.last, last == 0x0A || last == 0x0D { bytes = bytes.dropLast() }
-        return String(Substring(bytes))
-    }
+/// The bytes of a secret: the line's end that an editor or a shell leaves behind it is none of it.
+package func withoutLineEnd<Bytes: BidirectionalCollection<UInt8>>(_ bytes: Bytes) -> Bytes.SubSequence {
+    var rest = bytes[...]
+    while let last = rest.last, last == 0x0A || last == 0x0D { rest = rest.dropLast() }
+    return rest
 }
 
 /// `HOST:PORT`; an IPv6 host in brackets.

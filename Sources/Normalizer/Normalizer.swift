@@ -40,7 +40,7 @@ package struct Normalizer: Sendable {
         var range: Range<Int>
     }
 
-    private static let none = Array("{}".utf8)
+    static let none = Array("{}".utf8)
     private static let hashPrefix = Array("hmac:".utf8)
 
     package let rules: Rules

@@ -52,8 +52,6 @@ struct PlainMetadata: Sendable {
     /// Objects with keys that have no rank yet, since ranks were given.
     private var unranked = 0
 
-    private static let none = Array("{}".utf8)
-
     /// nil: the long way.
     mutating func normalize(_ raw: UnsafeRawBufferPointer, by rules: Rules) -> NormalizedMetadata? {
         found.removeAll(keepingCapacity: true)
@@ -78,7 +76,7 @@ struct PlainMetadata: Sendable {
         for member in found where plans[member.plan].way == way {
             if let value = member.value { size += plans[member.plan].opening.count + value.count + 2 }
         }
-        if size == 1 { return Self.none }
+        if size == 1 { return Normalizer.none }
         return [UInt8](unsafeUninitializedCapacity: size) { buffer, end in
             let out = UnsafeMutableRawBufferPointer(buffer)
             func append(_ part: Slice<UnsafeRawBufferPointer>) {

@@ -99,12 +99,7 @@ extension QueryEngine {
         }
         var eras: [Era] = []
         for part in classEras(from: from, to: to, under: rules) {
-            let era = era(part.from, part.to, part.classes)
-            if let last = eras.last, last.onlyEvents == era.onlyEvents, last.entity == era.entity {
-                eras[eras.count - 1].to = era.to
-            } else {
-                eras.append(era)
-            }
+            eras.join(era(part.from, part.to, part.classes))
         }
         return eras
     }

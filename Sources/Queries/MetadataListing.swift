@@ -183,6 +183,7 @@ struct MetadataListing {
     private let dimensionSets: SetIndex
     private let entitySets: SetIndex
     private let reads: ListingReads
+    let retention: Retention
     private var lacks: [ListingReads.Lack]
     private let asked: Range<Int64>
     private let budget: QueryBudget
@@ -192,9 +193,10 @@ struct MetadataListing {
 
     init(
         _ reads: ListingReads, dimensions: SeriesCatalog, entities: [(key: String, catalog: SeriesCatalog)],
-        asked: Range<Int64>, _ budget: QueryBudget
+        asked: Range<Int64>, _ retention: Retention, _ budget: QueryBudget
     ) {
         self.reads = reads
+        self.retention = retention
         self.dimensions = SetTally(dimensions)
         self.entities = entities.map { ($0.key, SetTally($0.catalog)) }
         dimensionSets = SetIndex([dimensions])
@@ -369,28 +371,23 @@ extension QueryEngine {
             try watch.look()
             entities.append((key, try self.catalog(workspace, ofEntity: key, snapshot)))
         }
-        let reads = ListingReads(eras, from: from, to: end, try Retention(snapshot))
+        let retention = try Retention(snapshot)
+        let reads = ListingReads(eras, from: from, to: end, retention)
         let listing = MetadataListing(
-            reads, dimensions: catalog, entities: entities, asked: from.microseconds..<to.microseconds, budget)
+            reads, dimensions: catalog, entities: entities, asked: from.microseconds..<to.microseconds, retention,
+            budget)
         return (listing, classes)
     }
 
     /// Where the key is an entity, and where only events hold it.
     private static func eras(of key: String, _ classes: [ClassEra]) -> (ofEntity: [Era], ofEvents: [Era]) {
         var (ofEntity, ofEvents): ([Era], [Era]) = ([], [])
-        func add(_ era: Era, to eras: inout [Era]) {
-            if let last = eras.last, last.to == era.from {
-                eras[eras.count - 1].to = era.to
-            } else {
-                eras.append(era)
-            }
-        }
         for part in classes {
             guard let name = part.classes[key] else { continue }
             if name == Self.entity {
-                add(Era(from: part.from, to: part.to, entity: key), to: &ofEntity)
+                ofEntity.join(Era(from: part.from, to: part.to, entity: key))
             } else {
-                add(Era(from: part.from, to: part.to, onlyEvents: name), to: &ofEvents)
+                ofEvents.join(Era(from: part.from, to: part.to, onlyEvents: name))
             }
         }
         return (ofEntity, ofEvents)

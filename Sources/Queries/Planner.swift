@@ -27,6 +27,17 @@ struct Era: Sendable, Equatable {
     var entity: String?
 }
 
+extension [Era] {
+    /// Behind the others: as one with the last, where that ends here and is answered in the same way.
+    mutating func join(_ era: Era) {
+        if let last, last.to == era.from, last.onlyEvents == era.onlyEvents, last.entity == era.entity {
+            self[count - 1].to = era.to
+        } else {
+            append(era)
+        }
+    }
+}
+
 /// The earliest instants from which each source is whole; nil: all that ever came.
 struct Retention: Sendable {
     var events: EventTime?

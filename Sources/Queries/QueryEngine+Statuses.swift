@@ -31,24 +31,22 @@ extension QueryEngine {
             let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails && catalog.isError[$0] }
             var counts: [[Int]: Int64] = [:]
-            var passed = 0
-            var isTooLate = false
+            var watch = BudgetWatch(budget)
             if !selected.isEmpty {
                 try reads(question.condition, from: question.from, to: question.to, of: workspace, catalog, snapshot)
                     .scan(
                         from: question.from, to: question.to, series: .only(selected.map { catalog.ids[$0] }), snapshot
                     ) { stored in
-                        passed += 1
-                        if passed & 0xFFF == 0, budget.isSpent() { isTooLate = true }
+                        guard watch.goesOn() else { return false }
                         guard let series = positions[stored.series],
                             question.condition?.holds(stored, series: series, catalog) ?? true
-                        else { return !isTooLate }
+                        else { return true }
                         let bucket = grid.index(of: stored.event.time.microseconds)
                         counts[[bucket, Int(stored.event.status)], default: 0] += 1
-                        return !isTooLate
+                        return true
                     }
             }
-            if isTooLate { throw QueryBudget.timedOut() }
+            try watch.end()
             return counts.map { StatusCount(bucket: $0.key[0], status: $0.key[1], count: $0.value) }
                 .sorted { ($0.bucket, $0.status) < ($1.bucket, $1.status) }
         }

@@ -32,7 +32,7 @@ struct SeenTimes {
     consuming func narrowed(
         _ listing: MetadataListing, _ snapshot: any RollupSnapshot, _ budget: QueryBudget
     ) throws -> [String: Int64] {
-        let retention = try Retention(snapshot)
+        let retention = listing.retention
         var watch = BudgetWatch(budget)
         var reads = 0
         while true {

@@ -58,19 +58,8 @@ func removeTree(_ path: String) {
     rmdir(path)
 }
 
+/// A file as it stands, read from its end: while another appends to it, nothing in the copy is newer than what lies before.
 func contents(_ path: String) -> [UInt8] {
-    let file = Glibc.open(path, O_RDONLY)
-    guard file >= 0 else { return [] }
-    defer { close(file) }
-    var facts = stat()
-    fstat(file, &facts)
-    return [UInt8](unsafeUninitializedCapacity: Int(facts.st_size)) { buffer, initialized in
-        initialized = max(0, pread(file, buffer.baseAddress, buffer.count, 0))
-    }
-}
-
-/// As it stands while another appends to it, read from its end: nothing in the copy is newer than what lies before it.
-func prefix(_ path: String) -> [UInt8] {
     let file = Glibc.open(path, O_RDONLY)
     guard file >= 0 else { return [] }
     defer { close(file) }

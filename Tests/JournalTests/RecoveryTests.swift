@@ -220,7 +220,7 @@ import Threading
             mkdir(copy.lane.path, 0o755)
             // The last segment first: then no copy is ahead of the one before it.
             for file in fixture.segmentFiles().reversed() {
-                try replace("\(copy.lane.path)/\(file.split(separator: "/").last ?? "")", prefix(file))
+                try replace("\(copy.lane.path)/\(file.split(separator: "/").last ?? "")", contents(file))
             }
             let opened = try copy.journal(JournalOptions(fsync: .never, segmentSize: 64 << 10))
             let next = try opened.openLane(number: 0, onDurable: nil).nextSequence
