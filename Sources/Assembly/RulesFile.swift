@@ -16,6 +16,9 @@ enum RulesFile {
         var withoutLine: String { path.isEmpty ? message : "\(path): \(message)" }
     }
 
+    /// Values of one key: a file with more is not read for all that each says.
+    private static let repeatsRead = 8
+
     static func valid(_ path: String) throws -> Rules {
         let (rules, problems) = try read(path)
         guard let rules else {
@@ -41,10 +44,10 @@ enum RulesFile {
             let (rules, problems) = decode(tree)
             return (rules, problems.sorted())
         }
-        // Of a key that is given twice either may hold other mistakes.
+        // Of a key that is given several times each value may hold other mistakes.
         var problems = mistakes.map(LinedProblem.init)
-        for kept in YAMLNode.Repeat.allCases {
-            problems += decode(tree.keeping(kept)).problems.filter { !problems.contains($0) }
+        for tree in tree.withoutRepeats(limit: repeatsRead) {
+            problems += decode(tree).problems.filter { !problems.contains($0) }
         }
         return (nil, problems.sorted())
     }

@@ -218,31 +218,33 @@ private struct YAMLReader {
 }
 
 extension YAMLNode {
-    package enum Repeat: Sendable, CaseIterable {
-        case first, last
-    }
-
-    /// Of each key that is given several times the first or the last.
-    package func keeping(_ kept: Repeat) -> YAMLNode {
-        var node = self
+    /// Trees in which no key comes twice and which together hold every value of this one: where a key is given several
+    /// times, each has another of them. At most `limit`; what only further ones would hold is in none.
+    package func withoutRepeats(limit: Int) -> [YAMLNode] {
+        func trees<Part>(_ choices: [[Part]], _ value: ([Part]) -> Value) -> [YAMLNode] {
+            (0..<(choices.map(\.count).max() ?? 1)).map { number in
+                YAMLNode(value: value(choices.map { $0[min(number, $0.count - 1)] }), line: line)
+            }
+        }
         switch value {
-        case .scalar: break
-        case .sequence(let nodes): node.value = .sequence(nodes.map { $0.keeping(kept) })
+        case .scalar: return [self]
+        case .sequence(let nodes): return trees(nodes.map { $0.withoutRepeats(limit: limit) }) { .sequence($0) }
         case .mapping(let entries):
             var places: [String: Int] = [:]
-            var out: [Entry] = []
-            for var entry in entries {
-                entry.value = entry.value.keeping(kept)
+            var choices: [[Entry]] = []
+            for entry in entries {
+                let given = entry.value.withoutRepeats(limit: limit).map {
+                    Entry(key: entry.key, line: entry.line, value: $0)
+                }
                 if let place = places[entry.key] {
-                    if kept == .last { out[place] = entry }
+                    choices[place] += given.prefix(limit - choices[place].count)
                 } else {
-                    places[entry.key] = out.count
-                    out.append(entry)
+                    places[entry.key] = choices.count
+                    choices.append(given)
                 }
             }
-            node.value = .mapping(out)
+            return trees(choices) { .mapping($0) }
         }
-        return node
     }
 
     /// Nodes in this tree, itself included.

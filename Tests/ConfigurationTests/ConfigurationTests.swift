@@ -314,7 +314,29 @@ private func flags(_ pairs: (String, String)...) -> [(path: String, value: Strin
         ]
         #expect(found.count == starts.count && zip(found, starts).allSatisfy { $0.hasPrefix($1) }, "\(found)")
         let tree = try YAMLNode.parse(Array("a: [{ b: 1 }, 2]".utf8))
-        #expect(tree.keeping(.first) == tree && tree.keeping(.last) == tree)
+        #expect(tree.withoutRepeats(limit: 8) == [tree])
+    }
+
+    @Test func treesWithoutRepeatsHoldEveryValue() throws {
+        let text = """
+            a: { x: 1, x: 2, x: 3 }
+            b: [{ y: 4 }, { y: 5, y: 6 }]
+            a: 7
+            c: {}
+            """
+        var mistakes: [YAMLError] = []
+        let tree = try #require(YAMLNode.parse(Array(text.utf8), &mistakes))
+        #expect(mistakes.count == 4)
+        func scalars(_ node: YAMLNode) -> [String] {
+            switch node.value {
+            case .scalar(let text, _): [text]
+            case .sequence(let nodes): nodes.flatMap(scalars)
+            case .mapping(let entries): entries.flatMap { scalars($0.value) }
+            }
+        }
+        let trees = tree.withoutRepeats(limit: 8)
+        #expect(trees.map(scalars) == [["1", "4", "5"], ["2", "4", "6"], ["3", "4", "6"], ["7", "4", "6"]])
+        #expect(tree.withoutRepeats(limit: 2).map(scalars) == [["1", "4", "5"], ["2", "4", "6"]])
     }
 
     @Test func whatIsPrintedIsAConfigurationFileOfTheSameMeaning() throws {

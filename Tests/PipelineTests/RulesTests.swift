@@ -142,17 +142,19 @@ extension PipelineTests {
                 #expect(lines[0] != nil && lines[1] != nil, "\(late.errors)")
                 if let first = lines[0], let second = lines[1] { #expect(first < second) }
             }
-            // A key given twice hides nothing, neither behind it nor in either of its values.
+            // A key given several times hides nothing, neither behind it nor in any of its values.
             try writeText(
                 "\(work.path)/twice.yaml",
-                "version: 1\nlimits: { keys: 0 }\nkeys:\n  case: snak\n  drop: [a]\nlimits: { depth: 99 }\nlimit: 3\n")
+                "version: 1\nlimits: { keys: 0 }\nkeys:\n  case: snak\n  drop: [a]\nlimits: { depth: 99 }\nlimit: 3\n"
+                    + "limits: { key_bytes: 0 }\n")
             let twice = try run([Place.binary, "rules", "check", "twice.yaml", "--json"], directory: work.path)
             let mistakes = try JSONValue.parse(twice.output)["problems"]?.array ?? []
-            #expect(mistakes.map { $0["line"]?.integer } == [2, 4, 6, 6, 7], "\(twice.output)")
+            #expect(mistakes.map { $0["line"]?.integer } == [2, 4, 6, 6, 7, 8, 8], "\(twice.output)")
             #expect(
-                mistakes.map { $0["path"]?.string } == ["limits.keys", "keys.case", "", "limits.depth", "limit"],
+                mistakes.map { $0["path"]?.string }
+                    == ["limits.keys", "keys.case", "", "limits.depth", "limit", "", "limits.key_bytes"],
                 "\(twice.output)")
-            #expect(mistakes.count == 5 && mistakes[2]["message"]?.string == "'limits' is given twice, first in line 2")
+            #expect(mistakes.count == 7 && mistakes[2]["message"]?.string == "'limits' is given twice, first in line 2")
             let metadata = #"{"userId":" u-1 ","Env":"prod","SECRET":1}"#
             let tried = try run(
                 ["sh", "-c", "printf %s '\(metadata)' | \(Place.binary) rules try good.yaml --json"],

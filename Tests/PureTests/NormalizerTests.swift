@@ -180,7 +180,7 @@ let fakeHash: Normalizer.KeyedHash = { text in
         var truncated = 0
         // `make soak` makes a million of them.
         let sets = ProcessInfo.processInfo.environment["MILLRACE_TEST_ROUNDS"].flatMap { Int($0) }.map { $0 * 5 }
-        for _ in 0..<(sets ?? 100) {
+        for _ in 0..<max(100, sets ?? 100) {
             let tree = Generator.rules(&random)
             let rules = try Rules.decode(tree)
             var normalizer = Normalizer(rules: rules, hash: fakeHash)
