@@ -7,7 +7,7 @@ PYTHON ?= /usr/bin/python3
 PACKAGES := deploy/debian-packages.txt
 # What `millrace --version` names: the commit, and whether files differ from it.
 COMMIT := $(or $(shell git describe --always --exclude '*' --abbrev=12 --dirty=-changed 2>/dev/null),unknown)
-SOURCES := Package.swift Sources Tests schemas
+SOURCES := Package.swift Sources Tests
 
 .PHONY: help setup packages clients swift run build test soak mutants fuzz format lint sanitize schemas clean
 .PHONY: deb tarball check-deploy test-deploy size sbom
@@ -15,7 +15,7 @@ help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
 	@echo "make test     set up, build for debugging with warnings as errors, run all tests (SUITES=Proxy: one suite)"
-	@echo "make soak     the fault tests' loops for longer (ROUNDS=200), then test-deploy"
+	@echo "make soak     the fault tests' loops for longer (ROUNDS=200), test-deploy, a fault every minute (MINUTES=30)"
 	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
 	@echo "make deb      a Debian package of the release build: .build/packages; make tarball for other systems"
 	@echo "make check-deploy   hold deploy/ and docs/ to running roles; make test-deploy installs the package as well"
@@ -76,6 +76,7 @@ test: setup swift
 
 # Kills, rebalances, power cuts and restarts, ROUNDS times each.
 ROUNDS ?= 200
+MINUTES ?= 30
 
 soak: setup swift
 	@$(SWIFT) build --build-tests
@@ -85,6 +86,7 @@ soak: setup swift
 	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)' \
 	  --filter '^StoreTests\.MetadataOracleTests' --filter '^PureTests\.NormalizerTests/itAgrees'
 	@$(MAKE) --no-print-directory test-deploy
+	@Tests/Deploy/soak --binary .build/release/millrace --minutes $(MINUTES)
 
 mutants: setup swift
 	@Tests/Mutants/mutants.py

@@ -14,10 +14,10 @@ let strict: [SwiftSetting] = [
     .define("MILLRACE_FAIL_POINTS", .when(configuration: .debug)),
 ]
 
-func module(_ name: String, _ dependencies: [String] = [], resources: [Resource] = []) -> Target {
+func module(_ name: String, _ dependencies: [String] = [], excluding excluded: [String] = []) -> Target {
     .target(
-        name: name, dependencies: dependencies.map { .init(stringLiteral: $0) },
-        resources: resources, swiftSettings: strict)
+        name: name, dependencies: dependencies.map { .init(stringLiteral: $0) }, exclude: excluded,
+        swiftSettings: strict)
 }
 
 func library(_ name: String, pkgConfig: String? = nil) -> Target {
@@ -51,8 +51,8 @@ let package = Package(
         library("CSQLite", pkgConfig: "sqlite3"),
         library("CYAML", pkgConfig: "yaml-0.1"),
         library("CZlib", pkgConfig: "zlib"),
-        // Not a library to link: the chart library's files, taken in at build.
-        .target(name: "CDygraphs", path: "Sources/CLibraries/CDygraphs"),
+        // Not a library to link: schemas/, the page and its chart library, taken in at build.
+        .target(name: "CEmbedded", path: "Sources/CLibraries/CEmbedded"),
         // Nor this: one function that says which commit was built.
         .target(
             name: "CBuild", path: "Sources/CLibraries/CBuild", cSettings: [.define("MILLRACE_COMMIT", to: commit)]),
@@ -66,25 +66,7 @@ let package = Package(
         module("Normalizer", ["Events", "JSONText"]),
         module("Rollups", ["Events", "EventCodec", "Normalizer"]),
         module("CommandLine"),
-        .target(
-            name: "Schemas", path: "schemas",
-            resources: [
-                .embedInCode("request_event.proto"), .embedInCode("sqlite.sql"),
-                .embedInCode("sqlite-2-keys.sql"), .embedInCode("sqlite-3-redriven.sql"),
-                .embedInCode("sqlite-4-reconciliation.sql"), .embedInCode("sqlite-5-rules.sql"),
-                .embedInCode("sqlite-6-replay.sql"),
-                .embedInCode("sqlite-7-days.sql"), .embedInCode("sqlite-8-entities.sql"),
-                .embedInCode("sqlite-9-pairs.sql"), .embedInCode("sqlite-10-log.sql"),
-                .embedInCode("sqlite-11-workspace.sql"),
-                .embedInCode("postgresql.sql"), .embedInCode("postgresql-2-redriven.sql"),
-                .embedInCode("postgresql-3-reconciliation.sql"), .embedInCode("postgresql-4-rules.sql"),
-                .embedInCode("postgresql-5-replay.sql"), .embedInCode("postgresql-6-entities.sql"),
-                .embedInCode("postgresql-7-pairs.sql"), .embedInCode("postgresql-8-log.sql"),
-                .embedInCode("postgresql-9-workspace.sql"),
-                .embedInCode("clickhouse.sql"),
-                .embedInCode("configuration.schema.json"), .embedInCode("rules.schema.json"),
-                .embedInCode("openapi.json"), .embedInCode("prices.json"),
-            ], swiftSettings: strict),
+        module("Schemas", ["CEmbedded"]),
 
         // Shared by every service
         module("Cryptography", ["CCrypto"]),
@@ -143,9 +125,8 @@ let package = Package(
             "QueryAPI",
             [
                 "Access", "Cryptography", "Events", "HTTPTransport", "JSONText", "Queries", "RecordLog", "Rollups",
-                "RollupStore", "Schemas", "Telemetry", "CDygraphs",
-            ],
-            resources: [.embedInCode("Page")]),
+                "RollupStore", "Schemas", "Telemetry", "CEmbedded",
+            ], excluding: ["Page"]),
         module(
             "Simulation", ["Events", "EventCodec", "HTTPTransport", "JSONText", "RecordLog", "Telemetry", "Threading"]),
 
@@ -159,7 +140,7 @@ let package = Package(
                 "Normalizer", "Queries", "QueryAPI", "Reconciling", "RecordLog", "Replay", "RecordLogKafka",
                 "RollupStore",
                 "RollupStoreClickHouse", "RollupStorePostgreSQL", "RollupStoreSQLite", "Rollups", "Schemas", "Shipping",
-                "Simulation", "Telemetry", "Threading",
+                "Simulation", "Telemetry", "Threading", "CCurl",
             ]),
         .executableTarget(name: "millrace", dependencies: ["Assembly"], swiftSettings: strict),
 

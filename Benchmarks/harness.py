@@ -25,6 +25,7 @@ class Work:
         self.path = tempfile.mkdtemp(prefix=f"millrace-bench-{name}-", dir=os.environ.get("TMPDIR", "/tmp"))
         self.children = []
         self.clusters = []
+        self.mounts = []
         self.keep = keep
         atexit.register(self.close)
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -66,6 +67,16 @@ class Work:
         self.clusters.append(directory)
         return subprocess.run(command, check=True, timeout=120, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
 
+    def tmpfs(self, name, size):
+        """A disk that is soon full; None for who may not mount one."""
+        place = self.file(name)
+        os.mkdir(place)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place]
+        if os.getuid() != 0 or subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode != 0:
+            return None
+        self.mounts.append(place)
+        return place
+
     def close(self):
         for child in reversed(self.children[:]):
             self.stop(child)
@@ -74,6 +85,9 @@ class Work:
                 [KAFKA, "stop", "--dir", directory, "--kill"], timeout=60, check=False, stdout=subprocess.DEVNULL
             )
         self.clusters = []
+        for place in self.mounts:
+            subprocess.run(["umount", place], check=False)
+        self.mounts = []
         if self.keep:
             print(f"kept: {self.path}")
         else:

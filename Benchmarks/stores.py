@@ -3,6 +3,7 @@
 import atexit
 import os
 import pwd
+import signal
 import sqlite3
 import subprocess
 import time
@@ -77,23 +78,33 @@ class PostgreSQL:
         self.work, self.port = work, free_port()
         self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres?sslmode=disable"
         # It does not run as root.
-        user, data = [], work.file("postgresql")
-        os.mkdir(data)
+        self.user, self.data = [], work.file("postgresql")
+        os.mkdir(self.data)
         if os.getuid() == 0:
-            user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+            self.user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
             owner = pwd.getpwnam("postgres")
-            os.chown(data, owner.pw_uid, owner.pw_gid)
+            os.chown(self.data, owner.pw_uid, owner.pw_gid)
             os.chmod(work.path, 0o711)
         run(
-            [*user, self.programs + "initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust",
-             "--encoding", "UTF8", "--locale", "C"], 120, cwd=data,
+            [*self.user, self.programs + "initdb", "--pgdata", self.data, "--username", "postgres", "--auth", "trust",
+             "--encoding", "UTF8", "--locale", "C"], 120, cwd=self.data,
         )
-        work.start(
+        self.serve()
+
+    def serve(self):
+        self.child = self.work.start(
             "postgresql",
-            [*user, self.programs + "postgres", "-D", data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
-             "-c", "unix_socket_directories="],
+            [*self.user, self.programs + "postgres", "-D", self.data, "-p", str(self.port), "-c",
+             "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="],
         )
-        wait_until("PostgreSQL answers", 60, lambda: self.rows("SELECT 1") is not None, lambda: work.log_of("postgresql"))
+        wait_until(
+            "PostgreSQL answers", 60, lambda: self.rows("SELECT 1") is not None, lambda: self.work.log_of("postgresql"))
+
+    def crash(self):
+        """At once: no checkpoint, no goodbye; what it does with it is recovery at the next start."""
+        self.child.send_signal(signal.SIGQUIT)
+        self.child.wait(60)
+        self.work.children.remove(self.child)
 
     def psql(self, *arguments):
         # Not Debian's wrapper, which takes more time than what it asks.

@@ -116,7 +116,7 @@ enum AnswerSource {
     ) throws -> JSONValue {
         var headers = [("content-type", "application/json")]
         if let key = processEnvironment()["MILLRACE_API_KEY"] { headers.append(("authorization", "Bearer \(key)")) }
-        let (status, body) = try PlainHTTPClient.request(method, url, path: path, headers, body)
+        let (status, body) = try HTTPCall.request(method, url, path: path, headers, body)
         let answer: JSONValue
         do {
             answer = try JSONValue.parse(body)

@@ -139,7 +139,7 @@ enum DoctorCommand {
         let check = "provider \(name)"
         let address = "\(url.host):\(url.port)"
         do {
-            try PlainHTTPClient.reach(url, address, seconds: connectSeconds)
+            try HTTPCall.reach(url, seconds: connectSeconds)
             return Finding(check: check, isFine: true, found: "\(address) takes connections")
         } catch {
             return Finding(

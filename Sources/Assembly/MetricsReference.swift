@@ -19,7 +19,11 @@ enum MetricsReference {
                 [Build.metric(role: "proxy")] + JournalMetrics().all + ShippingMetrics().all + kafka.all
                     + ProxyMetrics().all + CertificateMetrics(listener: "proxy.listen").all + RulesMetrics().all
             ),
-            ("consumer", [Build.metric(role: "consumer")] + consumer.all + RulesMetrics().all + kafka.all),
+            (
+                "consumer",
+                [Build.metric(role: "consumer")] + consumer.all + RulesMetrics().all + kafka.all
+                    + CertificateMetrics(listener: "consumer.ops_listen").all
+            ),
             (
                 "api",
                 [Build.metric(role: "api")] + APIMetrics().all + kafka.all

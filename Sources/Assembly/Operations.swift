@@ -71,16 +71,19 @@ struct Operations: Sendable {
         return .json(state.isReady ? 200 : 503, body.text)
     }
 
-    /// A listener for these three paths alone.
+    /// A listener for these three paths alone. `key`: where its address stands in the configuration.
     func serve(
-        on address: ListenAddress, sharesPort: Bool = false, _ running: Running
+        on address: ListenAddress, _ key: String, tls: MillraceConfiguration.TLS?, sharesPort: Bool = false,
+        _ running: Running
     ) throws(HTTPTransportError) {
+        let certificate = try ListenerCertificate(tls, of: key, running)
         let server = try HTTPServer(
             listen: address.description, name: "ops", workers: 1, bodyLimit: 1 << 16, sharesPort: sharesPort,
-            log: running.log
+            tls: certificate?.context, log: running.log
         ) { [self] request in
             answer(request) ?? .text(404, "Only /livez, /readyz and /metrics are answered here.\n")
         }
+        certificate?.whenRead(anew: { server.use($0) }, running)
         running.onStop { server.stop() }
         running.log(.opsListening(address: ListenAddress(host: address.host, port: server.port).description))
     }

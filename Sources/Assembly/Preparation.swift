@@ -38,8 +38,12 @@ enum Preparation {
         }
         let prices = attempt("prices.file") { try priceTable(configuration.pricesFile) }
         _ = attempt("log.kafka.properties") { try configuration.log.kafka.options.validate() }
-        _ = attempt("proxy.tls") { try serverTLS(configuration.proxy.tls) }
-        _ = attempt("api.tls") { try serverTLS(configuration.api.tls) }
+        for (key, tls) in [
+            ("proxy.tls", configuration.proxy.tls), ("proxy.ops_tls", configuration.proxy.opsTLS),
+            ("consumer.ops_tls", configuration.consumer.opsTLS), ("api.tls", configuration.api.tls),
+        ] {
+            _ = attempt(key) { try serverTLS(tls) }
+        }
         if let problem = Stores.problem(with: configuration.store) { problems.append(problem) }
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
         if let path = configuration.normalization.hashKeyFile {

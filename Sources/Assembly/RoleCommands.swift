@@ -11,7 +11,8 @@ enum RoleCommands {
             try roles.startJournal()
             _ = try roles.startProxy()
             try roles.operations.serve(
-                on: configuration.proxy.opsListen, sharesPort: configuration.proxy.reusesPort, running)
+                on: configuration.proxy.opsListen, "proxy.ops_listen", tls: configuration.proxy.opsTLS,
+                sharesPort: configuration.proxy.reusesPort, running)
             running.supervise(roles.operations)
         }
     }
@@ -21,7 +22,9 @@ enum RoleCommands {
         return try Running(role: "consumer").run { running in
             let roles = try Roles(configuration, running)
             try roles.startConsumer()
-            try roles.operations.serve(on: configuration.consumer.opsListen, running)
+            try roles.operations.serve(
+                on: configuration.consumer.opsListen, "consumer.ops_listen", tls: configuration.consumer.opsTLS, running
+            )
             running.supervise(roles.operations)
         }
     }

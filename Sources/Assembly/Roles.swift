@@ -87,19 +87,15 @@ final class Roles {
                 .open(ProxyIdentity(workspace: Preparation.openWorkspace, apiKey: ""))
             }
         let loops = configuration.proxy.loops
+        let certificate = try ListenerCertificate(configuration.proxy.tls, of: "proxy.listen", running)
         var options = ProxyOptions(
             listen: address.description, loops: loops == 0 ? Preparation.cores : loops,
             providers: configuration.proxy.upstreams,
             strictMetadata: configuration.proxy.strictMetadata,
             metadataMaxSize: configuration.proxy.maxMetadataSizeBytes,
-            tls: try Preparation.serverTLS(configuration.proxy.tls), access: access,
+            tls: certificate?.context, access: access,
             prices: inputs.prices, holdsForDurability: configuration.journal.fsync == .always,
             redactor: try Preparation.normalizer(configuration, inputs.rules).redactor)
-        let certificate = CertificateMetrics(listener: "proxy.listen")
-        if let tls = options.tls {
-            certificate.expires.set(tls.certificateExpires ?? 0)
-            running.metrics.register(certificate.all)
-        }
         options.clients = configuration.proxy.limits.clients
         options.upstream = configuration.proxy.upstream.limits
         options.concurrency = configuration.proxy.limits.concurrency
@@ -113,19 +109,7 @@ final class Roles {
         checks.append(.loops("proxy") { service.silence })
         running.onStop { service.stop() }
         reloadRules { service.update(redactor: $0.redactor) }
-        if configuration.proxy.tls != nil {
-            let (log, tls) = (running.log, configuration.proxy.tls)
-            running.onReload {
-                do throws(HTTPTransportError) {
-                    if let fresh = try Preparation.serverTLS(tls) {
-                        service.use(fresh)
-                        certificate.expires.set(fresh.certificateExpires ?? 0)
-                    }
-                } catch {
-                    log(.certificateNotReloaded(listener: "proxy.listen", reason: error.description))
-                }
-            }
-        }
+        certificate?.whenRead(anew: { service.use($0) }, running)
         return ListenAddress(host: address.host, port: service.port)
     }
 
@@ -217,15 +201,11 @@ final class Roles {
             proxyURL: proxy.map { "http://\($0)" } ?? "",
             reconcile: { try reconciler.balance(reader: store.reader, from: $0, to: $1).json },
             replays: replays, deadLetters: store.deadLetters, redrive: { try redrives.send($0) })
-        let tls = try Preparation.serverTLS(configuration.api.tls)
-        if let tls {
-            let certificate = CertificateMetrics(listener: "api.listen")
-            certificate.expires.set(tls.certificateExpires ?? 0)
-            running.metrics.register(certificate.all)
-        }
+        let certificate = try ListenerCertificate(configuration.api.tls, of: "api.listen", running)
         let server = try HTTPServer(
             listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
-            tls: tls, log: running.log, responder: respond)
+            tls: certificate?.context, log: running.log, responder: respond)
+        certificate?.whenRead(anew: { server.use($0) }, running)
         checks.append(.loops("api") { server.silence })
         running.onStop { server.stop() }
         let bound = ListenAddress(host: address.host, port: server.port)

@@ -112,10 +112,7 @@ package final class ProxyService: @unchecked Sendable {
     }
 
     /// Connections from now on are greeted with this certificate.
-    package func use(_ tls: TLSContext) {
-        eachListener { $0.tls = tls }
-        log(.proxyCertificateReloaded())
-    }
+    package func use(_ tls: TLSContext) { eachListener { $0.tls = tls } }
 
     /// Accepts no more, lets exchanges under way end (bounded), then closes. The journal is stopped after this.
     ///

@@ -167,9 +167,13 @@ package struct ConfigurationKey: Sendable {
         .init(
             "proxy.reuse_port", .boolean, .boolean(false),
             "share the port with another proxy, for a restart without a gap"),
+        .init("proxy.ops_tls.certificate", .file, .null, "certificate chain of the proxy's ops_listen, PEM"),
+        .init("proxy.ops_tls.key", .file, .null, "private key of the proxy's ops_listen, PEM"),
         .init("proxy.tls.certificate", .file, .null, "certificate chain of the proxy's listener, PEM"),
         .init("proxy.tls.key", .file, .null, "private key of the proxy's listener, PEM"),
         .init("consumer.ops_listen", .address, .text("127.0.0.1:8790"), "/livez, /readyz and /metrics of the consumer"),
+        .init("consumer.ops_tls.certificate", .file, .null, "certificate chain of the consumer's ops_listen, PEM"),
+        .init("consumer.ops_tls.key", .file, .null, "private key of the consumer's ops_listen, PEM"),
         .init(
             "consumer.batch.max_events", .integer(1...1_000_000), .integer(20_000),
             "events applied in one step, at most"),

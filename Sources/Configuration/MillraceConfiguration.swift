@@ -44,6 +44,7 @@ package struct MillraceConfiguration: Sendable {
         package var drainMilliseconds: Int
         package var reusesPort: Bool
         package var tls: TLS?
+        package var opsTLS: TLS?
     }
     package struct Upstream: Sendable {
         package var connectMilliseconds: Int
@@ -65,6 +66,7 @@ package struct MillraceConfiguration: Sendable {
     }
     package struct Consumer: Sendable {
         package var opsListen: ListenAddress
+        package var opsTLS: TLS?
         package var maxEvents: Int
         package var maxWaitMilliseconds: Int
     }
@@ -130,9 +132,11 @@ package struct MillraceConfiguration: Sendable {
             strictMetadata: layers.boolean("proxy.metadata.strict"),
             maxMetadataSizeBytes: layers.integer("proxy.metadata.max_size_bytes"), upstream: layers.upstream(),
             limits: layers.limits(), drainMilliseconds: layers.integer("proxy.drain_timeout_ms"),
-            reusesPort: layers.boolean("proxy.reuse_port"), tls: layers.tls("proxy.tls"))
+            reusesPort: layers.boolean("proxy.reuse_port"), tls: layers.tls("proxy.tls"),
+            opsTLS: layers.tls("proxy.ops_tls"))
         consumer = Consumer(
-            opsListen: layers.address("consumer.ops_listen"), maxEvents: layers.integer("consumer.batch.max_events"),
+            opsListen: layers.address("consumer.ops_listen"), opsTLS: layers.tls("consumer.ops_tls"),
+            maxEvents: layers.integer("consumer.batch.max_events"),
             maxWaitMilliseconds: layers.integer("consumer.batch.max_wait_ms"))
         api = API(
             listen: layers.address("api.listen"),
@@ -216,7 +220,7 @@ extension Layers {
             let setting = settings[path] ?? Setting(value: .null, source: .standard)
             return "\(path): '\(Secrets.masked(path, setting.value))' (\(setting.source))"
         }
-        for section in ["proxy.tls", "api.tls"] {
+        for section in ["proxy.tls", "proxy.ops_tls", "consumer.ops_tls", "api.tls"] {
             let (certificate, key) = ("\(section).certificate", "\(section).key")
             if (optionalText(certificate) == nil) != (optionalText(key) == nil) {
                 let (given, missing) = optionalText(certificate) == nil ? (key, certificate) : (certificate, key)

@@ -54,6 +54,9 @@ package final class HTTPServer: @unchecked Sendable {
     /// How long its loop has not turned.
     package var silence: Duration { loop.silence }
 
+    /// Connections from now on are greeted with this certificate.
+    package func use(_ tls: TLSContext) { loop.post { [self] in listener?.tls = tls } }
+
     /// Finishes what is being answered (bounded), then closes.
     package func stop() {
         loop.post { [self] in

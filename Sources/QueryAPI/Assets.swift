@@ -1,6 +1,6 @@
 // The files that the API serves: the page, its charts, and the description of the API; all of them in the binary.
 
-import CDygraphs
+import CEmbedded
 import Events
 import HTTPTransport
 import Schemas
@@ -19,8 +19,8 @@ struct Asset: Sendable {
         tag = "\"\(String(hash.state, radix: 16))\""
     }
 
-    private init(_ type: String, _ asset: millrace_asset) {
-        self.init(type, Array(UnsafeBufferPointer(start: asset.start, count: asset.size)))
+    private init(_ type: String, _ file: millrace_file) {
+        self.init(type, Array(UnsafeBufferPointer(start: file.start, count: file.size)))
     }
 
     private static let script = "text/javascript; charset=utf-8"
@@ -34,17 +34,17 @@ struct Asset: Sendable {
     static let openAPI = Asset("application/json", Schemas.openapi)
 
     private static let files: [String: Asset] = [
-        "/": Asset("text/html; charset=utf-8", PackageResources.index_html),
-        "/app.js": Asset(script, PackageResources.app_js),
-        "/base.js": Asset(script, PackageResources.base_js),
-        "/filter.js": Asset(script, PackageResources.filter_js),
-        "/letters.js": Asset(script, PackageResources.letters_js),
-        "/overview.js": Asset(script, PackageResources.overview_js),
-        "/replays.js": Asset(script, PackageResources.replays_js),
-        "/views.js": Asset(script, PackageResources.views_js),
-        "/style.css": Asset(style, PackageResources.style_css),
-        "/dygraph.min.js": Asset(script, millrace_dygraphs_script()),
-        "/dygraph.min.css": Asset(style, millrace_dygraphs_style()),
+        "/": Asset("text/html; charset=utf-8", millrace_index_html()),
+        "/app.js": Asset(script, millrace_app_js()),
+        "/base.js": Asset(script, millrace_base_js()),
+        "/filter.js": Asset(script, millrace_filter_js()),
+        "/letters.js": Asset(script, millrace_letters_js()),
+        "/overview.js": Asset(script, millrace_overview_js()),
+        "/replays.js": Asset(script, millrace_replays_js()),
+        "/views.js": Asset(script, millrace_views_js()),
+        "/style.css": Asset(style, millrace_style_css()),
+        "/dygraph.min.js": Asset(script, millrace_dygraph_min_js()),
+        "/dygraph.min.css": Asset(style, millrace_dygraph_min_css()),
         "/icon.svg": Asset("image/svg+xml", Array(icon.utf8)),
     ]
 

@@ -19,8 +19,10 @@ extension LogLine {
             [("look_ups", .number(Int64(lookUps)))])
     }
 
-    package static func proxyCertificateReloaded() -> LogLine {
-        LogLine(.info, "proxy_certificate_reloaded", "New connections to the proxy see the certificate as read anew.")
+    package static func certificateReloaded(listener: String) -> LogLine {
+        LogLine(
+            .info, "certificate_reloaded", "New connections to \(listener) see the certificate as read anew.",
+            [("listener", .text(listener))])
     }
 
     package static func certificateNotReloaded(listener: String, reason: String) -> LogLine {

@@ -140,19 +140,20 @@ extension PipelineTests {
 
         // MARK: All of it
 
-        @Test("Every wire but the ops listeners' is encrypted, and what is asked is counted")
+        @Test("Every wire is encrypted, and what is asked is counted")
         func everything() throws {
             let (kafka, server) = (try SecureKafka("4.2.0"), try SecurePostgreSQL())
             let certificates = kafka.certificates
             let pipeline = try Pipeline("tls", log: kafka.log(.plainOverTLS), store: try server.url("verify-full"))
             try server.writePassword(Secret.postgresql)
             let environment = SecureKafka.Wire.plainOverTLS.environment()
-            func listener(_ role: String) -> [String] {
-                ["--\(role).tls.certificate", certificates.certificate, "--\(role).tls.key", certificates.key]
+            func listener(_ key: String) -> [String] {
+                ["--\(key).certificate", certificates.certificate, "--\(key).key", certificates.key]
             }
-            try pipeline.start(.proxy, listener("proxy"), environment: environment)
-            try pipeline.start(.consumer, environment: environment)
-            try pipeline.start(.api, listener("api"), waits: false, environment: environment)
+            let proxy = listener("proxy.tls") + listener("proxy.ops_tls")
+            try pipeline.start(.proxy, proxy, waits: false, environment: environment)
+            try pipeline.start(.consumer, listener("consumer.ops_tls"), waits: false, environment: environment)
+            try pipeline.start(.api, listener("api.tls"), waits: false, environment: environment)
 
             func ask(
                 _ port: UInt16, _ path: String, trusting authority: String? = nil, _ more: [String] = []
@@ -164,8 +165,11 @@ extension PipelineTests {
                     ] + more, directory: pipeline.work.path
                 ).output
             }
-            try waitUntil("the API answers", seconds: 30, detail: { pipeline.errors(of: .api) }) {
-                try ask(pipeline.apiPort, "/readyz", ["-o", "/dev/null", "-w", "%{http_code}"]) == "200"
+            let (proxyOps, consumerOps) = (pipeline.proxyOpsPort, pipeline.consumerOpsPort)
+            for (role, port) in [(Pipeline.Role.proxy, proxyOps), (.consumer, consumerOps), (.api, pipeline.apiPort)] {
+                try waitUntil("\(role) is ready", seconds: 30, detail: { pipeline.errors(of: role) }) {
+                    try ask(port, "/readyz", ["-o", "/dev/null", "-w", "%{http_code}"]) == "200"
+                }
             }
             for _ in 0..<5 {
                 let answer = try ask(
@@ -177,7 +181,7 @@ extension PipelineTests {
                     ])
                 #expect(answer.contains("chat.completion"), "\(answer)")
             }
-            for port in [pipeline.proxyPort, pipeline.apiPort] {
+            for port in [pipeline.proxyPort, pipeline.apiPort, proxyOps, consumerOps] {
                 #expect(try ask(port, "/readyz", trusting: certificates.wrongAuthority).isEmpty)
                 // No plain HTTP beside it.
                 #expect((try? PipelineTests.status(of: port)) == nil)
@@ -190,8 +194,70 @@ extension PipelineTests {
                     pipeline.apiPort, "/v1/query", ["-H", "content-type: application/json", "--data-binary", question])
                 return try JSONValue.parse(Array(last.utf8))["totals"]?["requests"]?.integer == 5
             }
+            func query(_ host: String, trusting authority: String) throws -> (status: Int32, text: String) {
+                let words = ["query", "metadata.wire = 'tls'", "--measure", "requests", "--json", "--api"]
+                return try command(
+                    words + ["https://\(host):\(pipeline.apiPort)"], pipeline, ["SSL_CERT_FILE": authority])
+            }
+            let asked = try query("localhost", trusting: certificates.authority)
+            #expect(asked.status == 0 && asked.text.contains(#""requests":5"#), "\(asked)")
+            let stranger = try query("localhost", trusting: certificates.wrongAuthority)
+            #expect(stranger.status == 1 && stranger.text.contains("SSL_CERT_FILE"), "\(stranger)")
+            let metrics = try ask(consumerOps, "/metrics")
+            #expect(metrics.contains(#"millrace_certificate_expires_seconds{listener="consumer.ops_listen"}"#))
             try pipeline.stopAll()
             try expectNoSecrets(pipeline)
+        }
+
+        @Test("API and ops listeners read their certificates anew at SIGHUP, and a bad one changes nothing")
+        func reload() throws {
+            let pipeline = try Pipeline("tls-reload")
+            let (one, other) = (try WorkDirectory("tls-one"), try WorkDirectory("tls-other"))
+            let (first, second) = (try Certificates(in: one.path), try Certificates(in: other.path))
+            let (certificate, key) = ("\(pipeline.work.path)/server.pem", "\(pipeline.work.path)/server.key")
+            func lay(_ certificates: Certificates) throws {
+                try writeText(certificate, readText(certificates.certificate))
+                try writeText(key, readText(certificates.key))
+            }
+            func status(_ port: UInt16, _ certificates: Certificates) throws -> String {
+                try run(
+                    [
+                        "curl", "--silent", "--max-time", "10", "--cacert", certificates.authority, "-o", "/dev/null",
+                        "-w", "%{http_code}", "https://localhost:\(port)/livez",
+                    ], directory: pipeline.work.path
+                ).output
+            }
+            try lay(first)
+            let (consumerOps, proxyOps) = (pipeline.consumerOpsPort, pipeline.proxyOpsPort)
+            let listeners: [(role: Pipeline.Role, port: UInt16, section: String)] = [
+                (.api, pipeline.apiPort, "api.tls"), (.consumer, consumerOps, "consumer.ops_tls"),
+                (.proxy, proxyOps, "proxy.ops_tls"),
+            ]
+            for (role, port, section) in listeners {
+                let flags = ["--\(section).certificate", certificate, "--\(section).key", key]
+                try pipeline.start(role, flags, waits: false)
+                try waitUntil("\(role) listens", seconds: 30, detail: { pipeline.errors(of: role) }) {
+                    try status(port, first) == "200"
+                }
+            }
+            try lay(second)
+            for (role, port, _) in listeners {
+                #expect(try status(port, first) == "200", "not before it is told")
+                try pipeline.send(SIGHUP, to: role)
+                try waitUntil("\(role) shows the new one", seconds: 20, detail: { pipeline.errors(of: role) }) {
+                    try status(port, second) == "200"
+                }
+                #expect(try status(port, first) == "000")
+            }
+            try writeText(certificate, "not a certificate\n")
+            for (role, port, _) in listeners {
+                try pipeline.send(SIGHUP, to: role)
+                try waitUntil("\(role) says why not", seconds: 20, detail: { pipeline.errors(of: role) }) {
+                    pipeline.errors(of: role).contains("\"certificate_not_reloaded\"")
+                }
+                #expect(try status(port, second) == "200")
+            }
+            try pipeline.stopAll()
         }
     }
 

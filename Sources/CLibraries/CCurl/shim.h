@@ -24,3 +24,7 @@ static inline CURLcode millrace_curl_set_receive(CURL *handle, CURLoption option
 static inline CURLcode millrace_curl_status(CURL *handle, long *status) {
     return curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
 }
+
+static inline CURLcode millrace_curl_system_error(CURL *handle, long *number) {
+    return curl_easy_getinfo(handle, CURLINFO_OS_ERRNO, number);
+}
