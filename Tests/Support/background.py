@@ -1,13 +1,19 @@
 """One server of a test in a directory of its own: started so that it outlives the script, found again, ended by its pid."""
-import json, os, pathlib, signal, socket, subprocess, sys, time
+import json, os, pathlib, random, signal, socket, subprocess, sys, time
 
 PAUSE = 0.02
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the range that the system hands out by itself: no client's own end takes it while its server is away."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class Background:
