@@ -75,16 +75,8 @@ enum HTTPCall {
     ) throws -> UnsafeMutableRawPointer {
         _ = library
         guard let easy = curl_easy_init() else { throw noMemory }
-        let scheme = url.isTLS ? "https" : "http"
-        millrace_curl_set_pointer(easy, CURLOPT_URL, "\(scheme)://\(address(of: url))\(path)")
-        millrace_curl_set_long(easy, CURLOPT_NOSIGNAL, 1)
-        // Redirects and proxies of the environment are for browsing: the key goes to the named host alone.
-        millrace_curl_set_pointer(easy, CURLOPT_PROXY, "")
-        millrace_curl_set_pointer(easy, CURLOPT_PROTOCOLS_STR, scheme)
-        // The library does not look by itself.
-        for (name, option) in [("SSL_CERT_FILE", CURLOPT_CAINFO), ("SSL_CERT_DIR", CURLOPT_CAPATH)] {
-            if let path = getenv(name) { millrace_curl_set_pointer(easy, option, path) }
-        }
+        millrace_curl_set_pointer(easy, CURLOPT_URL, "\(url.isTLS ? "https" : "http")://\(address(of: url))\(path)")
+        millrace_curl_go_straight(easy, url.isTLS ? 1 : 0)
         millrace_curl_set_long(easy, CURLOPT_CONNECTTIMEOUT_MS, connectSeconds * 1_000)
         return easy
     }

@@ -6,7 +6,6 @@
 // memory stays bounded however long the answer is.
 
 import CCurl
-import Glibc
 package import RollupStore
 import Synchronization
 
@@ -155,16 +154,9 @@ final class Connection: @unchecked Sendable {
             headers = longer
         }
         millrace_curl_set_pointer(easy, CURLOPT_HTTPHEADER, headers)
-        millrace_curl_set_long(easy, CURLOPT_NOSIGNAL, 1)
         millrace_curl_set_long(easy, CURLOPT_POST, 1)
         millrace_curl_set_long(easy, CURLOPT_TCP_KEEPALIVE, 1)
-        // Redirects and proxies of the environment are for browsing: the password goes to the named host alone.
-        millrace_curl_set_pointer(easy, CURLOPT_PROXY, "")
-        millrace_curl_set_pointer(easy, CURLOPT_PROTOCOLS_STR, location.isSecure ? "https" : "http")
-        // Authorities other than the system's, named as for the proxy's upstreams; the library does not look by itself.
-        for (name, option) in [("SSL_CERT_FILE", CURLOPT_CAINFO), ("SSL_CERT_DIR", CURLOPT_CAPATH)] {
-            if let path = getenv(name) { millrace_curl_set_pointer(easy, option, path) }
-        }
+        millrace_curl_go_straight(easy, location.isSecure ? 1 : 0)
         millrace_curl_set_long(easy, CURLOPT_CONNECTTIMEOUT_MS, Limits.connectTimeout)
         let context = Unmanaged.passUnretained(received).toOpaque()
         millrace_curl_set_pointer(easy, CURLOPT_WRITEDATA, context)
