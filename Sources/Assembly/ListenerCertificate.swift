@@ -13,8 +13,8 @@ struct ListenerCertificate: Sendable {
 
     /// nil where the listener has none. `listener`: its key, as alerts and log lines name it.
     init?(_ files: MillraceConfiguration.TLS?, of listener: String, _ running: Running) throws(HTTPTransportError) {
-        guard let files, let context = try Preparation.serverTLS(files) else { return nil }
-        self.context = context
+        guard let files else { return nil }
+        context = try files.context()
         self.files = files
         self.listener = listener
         log = running.log
@@ -28,7 +28,7 @@ struct ListenerCertificate: Sendable {
     func whenRead(anew use: @escaping @Sendable (TLSContext) -> Void, _ running: Running) {
         running.onReload { [self] in
             do throws(HTTPTransportError) {
-                guard let fresh = try Preparation.serverTLS(files) else { return }
+                let fresh = try files.context()
                 use(fresh)
                 metrics.expires.set(fresh.certificateExpires ?? 0)
                 log(.certificateReloaded(listener: listener))
@@ -36,5 +36,11 @@ struct ListenerCertificate: Sendable {
                 log(.certificateNotReloaded(listener: listener, reason: error.description))
             }
         }
+    }
+}
+
+extension MillraceConfiguration.TLS {
+    func context() throws(HTTPTransportError) -> TLSContext {
+        try TLSContext.server(certificate: certificate, key: key)
     }
 }

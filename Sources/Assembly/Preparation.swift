@@ -4,8 +4,8 @@ import CaptureProxy
 import Configuration
 import Glibc
 import HTTPTransport
-import JSONText
 import Journal
+import JSONText
 import Normalizer
 import QueryAPI
 import Reconciling
@@ -42,7 +42,7 @@ enum Preparation {
             ("proxy.tls", configuration.proxy.tls), ("proxy.ops_tls", configuration.proxy.opsTLS),
             ("consumer.ops_tls", configuration.consumer.opsTLS), ("api.tls", configuration.api.tls),
         ] {
-            _ = attempt(key) { try serverTLS(tls) }
+            _ = attempt(key) { try tls?.context() }
         }
         if let problem = Stores.problem(with: configuration.store) { problems.append(problem) }
         let rules = attempt("normalization.rules") { try readRules(configuration.normalization.rules) }
@@ -149,11 +149,6 @@ enum Preparation {
                 next: "A consumer or 'millrace keys create' makes it; it is looked for again.")
         }
         return try openStore(configuration, readers: 1).keys
-    }
-
-    static func serverTLS(_ tls: MillraceConfiguration.TLS?) throws(HTTPTransportError) -> TLSContext? {
-        guard let tls else { return nil }
-        return try TLSContext.server(certificate: tls.certificate, key: tls.key)
     }
 
     /// The soft limit is low by custom; every exchange takes two descriptors.

@@ -20,7 +20,7 @@ struct Asset: Sendable {
     }
 
     private init(_ type: String, _ file: millrace_file) {
-        self.init(type, Array(UnsafeBufferPointer(start: file.start, count: file.size)))
+        self.init(type, file.bytes)
     }
 
     private static let script = "text/javascript; charset=utf-8"

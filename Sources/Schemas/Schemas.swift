@@ -1,6 +1,6 @@
 // The files of `schemas/`, which the program carries: each exists once.
 
-import CEmbedded
+package import CEmbedded
 
 /// Contract texts and data as they stand in `schemas/`.
 package enum Schemas {
@@ -34,13 +34,13 @@ package enum Schemas {
     /// JSON Schema of the normalization rules.
     package static var rules: String { text(millrace_rules_schema_json()) }
     /// The OpenAPI document of the API, bytes as served.
-    package static var openapi: [UInt8] { bytes(millrace_openapi_json()) }
+    package static var openapi: [UInt8] { millrace_openapi_json().bytes }
     /// The built-in price table, as `PriceTable` reads it.
-    package static var prices: [UInt8] { bytes(millrace_prices_json()) }
+    package static var prices: [UInt8] { millrace_prices_json().bytes }
 
-    private static func bytes(_ file: millrace_file) -> [UInt8] {
-        Array(UnsafeBufferPointer(start: file.start, count: file.size))
-    }
+    private static func text(_ file: millrace_file) -> String { String(decoding: file.bytes, as: UTF8.self) }
+}
 
-    private static func text(_ file: millrace_file) -> String { String(decoding: bytes(file), as: UTF8.self) }
+extension millrace_file {
+    package var bytes: [UInt8] { Array(UnsafeBufferPointer(start: start, count: size)) }
 }
