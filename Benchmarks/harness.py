@@ -4,18 +4,26 @@ import atexit
 import datetime
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "Tests", "Support"))
+from background import free_port
+
 KAFKA = os.environ.get("MILLRACE_TEST_KAFKA", os.path.join(ROOT, "..", "shared", "kafka", "kafka"))
+
+# What everybody with the traffic of `services` would name; it is observed within an hour otherwise.
+NAMED = """
+version: 1
+classes: { request_id: identifier, _user: entity }
+"""
 
 
 class Work:
@@ -114,18 +122,6 @@ auth: {{ mode: open }}
     rate = events / (time.monotonic() - clock)
     print(f"loadgen: {events} events, {rate:.0f} events/s", flush=True)
     return config, rate
-
-
-def free_port():
-    """Below the range that the system hands out by itself."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
 
 
 def fetch(url):

@@ -4,8 +4,8 @@ import CaptureProxy
 import Configuration
 import Glibc
 import HTTPTransport
-import Journal
 import JSONText
+import Journal
 import Normalizer
 import QueryAPI
 import Reconciling
