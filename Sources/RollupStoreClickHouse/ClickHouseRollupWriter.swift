@@ -285,9 +285,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
 
     private func resolve(_ connection: Connection) throws(RollupStoreError) -> Bool {
         guard let asked = doubt else { return false }
-        try CommitLog.put(asked.state, asked.entry, connection)
+        let winner = try CommitLog.fill(asked.state, asked.entry, connection)
         failPoint("offsets_moved")
-        let winner = try CommitLog.winner(asked.state.slot, connection)
         doubt = nil
         state = winner?.state
         guard let winner, winner.entry == asked.entry else { return false }

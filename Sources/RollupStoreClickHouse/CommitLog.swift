@@ -9,6 +9,10 @@
 //
 // Putting the same row into the same slot again changes nothing: an insert whose answer was lost is repeated until the
 // slot is seen to be filled, by it or by another.
+//
+// The server writes the token down before the rows are there. Killed in between it comes back with the token alone, drops
+// whatever is put into that slot and says that all is well. Where a slot is empty after an insert was answered, the row is
+// put there again under a token of its own.
 
 import Events
 import RecordLog
@@ -60,14 +64,24 @@ enum CommitLog {
             connection)
     }
 
-    /// What holds in a slot. Nothing does where the slot before it is gone: the slot is one of long ago.
-    static func winner(_ slot: Int64, _ connection: Connection) throws(RollupStoreError) -> Row? {
-        try first(
-            "FROM commits WHERE slot = \(slot) AND (SELECT count() FROM commits WHERE slot = \(slot - 1)) > 0 "
-                + "ORDER BY _block_number LIMIT 1", "read a commit", connection)
+    /// Puts the state into its slot, and says what holds there then: this, or what another has put there first. Nothing
+    /// does where the slot before it is gone: the slot is one of long ago.
+    static func fill(_ state: StoreState, _ entry: EntryID, _ connection: Connection) throws(RollupStoreError) -> Row? {
+        try put(state, entry, token: "slot-\(state.slot)", connection)
+        if let row = try winner(state.slot, connection) { return row }
+        try put(state, entry, token: "slot-\(state.slot)-\(entry.high)-\(entry.low)", connection)
+        return try winner(state.slot, connection)
     }
 
-    static func put(_ state: StoreState, _ entry: EntryID, _ connection: Connection) throws(RollupStoreError) {
+    private static func winner(_ slot: Int64, _ connection: Connection) throws(RollupStoreError) -> Row? {
+        let follows = slot == 0 ? "" : " AND (SELECT count() FROM commits WHERE slot = \(slot - 1)) > 0"
+        return try first(
+            "FROM commits WHERE slot = \(slot)\(follows) ORDER BY _block_number LIMIT 1", "read a commit", connection)
+    }
+
+    private static func put(
+        _ state: StoreState, _ entry: EntryID, token: String, _ connection: Connection
+    ) throws(RollupStoreError) {
         var block = NativeBlock(rows: 1)
         block.constant("slot", state.slot)
         block.pairs("entry", "FixedString(16)") { _ in (entry.high, entry.low) }
@@ -97,7 +111,7 @@ enum CommitLog {
         block.array("skipped", state.positions.map(\.ledger.skipped))
         block.array("lost", state.positions.map(\.ledger.lost))
         block.array("max_times_us", optional: state.positions.map(\.latest))
-        try connection.insert(block, into: "commits", token: "slot-\(state.slot)")
+        try connection.insert(block, into: "commits", token: token)
     }
 
     /// As `replay_states`.

@@ -142,7 +142,7 @@ final class Tables: Sendable {
         }
         // Slot 0, the state before the first. Whoever else makes it makes the same.
         if try CommitLog.latest(connection) == nil {
-            try CommitLog.put(StoreState(chunkSize: limits.chunkSize), EntryID(high: 0, low: 0), connection)
+            _ = try CommitLog.fill(StoreState(chunkSize: limits.chunkSize), .random(), connection)
         }
     }
 

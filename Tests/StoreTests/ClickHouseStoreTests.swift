@@ -397,6 +397,34 @@ private final class Once: Sendable {
         try check(store, holds: given)
     }
 
+    /// Killed after it has noted the token of an insert and before the rows are there, a server comes back with the token
+    /// alone: it then drops whatever comes under it, and says that all is well.
+    @Test(.timeLimit(.minutes(2))) func aSlotWhoseTokenIsSpentIsFilledAllTheSame() throws {
+        let server = try ClickHouseServer()
+        let store = try ClickHouseUnderTest(server)
+        let given = samples(40, seed: 111)
+        var maker = BatchMaker()
+        for first in [0, 20] {
+            let writer = try store.store.makeWriter()
+            let epoch = try writer.acquire([Self.partition])[0].epoch
+            let batch = try maker.batch([part(first, epoch, given[first..<first + 20])])
+            if first == 0 { _ = try writer.apply(batch) }
+            // The newest slot is the batch's in the first round, that of `acquire` in the second.
+            let newest = try store.ask(
+                "SELECT path FROM system.parts WHERE database = currentDatabase() AND table = 'commits' AND active "
+                    + "ORDER BY max_block_number DESC LIMIT 1")
+            try server.kill()
+            try FileManager.default.removeItem(atPath: newest)
+            try server.restart()
+            let successor = try persist { try store.store.makeWriter() }
+            let position = try persist { try successor.acquire([Self.partition])[0] }
+            #expect(position.next == Offset(Int64(first)))
+            let again = try maker.batch([part(first, position.epoch, given[first..<first + 20])])
+            #expect(try successor.apply(again) == ApplyResult(applied: 20, duplicates: 0))
+            try check(store, holds: Array(given[..<(first + 20)]))
+        }
+    }
+
     @Test func aServerThatIsAwayIsTriedAgain() throws {
         let server = try ClickHouseServer()
         let store = try ClickHouseUnderTest(server)
