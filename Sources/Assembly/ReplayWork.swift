@@ -135,6 +135,19 @@ struct ReplayWork {
         try replayer.sweep()
     }
 
+    /// A step of what retention waits for; true where more is left.
+    static func settleOld(before boundary: EventTime, _ open: OpenStore, _ normalizer: Normalizer) throws -> Bool {
+        var store = try open.makeReplayStore()
+        defer { store.close() }
+        var replayer = Replayer(store, normalizer: normalizer, now: SystemFacts.now, wait: { _ in false })
+        do {
+            return try replayer.settleOld(before: boundary, limit: RetentionSchedule.stepRows)
+        } catch where error.code == .staleEpoch {
+            // Another consumer was quicker, or the replay was taken back meanwhile.
+            return false
+        }
+    }
+
     private func plainReplayer(_ store: any ReplayStore) -> Replayer {
         Replayer(store, normalizer: normalizer, now: SystemFacts.now, wait: wait)
     }

@@ -115,7 +115,8 @@ final class Roles {
 
     /// Log -> store. It ends the process where it cannot go on: another consumer has the partitions, the store is newer.
     func startConsumer() throws {
-        let writer = try openStore().makeWriter()
+        let open = try openStore()
+        let writer = try open.makeWriter()
         let metrics = ConsumerMetrics(
             deadLetterCodes: DeadLetter.Code.allCases.map(\.rawValue), lateAges: LateAge.allCases.map(\.label))
         running.metrics.register(metrics.all)
@@ -128,6 +129,7 @@ final class Roles {
             events: retention.eventsDays, minute: retention.minuteDays, hour: retention.hourDays,
             day: retention.dayDays)
         let normalizer = try Preparation.normalizer(configuration, inputs.rules)
+        options.settleOld = { try ReplayWork.settleOld(before: $0, open, normalizer) }
         let consumer: Consumer
         switch configuration.log.kind {
         case .journal:

@@ -44,6 +44,9 @@ package final class Consumer: Sendable {
         package var publishDeadLetters: (@Sendable ([DeadLetter]) throws -> Void)?
         /// nil: nothing is deleted.
         package var retention: RetentionDays?
+        /// Counts events of before that time where a replay has still to, so that they can be deleted; true where more are
+        /// left. On the writer's thread, between batches.
+        package var settleOld: (@Sendable (EventTime) throws -> Bool)?
 
         package init() {}
     }
@@ -663,14 +666,26 @@ package final class Consumer: Sendable {
     private func expire(_ days: RetentionDays, _ schedule: inout RetentionSchedule, _ writer: inout any RollupWriter) {
         let began = ContinuousClock.now
         guard schedule.left(at: began) <= .zero, !stopping.isStopped else { return }
+        let boundaries = RetentionBoundaries(days, now: options.now())
+        if settleOld(before: boundaries.events) {
+            schedule.stepped(isMoreLeft: true, began: began, at: .now)
+            return
+        }
         do {
-            let isMoreLeft = try writer.expire(
-                RetentionBoundaries(days, now: options.now()), maxRows: RetentionSchedule.stepRows)
+            let isMoreLeft = try writer.expire(boundaries, maxRows: RetentionSchedule.stepRows)
             metrics.expireTime.record(microseconds: Self.microseconds(since: began))
             schedule.stepped(isMoreLeft: isMoreLeft, began: began, at: .now)
         } catch {
             log(.consumerRetentionFailed(reason: error.description))
             schedule.failed(at: .now)
+        }
+    }
+
+    /// What could not be settled stays, and everything else that is old goes.
+    private func settleOld(before boundary: EventTime) -> Bool {
+        do { return try options.settleOld?(boundary) ?? false } catch {
+            log(.consumerRetentionFailed(reason: (error as? RollupStoreError)?.description ?? "\(error)"))
+            return false
         }
     }
 

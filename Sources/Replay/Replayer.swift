@@ -162,11 +162,7 @@ package struct Replayer {
 
     /// What answered before a live replay answers again.
     package mutating func revert(_ replay: StoredReplay) throws(RollupStoreError) -> StoredReplay {
-        let timeline = try store.timeline(without: replay.id)
-        var plan = replay.plan
-        plan.rules = nil
-        plan.prices = nil
-        var refold = try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
+        var refold = try refold(replay, without: [replay.id])
         for _ in 0..<options.swapTries {
             for days in try store.below(replay) {
                 try recallEntities(of: days.generation, replay, &refold)
@@ -182,6 +178,41 @@ package struct Replayer {
         throw RollupStoreError(
             code: .unavailable, tried: "take back replay \(replay.id)",
             reason: "events of its days come faster than they are settled", next: "Try again at a quieter time.")
+    }
+
+    /// Counts events of before `boundary` where they are pending below live replays, up to about `limit` of them, so that
+    /// they can be deleted: a revert needs them no more. True where more are left.
+    package mutating func settleOld(before boundary: EventTime, limit: Int) throws(RollupStoreError) -> Bool {
+        let live = try store.live()
+        if live.isEmpty { return false }
+        let replays = try store.list()
+        for (days, above) in GenerationMap.covered(by: live) where days.begin < boundary {
+            guard let replay = replays.first(where: { $0.id == above.first?.generation }) else { continue }
+            let old = GenerationMap.Segment(
+                begin: days.begin, end: min(days.end, boundary), generation: days.generation)
+            let pending = try store.pending(old, limit: limit)
+            if pending.isEmpty { continue }
+            var refold = try refold(replay, without: Set(above.map(\.generation)))
+            try recallEntities(of: old.generation, replay, &refold)
+            var step = settle(pending, &refold)
+            // What is made of them goes with them, and the replay itself comes no further.
+            step.revisions = []
+            (step.events, step.changed) = (0, 0)
+            _ = try store.add(step, to: old.generation, under: replay)
+            return true
+        }
+        return false
+    }
+
+    /// For what is pending below a replay, as if these were not there.
+    private mutating func refold(_ replay: StoredReplay, without ids: Set<Int64>) throws(RollupStoreError)
+        -> EventRefold
+    {
+        let timeline = try store.timeline(without: ids)
+        var plan = replay.plan
+        plan.rules = nil
+        plan.prices = nil
+        return try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
     }
 
     /// Deletes the rows of what was cancelled or taken back.
@@ -204,7 +235,7 @@ package struct Replayer {
     private mutating func refold(
         _ replay: StoredReplay, _ reprice: Reprice?, _ repriced: [Repricing]
     ) throws(RollupStoreError) -> EventRefold {
-        let before = try store.timeline(without: replay.id)
+        let before = try store.timeline(without: [replay.id])
         var after = before
         let plan = replay.plan
         if let rules = plan.rules { after.overlay(rules, from: plan.from, to: plan.to, of: plan.workspace) }

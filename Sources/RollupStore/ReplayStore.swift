@@ -8,7 +8,8 @@
 // What ingest applies meanwhile is never missed and never counted twice: a batch's rollups go to the generations that
 // answer, and for every other generation that covers an event, whether it is being built or could come to answer again,
 // the event is noted as pending, in the batch's transaction. A scan passes over what is pending; the swap takes place in
-// a step that leaves nothing pending.
+// a step that leaves nothing pending. Retention leaves an event where it is while it is pending for a generation that
+// could come to answer: first it is settled (`Replayer.settleOld`), then it goes.
 
 package import Events
 package import Rollups
@@ -181,6 +182,15 @@ package struct GenerationMap: Sendable, Equatable {
         let without = GenerationMap(live: live.filter { $0.generation != generation })
         return GenerationMap(live: live).segments.filter { $0.generation == generation }
             .flatMap { without.cutEvents(from: $0.begin, to: $0.end) }
+    }
+
+    /// Where generations do not answer and could come to again: the days of each, and which live replays stand above it
+    /// there, its own `live` from the first of them on.
+    package static func covered(by live: [Segment]) -> [(days: Segment, above: ArraySlice<Segment>)] {
+        live.indices.flatMap { index in
+            GenerationMap(live: Array(live[..<index])).cutEvents(from: live[index].begin, to: live[index].end)
+                .map { ($0, live[index...]) }
+        }
     }
 
     package func generation(at time: EventTime) -> Int64 {
@@ -400,8 +410,8 @@ package protocol ReplayStore {
         _ step: ReplayStep, _ replay: StoredReplay, now: EventTime
     ) throws(RollupStoreError) -> StoredReplay?
 
-    /// The generations that would answer again if this live replay were taken back, each with its days; one may come twice.
-    mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment]
+    /// The days of each live replay, in the order of their swaps.
+    mutating func live() throws(RollupStoreError) -> [GenerationMap.Segment]
 
     /// What answered before this replay answers again. nil, and nothing done, where anything is pending there. One that
     /// was taken back already is answered as it stands.
@@ -414,8 +424,8 @@ package protocol ReplayStore {
     /// Deletes up to about `maxRows` rows of cancelled replays; true where more are left.
     mutating func sweep(maxRows: Int) throws(RollupStoreError) -> Bool
 
-    /// Rules as they hold, but for this replay's where it is live.
-    mutating func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline
+    /// Rules as they hold, but for these replays' where they are live.
+    mutating func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline
 
     /// Rows of one grain of one generation over the days of the replay; and of what answers there now (nil).
     mutating func rows(
@@ -429,6 +439,11 @@ extension ReplayStore {
     /// Of stored events alone.
     package mutating func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
         try begin(plan, log: nil, now: now)
+    }
+
+    /// The generations that would answer again if this live replay were taken back, each with its days; one may come twice.
+    package mutating func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
+        GenerationMap.below(replay.id, among: try live())
     }
 }
 

@@ -266,13 +266,13 @@ package final class ClickHouseReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
+    package func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline {
         let connection = try opened()
-        return try RulesTimeline.read(try writer.latest(connection), connection, without: id)
+        return try RulesTimeline.read(try writer.latest(connection), connection, without: ids)
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
-        try writer.latest(try opened()).below(replay.id)
+    package func live() throws(RollupStoreError) -> [GenerationMap.Segment] {
+        try writer.latest(try opened()).live().map(\.days)
     }
 
     // MARK: Steps

@@ -68,16 +68,7 @@ extension ClickHouseRollupWriter {
         else { return }
         var isAnyHeld = false
         if let boundary = state.retained[StoreState.events] {
-            let today = boundary / Self.day
-            for table in ["events", "revisions", "replay_pending", "replay_settled"] {
-                for day in try partitions(of: table, connection) where day < today {
-                    if state.isHeld(day: day) {
-                        isAnyHeld = true
-                        continue
-                    }
-                    try connection.run("ALTER TABLE \(table) DROP PARTITION \(day)", "delete \(table) past their time")
-                }
-            }
+            isAnyHeld = try deleteDays(before: boundary / Self.day, state, connection)
         }
         for grain in Grain.allCases {
             guard let boundary = state.retained[grain.rawValue] else { continue }
@@ -93,6 +84,54 @@ extension ClickHouseRollupWriter {
             }
         }
         retainedSince?.isDeleted = !isAnyHeld
+    }
+
+    /// True where some are held. Where a replay counts a day, late events of it may come at any moment, to be settled
+    /// before they go: there rows that this state has go, and not the partition.
+    private func deleteDays(
+        before today: Int64, _ state: StoreState, _ connection: Connection
+    ) throws(RollupStoreError) -> Bool {
+        var days: [Int64: [String]] = [:]
+        for table in ["events", "revisions", "replay_pending", "replay_settled"] {
+            for day in try partitions(of: table, connection) where day < today { days[day, default: []].append(table) }
+        }
+        var isAnyHeld = false
+        for (day, tables) in days.sorted(by: { $0.key < $1.key }) {
+            let begin = EventTime(microseconds: day * Self.day)
+            let end = EventTime(microseconds: (day + 1) * Self.day)
+            let counting = state.counting(day: begin)
+            var isHeld = state.isHeld(day: day)
+            if !isHeld { isHeld = try isPending(for: counting, from: begin, to: end, state, connection) }
+            if isHeld {
+                isAnyHeld = true
+                continue
+            }
+            for table in tables {
+                let delete =
+                    counting.isEmpty
+                    ? "ALTER TABLE \(table) DROP PARTITION \(day)"
+                    : "DELETE FROM \(table) WHERE time_us >= \(begin.microseconds) AND time_us < \(end.microseconds) "
+                        + "AND \(state.condition)"
+                try connection.run(delete, "delete \(table) past their time")
+            }
+        }
+        return isAnyHeld
+    }
+
+    /// Whether any of these generations has still to count an event that there is.
+    private func isPending(
+        for generations: [Int64], from: EventTime, to: EventTime, _ state: StoreState, _ connection: Connection
+    ) throws(RollupStoreError) -> Bool {
+        for generation in generations {
+            var answer = try connection.select(
+                ["toUInt8(1)"],
+                "FROM events WHERE time_us >= \(from.microseconds) AND time_us < \(to.microseconds) "
+                    + "AND \(state.condition) AND (time_us, id) IN "
+                    + "(SELECT time_us, id \(state.pending(for: generation, from: from, to: to))) LIMIT 1",
+                "look for what replays have still to count")
+            if try answer.next() { return true }
+        }
+        return false
     }
 
     /// As the partition of `events` in clickhouse.sql.

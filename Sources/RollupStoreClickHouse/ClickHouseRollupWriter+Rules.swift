@@ -79,9 +79,9 @@ struct RulesTexts {
 }
 
 extension RulesTimeline {
-    /// - `without`: as if this replay were not there.
+    /// - `without`: as if these replays were not there.
     static func read(
-        _ state: StoreState, _ connection: Connection, without: Int64? = nil
+        _ state: StoreState, _ connection: Connection, without: Set<Int64> = []
     ) throws(RollupStoreError) -> RulesTimeline {
         var timeline = RulesTimeline(version: state.rulesVersion)
         if state.rules.isEmpty { return timeline }

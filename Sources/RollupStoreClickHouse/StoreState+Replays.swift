@@ -46,8 +46,8 @@ extension StoreState {
     func replay(_ id: Int64) -> Replay? { replays.first { $0.generation == id } }
 
     /// In the order of their swaps.
-    func live(without: Int64? = nil) -> [Replay] {
-        replays.filter { $0.state == .live && $0.generation != without }.sorted { $0.rank < $1.rank }
+    func live(without: Set<Int64> = []) -> [Replay] {
+        replays.filter { $0.state == .live && !without.contains($0.generation) }.sorted { $0.rank < $1.rank }
     }
 
     var generations: GenerationMap { GenerationMap(live: live().map(\.days)) }
@@ -141,13 +141,18 @@ extension StoreState {
         }
     }
 
-    /// Events that are pending for a generation: noted, and not settled. For an unfinished replay also those that are past
-    /// their retention.
+    /// Generations that count events of this day, whether they answer or could come to; the first one is among them where
+    /// any other is.
+    func counting(day: EventTime) -> [Int64] {
+        let tracked = scope.tracked.filter { $0.begin <= day && day < $0.end }.map(\.generation)
+        return tracked.isEmpty ? [] : [GenerationMap.first] + tracked
+    }
+
+    /// Events that are pending for a generation: noted, and not settled; also those that are past their retention.
     func pending(for generation: Int64, from: EventTime, to: EventTime) -> String {
-        let counts = replay(generation)?.state == .building ? condition : eventCondition
         let rows =
             "WHERE generation = \(generation) AND time_us >= \(from.microseconds) AND time_us < \(to.microseconds) "
-            + "AND \(counts)"
+            + "AND \(condition)"
         return "FROM replay_pending \(rows) AND id NOT IN (SELECT id FROM replay_settled \(rows))"
     }
 }

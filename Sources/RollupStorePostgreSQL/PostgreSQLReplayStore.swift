@@ -328,14 +328,12 @@ package final class PostgreSQLReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
-        try look { connection throws(ServerFailure) in try RulesTimeline.read(connection, without: id) }
+    package func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline {
+        try look { connection throws(ServerFailure) in try RulesTimeline.read(connection, without: ids) }
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
-        try look { connection throws(ServerFailure) in
-            GenerationMap.below(replay.id, among: try GenerationMap.live(connection))
-        }
+    package func live() throws(RollupStoreError) -> [GenerationMap.Segment] {
+        try look { connection throws(ServerFailure) in try GenerationMap.live(connection) }
     }
 
     // MARK: Steps

@@ -34,7 +34,7 @@ extension PostgreSQLRollupWriter {
                 if deleted.changes > 0 { try mark(Int16(grain.rawValue), boundary, connection) }
             }
             if left > 0 {
-                // A late one that an unfinished replay has still to count goes once it is settled.
+                // One that a replay, or what is below one, has still to count goes once it is settled.
                 var parameters = Parameters()
                 parameters.add(boundaries.events.microseconds)
                 parameters.add(left)
@@ -42,7 +42,7 @@ extension PostgreSQLRollupWriter {
                     """
                     DELETE FROM events AS e USING (
                         SELECT id FROM events AS a WHERE time_us < $1::bigint AND NOT EXISTS (
-                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.building))
+                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.counting))
                                 AND p.time_us = a.time_us AND p.id = a.id)
                         ORDER BY time_us LIMIT $2::bigint) AS old
                     WHERE e.id = old.id
@@ -50,16 +50,16 @@ extension PostgreSQLRollupWriter {
                 left -= Int64(deleted.changes)
                 if deleted.changes > 0 { try mark(3, boundaries.events, connection) }
             }
-            let unfinished = " AND generation NOT IN (\(Self.building))"
-            for (table, kept) in [("revisions", ""), ("replay_pending", unfinished)] where left > 0 {
+            let isGone = " AND NOT EXISTS (SELECT 1 FROM events AS e WHERE e.time_us = p.time_us AND e.id = p.id)"
+            for (table, gone) in [("revisions", ""), ("replay_pending", isGone)] where left > 0 {
                 var parameters = Parameters()
                 parameters.add(boundaries.events.microseconds)
                 parameters.add(left)
                 let deleted = try connection.query(
                     """
                     DELETE FROM \(table) WHERE ctid = ANY (ARRAY (
-                        SELECT ctid FROM \(table) WHERE generation = ANY (\(Self.allGenerations))
-                            AND time_us < $1::bigint\(kept)
+                        SELECT ctid FROM \(table) AS p WHERE generation = ANY (\(Self.allGenerations))
+                            AND time_us < $1::bigint\(gone)
                         LIMIT $2::bigint))
                     """, parameters)
                 left -= Int64(deleted.changes)
@@ -81,7 +81,8 @@ extension PostgreSQLRollupWriter {
 
     private static let allGenerations = "ARRAY (SELECT 1::smallint UNION SELECT generation FROM replays)"
 
-    private static let building = "SELECT generation FROM replays WHERE state = 'building'"
+    private static let counting =
+        "SELECT \(GenerationMap.first)::smallint UNION SELECT generation FROM replays WHERE state IN ('building', 'live')"
 
     /// What is left of `maxRows`. By one at a time, as above.
     func sweepReplays(maxRows: Int64, _ connection: Connection) throws(ServerFailure) -> Int64 {
@@ -137,8 +138,8 @@ extension PostgreSQLRollupWriter {
         }
     }
 
-    /// Partitions of days before the boundary's in which nothing is of the boundary's time or later, and nothing that an
-    /// unfinished replay has still to count.
+    /// Partitions of days before the boundary's in which nothing is of the boundary's time or later, and nothing that a
+    /// replay, or what is below one, has still to count.
     private func droppable(
         before boundary: EventTime, _ connection: Connection
     ) throws(ServerFailure) -> (names: [String], heldEvents: Bool) {
@@ -164,7 +165,7 @@ extension PostgreSQLRollupWriter {
                 let pending = try connection.query(
                     """
                     SELECT 1 FROM replay_pending AS p JOIN \(name) AS e ON e.time_us = p.time_us AND e.id = p.id
-                    WHERE p.generation IN (\(Self.building)) LIMIT 1
+                    WHERE p.generation IN (\(Self.counting)) LIMIT 1
                     """)
                 if pending.count > 0 { continue }
                 heldEvents = true

@@ -95,8 +95,8 @@ extension RulesTimeline {
         ).integer(0, 0)
     }
 
-    /// - `without`: as if this replay were not there.
-    static func read(_ connection: Connection, without: Int64? = nil) throws(ServerFailure) -> RulesTimeline {
+    /// - `without`: as if these replays were not there.
+    static func read(_ connection: Connection, without: Set<Int64> = []) throws(ServerFailure) -> RulesTimeline {
         // Before the rest: where that changes in between, the version is an old one and finds out.
         var timeline = RulesTimeline(version: try version(connection))
         let rows = try connection.query(
@@ -115,7 +115,7 @@ extension RulesTimeline {
             SELECT p.generation, p.from_us, p.to_us, p.rules, r.text, p.workspace
             FROM replays p JOIN rules r ON r.fingerprint = p.rules WHERE p.state = 'live' ORDER BY p.rank
             """)
-        for row in 0..<replays.count where replays.integer(row, 0) != without {
+        for row in 0..<replays.count where !without.contains(replays.integer(row, 0)) {
             timeline.overlay(
                 RulesText(fingerprint: replays.text(row, 3), text: replays.text(row, 4)),
                 from: EventTime(microseconds: replays.integer(row, 1)),

@@ -266,16 +266,14 @@ package final class SQLiteReplayStore: ReplayStore {
         }
     }
 
-    package func timeline(without id: Int64) throws(RollupStoreError) -> RulesTimeline {
+    package func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            try RulesTimeline.read(connection, without: id)
+            try RulesTimeline.read(connection, without: ids)
         }
     }
 
-    package func below(_ replay: StoredReplay) throws(RollupStoreError) -> [GenerationMap.Segment] {
-        try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            GenerationMap.below(replay.id, among: try GenerationMap.live(connection))
-        }
+    package func live() throws(RollupStoreError) -> [GenerationMap.Segment] {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in try GenerationMap.live(connection) }
     }
 
     // MARK: Steps

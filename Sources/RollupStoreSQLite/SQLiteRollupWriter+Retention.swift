@@ -24,12 +24,12 @@ extension SQLiteRollupWriter {
                 left -= try delete(rows, wholeFrom: boundary.microseconds, of: Int64(grain.rawValue), connection)
             }
             if left > 0 {
-                // A late one that an unfinished replay has still to count goes once it is settled.
+                // One that a replay, or what is below one, has still to count goes once it is settled.
                 let rows = try connection.statement(
                     """
                     DELETE FROM events WHERE (time_us, id) IN (
                         SELECT time_us, id FROM events AS e WHERE time_us < ?1 AND NOT EXISTS (
-                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.building))
+                            SELECT 1 FROM replay_pending AS p WHERE p.generation IN (\(Self.counting))
                                 AND p.time_us = e.time_us AND p.id = e.id)
                         ORDER BY time_us LIMIT ?2)
                     """)
@@ -40,12 +40,13 @@ extension SQLiteRollupWriter {
             if left > 0 {
                 left = try PairIndex.expire(before: boundaries.events.microseconds, maxRows: left, connection)
             }
-            for (table, kept) in [("revisions", ""), ("replay_pending", " EXCEPT \(Self.building)")] where left > 0 {
+            let isGone = " AND NOT EXISTS (SELECT 1 FROM events AS e WHERE e.time_us = p.time_us AND e.id = p.id)"
+            for (table, gone) in [("revisions", ""), ("replay_pending", isGone)] where left > 0 {
                 let rows = try connection.statement(
                     """
                     DELETE FROM \(table) WHERE (generation, time_us, id) IN (
-                        SELECT generation, time_us, id FROM \(table)
-                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays\(kept)) AND time_us < ?2
+                        SELECT generation, time_us, id FROM \(table) AS p
+                        WHERE generation IN (SELECT ?1 UNION SELECT generation FROM replays) AND time_us < ?2\(gone)
                         LIMIT ?3)
                     """)
                 rows.bind(1, generation)
@@ -69,7 +70,8 @@ extension SQLiteRollupWriter {
         }
     }
 
-    private static let building = "SELECT generation FROM replays WHERE state = 'building'"
+    private static let counting =
+        "SELECT \(GenerationMap.first) UNION SELECT generation FROM replays WHERE state IN ('building', 'live')"
 
     /// How many rows went. `what` is that of the table `retained`.
     private func delete(

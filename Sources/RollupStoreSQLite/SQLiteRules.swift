@@ -78,8 +78,8 @@ extension RulesTimeline {
         return try rows.step() ? rows.integer(0) : 0
     }
 
-    /// - `without`: as if this replay were not there.
-    static func read(_ connection: Connection, without: Int64? = nil) throws(RollupStoreError) -> RulesTimeline {
+    /// - `without`: as if these replays were not there.
+    static func read(_ connection: Connection, without: Set<Int64> = []) throws(RollupStoreError) -> RulesTimeline {
         let rows = try connection.statement(
             """
             SELECT t.from_us, t.fingerprint, r.text FROM rules_timeline t JOIN rules r USING (fingerprint)
@@ -100,7 +100,7 @@ extension RulesTimeline {
             """)
         defer { replays.reset() }
         while try replays.step() {
-            if replays.integer(0) == without { continue }
+            if without.contains(replays.integer(0)) { continue }
             timeline.overlay(
                 RulesText(fingerprint: replays.text(3), text: replays.text(4)),
                 from: EventTime(microseconds: replays.integer(1)), to: EventTime(microseconds: replays.integer(2)),

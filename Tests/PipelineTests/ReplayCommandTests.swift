@@ -154,16 +154,17 @@ extension PipelineTests {
                 return try JSONValue.parse(answer.body)
             }
             func requests() throws -> Int64? { try answer()["totals"]?["requests"]?.integer }
+            func eventsAreGone() throws -> Bool {
+                let page = try JSONValue.parse(
+                    try ask(pipeline.apiPort, "GET", "/v1/events?from=\(from)&to=\(to)").body)
+                return page["data"]?.array?.isEmpty == true
+            }
             try waitUntil("all events are counted", seconds: 60) { try requests() == 3_000 }
             let before = try #require(try answer()["data"])
             // A consumer looks for what is past its time when it starts.
             try pipeline.stopAll()
             for role in roles { try pipeline.start(role) }
-            try waitUntil("the events are gone", seconds: 30) {
-                let page = try JSONValue.parse(
-                    try ask(pipeline.apiPort, "GET", "/v1/events?from=\(from)&to=\(to)").body)
-                return page["data"]?.array?.isEmpty == true
-            }
+            try waitUntil("the events are gone", seconds: 30, eventsAreGone)
 
             let refused = try pipeline.command(["replay", "--source", "events"] + range)
             #expect(refused.status == 2 && refused.errors.contains("are past their retention"), "\(refused.errors)")
@@ -230,6 +231,18 @@ extension PipelineTests {
                     late.errors.contains("\(topic.name)/\(partition) from ")
                         && late.errors.contains(" (offset 20) on"), "\(late.errors)")
                 #expect(try replay(pipeline, ["list"]).array?.count == 5)
+            }
+            // Late ones go, too, but not before they are counted where a revert finds them.
+            let late = try pipeline.command(["loadgen", "--events", "200", "--seed", "6"] + range)
+            #expect(late.status == 0, "\(late.errors)")
+            try waitUntil("late events are counted", seconds: 60) { try requests() == 3_200 }
+            try pipeline.stopAll()
+            for role in roles { try pipeline.start(role) }
+            try waitUntil("late events are gone", seconds: 30, eventsAreGone)
+            for row in try replay(pipeline, ["list"]).array ?? [] where row["state"]?.string == "live" {
+                let id = try #require(row["id"]?.integer)
+                #expect(try replay(pipeline, ["revert", "\(id)"])["state"]?.string == "retired")
+                #expect(try requests() == 3_200, "without \(id)")
             }
             try pipeline.stopAll()
         }

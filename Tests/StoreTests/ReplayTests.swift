@@ -703,6 +703,74 @@ private final class Poll: Sendable {
             func run(_ prices: String?, _ repriced: [Repricing]) throws -> StoredReplay? {
                 let plan = try plan(nil, from: from, to: to, prices: prices)
                 let reach = try LogCoverage.reach(plan, try replays.bounds(), log)
+    /// Of days that replays answer for, whose events go past their retention: what came after a swap is of what is below it
+    /// as well, whether retention came by before it was settled, or settled it and deleted it.
+    @Test(arguments: StoreKind.replaying, [false, true])
+    func lateEventsOfDaysPastTheirRetentionStayThroughARevert(_ kind: StoreKind, _ isSettled: Bool) throws {
+        var random = Random(seed: 211)
+        // A copy of an event that is deleted is not known as one.
+        var known: Set<EventID> = []
+        let log = sampleEvents(kind.few(1_300), &random).filter { known.insert($0.id).inserted }
+        var limits = ClickHouseRollupStore.Limits()
+        limits.graceTime = 0
+        let store: any StoreUnderTest = try kind == .clickhouse ? ClickHouseUnderTest(limits: limits) : kind.make()
+        let ingest = try Ingesting(store, log)
+        func advance(to end: Int) throws {
+            while ingest.next < end { try ingest.apply(min(kind.few(90), end - ingest.next)) }
+        }
+        var replays = try store.replays()
+        var replayer = try self.replayer(store, stepEvents: kind.few(50))
+        func run(_ number: Int, _ from: Int64, _ to: Int64) throws -> StoredReplay? {
+            let begun = try replays.begin(try plan(number, from: from, to: to), now: at(begin + 80 * hour))
+            guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else { return nil }
+            return done
+        }
+        func expire() throws {
+            let boundary = at(begin + 48 * hour)
+            if isSettled {
+                while try replayer.settleOld(before: boundary, limit: kind.few(50)) {}
+                for generation in [GenerationMap.first] + (try replays.live().map(\.generation)) {
+                    let days = GenerationMap.Segment(begin: at(begin), end: boundary, generation: generation)
+                    #expect(try replays.pending(days, limit: 1).isEmpty, "generation \(generation)")
+                }
+            }
+            try expireTwoDays(ingest)
+        }
+        let (from, to) = (begin + 7 * hour, begin + 60 * hour + 77)
+        try advance(to: log.count / 3)
+        let first = try #require(try run(1, from, to))
+        try advance(to: log.count / 2)
+        // On top of it, of the first day and a half.
+        let second = try #require(try run(0, begin + 3 * hour, begin + 30 * hour))
+        try advance(to: 2 * log.count / 3)
+        try expire()
+        if let store = store as? ClickHouseUnderTest {
+            let left = try store.ask("SELECT count() FROM events WHERE time_us < \(begin + 48 * hour)")
+            #expect((left == "0") == isSettled, "\(left)")
+        }
+        // Late ones of days that have no other events any more.
+        try advance(to: log.count)
+        try expire()
+        #expect(try Contents(store).events.count < log.count / 2 || !isSettled)
+
+        #expect(try replayer.revert(second).state == .retired)
+        let (changed, kept) = (
+            try fromTheStart(kind, log, other: 1, from: from, to: to).rollups,
+            try fromTheStart(kind, log, other: nil, from: from, to: to).rollups
+        )
+        #expect(try Contents(store).rollups == changed)
+        #expect(try replayer.revert(first).state == .retired)
+        #expect(try Contents(store).rollups == kept)
+        // Nothing waits for anything any more, and everything goes.
+        try replayer.sweep()
+        try expireTwoDays(ingest)
+        let left = try Contents(store)
+        #expect(left.rollups == kept)
+        #expect(left.events.count == log.filter { $0.time >= at(begin + 48 * hour) }.count)
+        replays.close()
+        ingest.close()
+    }
+
                 #expect((reach != nil) == isLog)
                 let begun = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
                 var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50))
@@ -1110,7 +1178,7 @@ private final class Poll: Sendable {
         var replays = try store.replays()
         let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
         let page = try replays.scan(begun, limit: 20)
-        let timeline = try replays.timeline(without: begun.id)
+        let timeline = try replays.timeline(without: [begun.id])
         var refold = try EventRefold(
             begun.plan, normalizer: Normalizer(rules: try rules(0), hash: nil), before: timeline, after: timeline,
             reprice: nil)
