@@ -84,7 +84,7 @@ soak: setup swift
 	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/(killed|soak)|GroupFaultTests/rebalanceStorm)' \
 	  --filter '^FaultTests\.FaultSuite/(ServerFaultTests/(killed|storeKilled|fighting)|GroundFaultTests/powerCuts|SimulatedFaultTests)' \
 	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)' \
-	  --filter '^StoreTests\.MetadataOracleTests' --filter '^PureTests\.NormalizerTests/itAgrees'
+	  --filter '^StoreTests\.(MetadataOracleTests|ReplayTests/commandsKilled)' --filter '^PureTests\.NormalizerTests/itAgrees'
 	@$(MAKE) --no-print-directory test-deploy
 	@Tests/Deploy/soak --binary .build/release/millrace --minutes $(MINUTES)
 

@@ -317,18 +317,24 @@ private final class Poll: Sendable {
     private struct State {
         var looks: [Look] = []
         var failures: [String] = []
+        var longest = Duration.zero
     }
     private let state = Mutex(State())
     private let stop = StopSignal()
     private let thread = Mutex<ServiceThread?>(nil)
+    private let began = ContinuousClock.now
 
     init(_ reader: any RollupReader) {
         thread.withLock { thread in
             thread = ServiceThread("poll") {
                 while !self.stop.isStopped {
+                    let since = ContinuousClock.now
                     do {
                         let look = try Look(reader)
-                        self.state.withLock { $0.looks.append(look) }
+                        self.state.withLock {
+                            $0.looks.append(look)
+                            $0.longest = max($0.longest, since.duration(to: .now))
+                        }
                     } catch { self.state.withLock { $0.failures.append("\(error)") } }
                 }
             }
@@ -336,6 +342,14 @@ private final class Poll: Sendable {
     }
 
     var count: Int { state.withLock { $0.looks.count } }
+
+    /// How often it looked, and its longest wait.
+    var pace: String {
+        let (count, longest) = state.withLock { ($0.looks.count, $0.longest) }
+        let seconds = began.duration(to: .now) / .seconds(1)
+        return "\(count) looks, \(Int(Double(count) / max(seconds, 0.001)))/s, the longest "
+            + "\(Int(longest / .milliseconds(1))) ms"
+    }
 
     /// Waits until it has looked from beginning to end since the call.
     func seesMore() {
@@ -528,7 +542,8 @@ private final class Poll: Sendable {
         let seed = UInt64.random(in: 0...UInt64.max)
         print("\(kind.rawValue): seed \(seed)")
         var random = Random(seed: seed)
-        let rounds = kind == .sqlite ? rounds(50) : max(6, rounds(50) / 6)
+        // As many as are asked for on each store; by default fewer where each step is a request.
+        let rounds = rounds(kind == .sqlite ? 50 : 8)
         let store = try kind.make()
         let (stored, live) = (kind.few(1_600), kind.few(40))
         let log = sampleEvents(stored + 2 * rounds * live, &random)
@@ -688,21 +703,6 @@ private final class Poll: Sendable {
         ingest.close()
     }
 
-    @Test(arguments: StoreKind.replaying)
-    func theLogAtOtherPricesIsTheEventsAtOtherPrices(_ kind: StoreKind) throws {
-        // Of two whole days, which the log alone has.
-        let (from, to) = (begin + 5 * hour, begin + 40 * hour)
-        let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
-        func repriced(_ isLog: Bool) throws -> Contents {
-            var random = Random(seed: 201)
-            let ingest = try filled(kind, 500, &random)
-            let store = ingest.store
-            if isLog { try expireTwoDays(ingest) }
-            let log = MemoryLog(ingest)
-            var replays = try store.replays()
-            func run(_ prices: String?, _ repriced: [Repricing]) throws -> StoredReplay? {
-                let plan = try plan(nil, from: from, to: to, prices: prices)
-                let reach = try LogCoverage.reach(plan, try replays.bounds(), log)
     /// Of days that replays answer for, whose events go past their retention: what came after a swap is of what is below it
     /// as well, whether retention came by before it was settled, or settled it and deleted it.
     @Test(arguments: StoreKind.replaying, [false, true])
@@ -771,6 +771,21 @@ private final class Poll: Sendable {
         ingest.close()
     }
 
+    @Test(arguments: StoreKind.replaying)
+    func theLogAtOtherPricesIsTheEventsAtOtherPrices(_ kind: StoreKind) throws {
+        // Of two whole days, which the log alone has.
+        let (from, to) = (begin + 5 * hour, begin + 40 * hour)
+        let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
+        func repriced(_ isLog: Bool) throws -> Contents {
+            var random = Random(seed: 201)
+            let ingest = try filled(kind, 500, &random)
+            let store = ingest.store
+            if isLog { try expireTwoDays(ingest) }
+            let log = MemoryLog(ingest)
+            var replays = try store.replays()
+            func run(_ prices: String?, _ repriced: [Repricing]) throws -> StoredReplay? {
+                let plan = try plan(nil, from: from, to: to, prices: prices)
+                let reach = try LogCoverage.reach(plan, try replays.bounds(), log)
                 #expect((reach != nil) == isLog)
                 let begun = try replays.begin(plan, log: reach, now: at(begin + 80 * hour))
                 var replayer = try self.replayer(store, log: log, stepEvents: kind.few(50))
@@ -1158,6 +1173,7 @@ private final class Poll: Sendable {
             #expect(try Look(store.reader) == old)
             poll.seesMore()
         }
+        print("\(kind.rawValue): \(poll.pace), through \(swaps) swaps and as many ways back")
         let (looks, failures) = poll.end()
         #expect(failures == [])
         #expect(looks.count >= 1_000)
