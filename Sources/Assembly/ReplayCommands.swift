@@ -39,11 +39,6 @@ enum ReplayCommands {
         }
         let workspace = invocation.text("workspace")
         if workspace == "" { throw UsageError("--workspace is empty", hint: "leave it out for all workspaces") }
-        if workspace != nil, source == "log" {
-            throw UsageError(
-                "--workspace and --source log exclude each other",
-                hint: "a replay of one workspace reads stored events; leave --workspace out to read the log")
-        }
         let rules = try invocation.text("rules").map { try RulesFile.valid($0) }
         let prices = try invocation.text("prices").map { try Preparation.tree($0).text }
         if let prices { _ = try PriceTable(json: Array(prices.utf8)) }

@@ -79,9 +79,6 @@ struct ReplayWork {
 
     /// Where days are read that the store has no longer the events of; nil: there are none, or they are not to be read.
     func reach(_ plan: ReplayPlan, _ store: inout any ReplayStore) throws -> LogReach? {
-        // What the log makes of the others may differ from what ingest made of them: which values are filed under
-        // `(other)`, say. Theirs are to stay to the bit.
-        if plan.workspace != nil { return nil }
         // The same one goes on where it stands, wherever the log begins by now.
         if try store.list().contains(where: { $0.state == .building && $0.plan.asked == plan.asked }) { return nil }
         return try LogCoverage.reach(plan, try store.bounds(), history)

@@ -4,9 +4,9 @@
 // What ingest did with a record is done again: what it put with the dead letters is passed over, a tombstone and a
 // manifest too, and of an event that comes twice the first one counts.
 //
-// For that the ids of all events of the days are held in memory, 16 bytes each in a table that is between three and six
-// eighths full: 21 to 43 bytes an event. They are nowhere else: who goes on with a replay reads the log from its begin up
-// to its place once more, without counting.
+// For that the ids of all events of the days, or of the one workspace that is replayed, are held in memory, 16 bytes each
+// in a table that is between three and six eighths full: 21 to 43 bytes an event. They are nowhere else: who goes on with a
+// replay reads the log from its begin up to its place once more, without counting.
 //
 // Records that go from the log before they are read end the replay. A hole of the log's own (what a broken disk took, say)
 // was one when ingest came by, too, and is passed over.
@@ -28,6 +28,8 @@ struct LogPassage {
 
     private let log: any RecordLogHistory
     private let replay: StoredReplay
+    /// Whose events are wanted; nil: those of all.
+    private let workspace: [UInt8]?
     private let isStopping: () -> Bool
     private var reader: (any RecordLogReader)?
     private var chunk = RecordChunk()
@@ -42,6 +44,7 @@ struct LogPassage {
     init(_ log: any RecordLogHistory, _ replay: StoredReplay, _ scan: LogScan, isStopping: @escaping () -> Bool) {
         self.log = log
         self.replay = replay
+        workspace = replay.plan.workspace.map { Array($0.utf8) }
         self.scan = scan
         self.isStopping = isStopping
     }
@@ -111,6 +114,7 @@ struct LogPassage {
                     continue
                 }
                 guard fields.time >= replay.plan.begin, fields.time < replay.eventsBegin,
+                    workspace.map({ value[fields.workspace.range].elementsEqual($0) }) ?? true,
                     ids.insert(fields.id).inserted
                 else { continue }
                 body(fields, value)

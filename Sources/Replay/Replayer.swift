@@ -76,6 +76,7 @@ package struct Replayer {
         }
         try recallEntities(of: nil, replay, &refold)
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
+        if try carry(&replay) { return .stopped(replay) }
         if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
             return .stopped(replay)
         }
@@ -116,6 +117,28 @@ package struct Replayer {
             code: .unavailable, tried: "swap in replay \(replay.id)",
             reason: "events of its days come faster than they are settled",
             next: "Run 'millrace replay resume \(replay.id)' at a quieter time, or end the range before now.")
+    }
+
+    /// Where the log is read for one workspace: rows of the others, as they answer, a day a step. True when it was stopped.
+    private mutating func carry(_ replay: inout StoredReplay) throws(RollupStoreError) -> Bool {
+        while let workspace = replay.plan.workspace, var scan = replay.log, let begin = scan.carried,
+            begin < replay.eventsBegin
+        {
+            progress(replay)
+            let began = ContinuousClock.now
+            let end = Grain.day.start(of: Grain.day.bucket(of: begin) + 1)
+            let days = GenerationMap.Segment(begin: begin, end: end, generation: replay.id)
+            let carried = try Self.patiently(wait) { () throws(RollupStoreError) in
+                try store.carried(days, without: workspace)
+            }
+            scan.carried = end
+            let step = carried.step(scan)
+            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
+                try store.add(step, to: replay.id, under: replay)
+            }
+            if wait(pause(after: began.duration(to: .now), events: 0, isAlone: false)) { return true }
+        }
+        return false
     }
 
     /// The part of the scan that the log is read for. True when it was stopped.

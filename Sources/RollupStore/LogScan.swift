@@ -5,6 +5,7 @@
 
 package import Events
 package import RecordLog
+package import Rollups
 
 /// How far a log reaches back, and up to which day a replay needs it.
 package struct LogReach: Sendable, Equatable {
@@ -37,19 +38,23 @@ package struct LogScan: Sendable, Equatable {
     }
 
     package var until: EventTime
+    /// Of a replay of one workspace: rows of the others are taken over of days before this instant. nil: of all of them.
+    package var carried: EventTime?
     /// Ascending by partition, and read in this order.
     package var parts: [Part]
 
-    package init(until: EventTime, parts: [Part]) {
+    package init(until: EventTime, carried: EventTime? = nil, parts: [Part]) {
         self.until = until
+        self.carried = carried
         self.parts = parts
     }
 
     /// - `applied`: the store's next offsets as the replay begins.
     package init(
-        _ reach: LogReach, applied: [(partition: TopicPartition, next: Offset)]
+        _ reach: LogReach, _ plan: ReplayPlan, applied: [(partition: TopicPartition, next: Offset)]
     ) throws(RollupStoreError) {
         until = reach.until
+        carried = plan.workspace == nil ? nil : plan.begin
         parts = []
         for (partition, next) in applied.sorted(by: { $0.partition < $1.partition }) where next.value > 0 {
             guard let begin = reach.beginnings[partition] else {
@@ -72,7 +77,7 @@ package struct LogScan: Sendable, Equatable {
     // MARK: As text, in the store
 
     package var text: String {
-        "\(until.microseconds)"
+        "\(until.microseconds)" + (carried.map { " \($0.microseconds)" } ?? "")
             + parts.map {
                 "\n\($0.partition.topic) \($0.partition.partition) \($0.begin.value) \($0.next.value) \($0.end.value)"
             }.joined()
@@ -81,8 +86,13 @@ package struct LogScan: Sendable, Equatable {
     /// nil where the text is none of ours.
     package init?(text: String) {
         let lines = text.split(separator: "\n")
-        guard let first = lines.first, let until = Int64(first) else { return nil }
-        self.until = EventTime(microseconds: until)
+        let instants = (lines.first ?? "").split(separator: " ").map { Int64($0).map(EventTime.init(microseconds:)) }
+        guard instants.count == 1 || instants.count == 2, let until = instants[0] else { return nil }
+        self.until = until
+        if instants.count == 2 {
+            guard let carried = instants[1] else { return nil }
+            self.carried = carried
+        }
         parts = []
         for line in lines.dropFirst() {
             let words = line.split(separator: " ")
@@ -105,6 +115,67 @@ package struct LogScan: Sendable, Equatable {
                 next: "End it ('millrace replay cancel \(replay)'), and start it again.")
         }
         return scan
+    }
+}
+
+/// What others than one workspace have of some days: the step of a replay of that workspace that takes it over.
+///
+/// The log is not asked about them: what it makes of them may differ from what ingest has made of them.
+package struct CarriedRows: Sendable {
+    private struct Place: Hashable {
+        var grain: Grain
+        var bucket: Int32
+        var series: Int64
+    }
+
+    private let workspace: String
+    private var keys: [SeriesKey] = []
+    private var numbers: [Int64: Int32] = [:]
+    private var rows: [RollupDelta.Row] = []
+    private var places: [Place: Int] = [:]
+    private var settled: [EventPlace] = []
+
+    package init(without workspace: String) { self.workspace = workspace }
+
+    /// A row of what answers.
+    package mutating func add(_ row: StoredRollup, _ key: SeriesKey, _ grain: Grain) {
+        if key.workspace == workspace { return }
+        let place = Place(grain: grain, bucket: row.bucket, series: row.series)
+        if let known = places[place] {
+            rows[known].measures += row.measures
+            rows[known].bins += row.bins
+            return
+        }
+        let number = numbers[row.series] ?? Int32(keys.count)
+        if number == keys.count {
+            numbers[row.series] = number
+            keys.append(key)
+        }
+        places[place] = rows.count
+        rows.append(
+            RollupDelta.Row(
+                grain: grain, bucket: row.bucket, series: number, measures: row.measures, bins: row.bins))
+    }
+
+    /// An event that is pending for the replay: the rows have it already.
+    package mutating func add(pending event: ReplayEvent) {
+        if event.series.workspace == workspace { return }
+        settled.append(EventPlace(time: event.stored.event.time, id: event.stored.event.id))
+    }
+
+    /// - `log`: where the replay's scan stands with it.
+    package func step(_ log: LogScan) -> ReplayStep {
+        var step = ReplayStep()
+        step.series = keys
+        step.delta = RollupDelta(
+            rows: rows.map { row in
+                var row = row
+                row.bins.normalize()
+                return row
+            }.sorted { ($0.grain.rawValue, $0.bucket, $0.series) < ($1.grain.rawValue, $1.bucket, $1.series) })
+        step.settled = settled
+        step.log = log
+        return step
     }
 }
 

@@ -399,6 +399,12 @@ package protocol ReplayStore {
     /// Events of these days that are pending for their generation, the earliest first.
     mutating func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent]
 
+    /// What others than one workspace have of these days, all of one instant: rows of what answers, and what of theirs is
+    /// pending for the days' generation.
+    mutating func carried(
+        _ days: GenerationMap.Segment, without workspace: String
+    ) throws(RollupStoreError) -> CarriedRows
+
     /// Adds a step to a generation under a replay's epoch, and answers the replay as it stands then.
     mutating func add(
         _ step: ReplayStep, to generation: Int64, under replay: StoredReplay
@@ -516,8 +522,7 @@ extension StoredReplay {
         RollupStoreError(
             code: .configuration, tried: "replay from \(RFC3339.precise(plan.begin))",
             reason: "events before \(RFC3339.precise(keptFrom)) are past their retention",
-            next: "Begin at or after that instant; whole UTC days are built."
-                + (plan.workspace == nil ? "" : " A replay of one workspace reads no log; one of all of them does."))
+            next: "Begin at or after that instant; whole UTC days are built.")
     }
 
     package static func overlapping(_ other: StoredReplay) -> RollupStoreError {

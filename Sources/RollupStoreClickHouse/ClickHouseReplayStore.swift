@@ -97,7 +97,7 @@ package final class ClickHouseReplayStore: ReplayStore {
                 var scan: LogScan?
                 if let log {
                     scan = try LogScan(
-                        log,
+                        log, plan,
                         applied: seen.positions.filter { $0.generation == GenerationMap.first }
                             .map { ($0.ledger.partition, $0.ledger.next) })
                 }
@@ -228,11 +228,38 @@ package final class ClickHouseReplayStore: ReplayStore {
 
     package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
         let connection = try opened()
-        let state = try writer.latest(connection)
+        return try pending(days, limit, try writer.latest(connection), connection)
+    }
+
+    private func pending(
+        _ days: GenerationMap.Segment, _ limit: Int, _ state: StoreState, _ connection: Connection
+    ) throws(RollupStoreError) -> [ReplayEvent] {
         let places =
             "SELECT time_us, id \(state.pending(for: days.generation, from: days.begin, to: days.end)) "
             + "ORDER BY time_us, id LIMIT \(limit)"
         return try withSeries(try snapshot(state, connection).events(at: places, limit: limit), state, connection)
+    }
+
+    package func carried(
+        _ days: GenerationMap.Segment, without workspace: String
+    ) throws(RollupStoreError) -> CarriedRows {
+        let connection = try opened()
+        let state = try writer.latest(connection)
+        try memory.update(state, connection)
+        var carried = CarriedRows(without: workspace)
+        let snapshot = snapshot(state, connection)
+        do {
+            for grain in Grain.allCases {
+                let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
+                try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
+                    if let key = memory.key(of: row.series) { carried.add(row, key, grain) }
+                }
+            }
+        } catch {
+            throw RollupStoreError.reading(error)
+        }
+        for event in try pending(days, .max, state, connection) { carried.add(pending: event) }
+        return carried
     }
 
     private func withSeries(

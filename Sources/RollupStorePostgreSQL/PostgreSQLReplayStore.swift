@@ -95,7 +95,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
             let scan = try ServerFailure.passing { () throws(RollupStoreError) -> LogScan? in
                 try StoredReplay.check(plan, log, bounds)
                 guard let log else { return nil }
-                return try LogScan(log, applied: offsets)
+                return try LogScan(log, plan, applied: offsets)
             }
             if let rules = plan.rules { try PostgreSQLRollupWriter.keep(rules, connection) }
             var parameters = Parameters()
@@ -274,27 +274,54 @@ package final class PostgreSQLReplayStore: ReplayStore {
     }
 
     package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
+        try look { connection throws(ServerFailure) in try pending(days, limit, connection) }
+    }
+
+    private func pending(
+        _ days: GenerationMap.Segment, _ limit: Int, _ connection: Connection
+    ) throws(ServerFailure) -> [ReplayEvent] {
+        var parameters = Parameters()
+        parameters.add(days.generation)
+        parameters.add(days.begin.microseconds)
+        parameters.add(days.end.microseconds)
+        parameters.add(Int64(limit))
+        let rows = try connection.query(
+            """
+            SELECT \(PostgreSQLSnapshot.eventColumns(isRevised: false))
+            FROM replay_pending p JOIN events e ON e.id = p.id
+            WHERE p.generation = $1::bigint AND p.time_us >= $2::bigint AND p.time_us < $3::bigint
+            ORDER BY p.time_us, p.id LIMIT $4::bigint
+            """, parameters)
+        var read: [StoredEvent] = []
+        read.reserveCapacity(rows.count)
+        do {
+            for row in 0..<rows.count { read.append(try PostgreSQLSnapshot.event(rows, row)) }
+        } catch {
+            throw ServerFailure.reading(error)
+        }
+        return try withSeries(read, connection)
+    }
+
+    package func carried(
+        _ days: GenerationMap.Segment, without workspace: String
+    ) throws(RollupStoreError) -> CarriedRows {
         try look { connection throws(ServerFailure) in
-            var parameters = Parameters()
-            parameters.add(days.generation)
-            parameters.add(days.begin.microseconds)
-            parameters.add(days.end.microseconds)
-            parameters.add(Int64(limit))
-            let rows = try connection.query(
-                """
-                SELECT \(PostgreSQLSnapshot.eventColumns(isRevised: false))
-                FROM replay_pending p JOIN events e ON e.id = p.id
-                WHERE p.generation = $1::bigint AND p.time_us >= $2::bigint AND p.time_us < $3::bigint
-                ORDER BY p.time_us, p.id LIMIT $4::bigint
-                """, parameters)
-            var read: [StoredEvent] = []
-            read.reserveCapacity(rows.count)
+            try memory.update(connection)
+            var carried = CarriedRows(without: workspace)
+            let snapshot = PostgreSQLSnapshot(
+                connection: connection, map: try GenerationMap.read(connection), memory: memory)
             do {
-                for row in 0..<rows.count { read.append(try PostgreSQLSnapshot.event(rows, row)) }
+                for grain in Grain.allCases {
+                    let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
+                    try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
+                        if let key = memory.key(of: row.series) { carried.add(row, key, grain) }
+                    }
+                }
             } catch {
                 throw ServerFailure.reading(error)
             }
-            return try withSeries(read, connection)
+            for event in try pending(days, .max, connection) { carried.add(pending: event) }
+            return carried
         }
     }
 

@@ -72,7 +72,7 @@ package final class SQLiteReplayStore: ReplayStore {
             if let other = unfinished.first(where: { $0.plan.overlaps(plan) }) { throw StoredReplay.overlapping(other) }
             try StoredReplay.check(plan, log, try bounds(connection))
             var scan: LogScan?
-            if let log { scan = try LogScan(log, applied: try offsets(connection)) }
+            if let log { scan = try LogScan(log, plan, applied: try offsets(connection)) }
             if let rules = plan.rules { try SQLiteRollupWriter.keep(rules, connection) }
             let insert = try connection.statement(
                 """
@@ -222,20 +222,46 @@ package final class SQLiteReplayStore: ReplayStore {
     }
 
     package func pending(_ days: GenerationMap.Segment, limit: Int) throws(RollupStoreError) -> [ReplayEvent] {
+        try transaction("DEFERRED") { connection throws(RollupStoreError) in try pending(days, limit, connection) }
+    }
+
+    private func pending(
+        _ days: GenerationMap.Segment, _ limit: Int, _ connection: Connection
+    ) throws(RollupStoreError) -> [ReplayEvent] {
+        let rows = try connection.statement(
+            "SELECT \(SQLiteSnapshot.eventColumns(isRevised: false)) FROM replay_pending p "
+                + "JOIN events e ON e.time_us = p.time_us AND e.id = p.id "
+                + "WHERE p.generation = ?1 AND p.time_us >= ?2 AND p.time_us < ?3 ORDER BY p.time_us, p.id LIMIT ?4"
+        )
+        rows.bind(1, days.generation)
+        rows.bind(2, days.begin.microseconds)
+        rows.bind(3, days.end.microseconds)
+        rows.bind(4, Int64(limit))
+        defer { rows.reset() }
+        var read: [StoredEvent] = []
+        while try rows.step() { read.append(try SQLiteSnapshot.event(rows)) }
+        return try withSeries(read, connection)
+    }
+
+    package func carried(
+        _ days: GenerationMap.Segment, without workspace: String
+    ) throws(RollupStoreError) -> CarriedRows {
         try transaction("DEFERRED") { connection throws(RollupStoreError) in
-            let rows = try connection.statement(
-                "SELECT \(SQLiteSnapshot.eventColumns(isRevised: false)) FROM replay_pending p "
-                    + "JOIN events e ON e.time_us = p.time_us AND e.id = p.id "
-                    + "WHERE p.generation = ?1 AND p.time_us >= ?2 AND p.time_us < ?3 ORDER BY p.time_us, p.id LIMIT ?4"
-            )
-            rows.bind(1, days.generation)
-            rows.bind(2, days.begin.microseconds)
-            rows.bind(3, days.end.microseconds)
-            rows.bind(4, Int64(limit))
-            defer { rows.reset() }
-            var read: [StoredEvent] = []
-            while try rows.step() { read.append(try SQLiteSnapshot.event(rows)) }
-            return try withSeries(read, connection)
+            try memory.update(connection)
+            var carried = CarriedRows(without: workspace)
+            let snapshot = try snapshot(connection)
+            do {
+                for grain in Grain.allCases {
+                    let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
+                    try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
+                        if let key = memory.key(of: row.series) { carried.add(row, key, grain) }
+                    }
+                }
+            } catch {
+                throw RollupStoreError.reading(error)
+            }
+            for event in try pending(days, .max, connection) { carried.add(pending: event) }
+            return carried
         }
     }
 
