@@ -94,7 +94,7 @@ enum ReplayCommands {
         switch ending {
         case .swapped(let done):
             if invocation.flag("json") {
-                try Terminal.write(json(done).text + "\n")
+                try Terminal.write(ReplayRow.json(done).text + "\n")
             } else {
                 let what = done.changed == 0 ? "none of them differs" : "\(done.changed) of them differ"
                 try Terminal.write(
@@ -147,7 +147,7 @@ enum ReplayCommands {
         var store = try Inputs(try invocation.configuration()).replays()
         let replay = try find(invocation, &store)
         if invocation.flag("json") {
-            try Terminal.write(json(replay).text + "\n")
+            try Terminal.write(ReplayRow.json(replay).text + "\n")
             return 0
         }
         var rows = [
@@ -160,7 +160,8 @@ enum ReplayCommands {
             ["changed", "\(replay.changed) events"], ["started", RFC3339.precise(replay.created)],
         ]
         for part in replay.log?.parts ?? [] {
-            rows.append(["\(part.partition.topic)/\(part.partition.partition)", "\(Int(progress(of: part) * 100)) %"])
+            let name = "\(part.partition.topic)/\(part.partition.partition)"
+            rows.append([name, "\(Int(ReplayRow.progress(of: part) * 100)) %"])
         }
         if let swapped = replay.swapped { rows.append(["answers since", RFC3339.precise(swapped)]) }
         try Terminal.write(TextTable(heads: ["replay", "\(replay.id)"], rows).text)
@@ -221,26 +222,15 @@ enum ReplayCommands {
         "\(replay.scanned) of \(replay.total) \(unit(of: replay)), \(Int(ReplayRow.progress(of: replay) * 100)) %"
     }
 
+    /// Which partition is being read, where the log is.
+    private static func place(of replay: StoredReplay) -> String {
+        guard let log = replay.log, let current = log.current else { return "" }
+        let part = log.parts[current]
+        return "; \(part.partition.topic)/\(part.partition.partition) \(Int(ReplayRow.progress(of: part) * 100)) %, "
+            + "\(current) of \(log.parts.count) partitions read"
+    }
+
     private static func unit(of replay: StoredReplay) -> String { replay.log == nil ? "events" : "records and events" }
-
-    private static func progress(of part: LogScan.Part) -> Double {
-        part.end == part.begin
-            ? 1 : Double(part.next.value - part.begin.value) / Double(part.end.value - part.begin.value)
-    }
-
-    /// A row of the API, and how far each partition is where the log is read.
-    private static func json(_ replay: StoredReplay) -> JSONValue {
-        guard let log = replay.log else { return ReplayRow.json(replay) }
-        let parts = log.parts.map { part -> JSONValue in
-            [
-                "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
-                "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
-                "end": JSONValue(part.end.value),
-            ]
-        }
-        return .object(
-            (ReplayRow.json(replay).members ?? []) + [JSONMember(key: "partitions", value: .array(parts))])
-    }
 
     /// How far it is, every few seconds, to standard error.
     private final class Meter {
@@ -256,7 +246,7 @@ enum ReplayCommands {
             let seconds = began.duration(to: .now) / .seconds(1)
             let rate = Double(replay.scanned - first) / max(seconds, 0.001)
             let left = rate > 0 ? "\(Int(Double(max(0, replay.total - replay.scanned)) / rate)) s left" : "waiting"
-            Terminal.complain("\(progress(of: replay)), \(Int(rate))/s, \(left)")
+            Terminal.complain("\(progress(of: replay)), \(Int(rate))/s, \(left)\(place(of: replay))")
         }
     }
 

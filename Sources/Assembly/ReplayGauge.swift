@@ -1,5 +1,6 @@
 // `millrace_replays` and how far unfinished ones are: what the store says when it is scraped.
 
+import RecordLog
 import RollupStore
 import Synchronization
 import Telemetry
@@ -26,7 +27,13 @@ final class ReplayGauge: Sendable {
             state.rows = (replays ?? []).map {
                 ReplayMetrics.Row(
                     id: $0.id, state: $0.state.rawValue, isUnfinished: $0.state == .building, scanned: $0.scanned,
-                    total: $0.total)
+                    total: $0.total,
+                    partitions: ($0.log?.parts ?? []).map {
+                        (
+                            "\($0.partition.topic)/\($0.partition.partition)", $0.next.value - $0.begin.value,
+                            $0.end.value - $0.begin.value
+                        )
+                    })
             }
             state.readAt = .now
             return state.rows

@@ -6,6 +6,7 @@ package import Events
 import HTTPTransport
 package import JSONText
 import Queries
+import RecordLog
 package import RollupStore
 import Telemetry
 
@@ -83,6 +84,7 @@ package enum ReplayRow {
             "prices": plan.prices.map { .string(priceVersion(of: $0)) } ?? .null,
             "workspace": plan.workspace.map { .string($0) } ?? .null,
             "dry_run": .boolean(plan.isDryRun), "progress": MeasureValue.number(progress(of: replay)).json,
+            "partitions": .array((replay.log?.parts ?? []).map(json)),
             "events": JSONValue(replay.scanned), "expected_events": JSONValue(replay.total),
             "changed_events": JSONValue(replay.changed), "created": .string(RFC3339.precise(replay.created)),
             "swapped": replay.swapped.map { .string(RFC3339.precise($0)) } ?? .null,
@@ -100,6 +102,20 @@ package enum ReplayRow {
                 key: "seconds_left", value: rate.flatMap { $0 > 0 ? JSONValue(Int64(left / $0)) : nil } ?? .null),
             JSONMember(key: "problem", value: standing.problem.map { .string($0) } ?? .null),
         ]
+    }
+
+    private static func json(_ part: LogScan.Part) -> JSONValue {
+        [
+            "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
+            "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
+            "end": JSONValue(part.end.value), "progress": MeasureValue.number(progress(of: part)).json,
+        ]
+    }
+
+    /// From 0 to 1, of the log's records that the replay reads.
+    package static func progress(of part: LogScan.Part) -> Double {
+        let all = part.end.value - part.begin.value
+        return all == 0 ? 1 : Double(part.next.value - part.begin.value) / Double(all)
     }
 
     /// From 0 to 1.

@@ -7,13 +7,19 @@ package struct ReplayMetrics: Sendable {
         package var isUnfinished: Bool
         package var scanned: Int64
         package var total: Int64
+        /// Of the log, where it is read.
+        package var partitions: [(name: String, read: Int64, total: Int64)]
 
-        package init(id: Int64, state: String, isUnfinished: Bool, scanned: Int64, total: Int64) {
+        package init(
+            id: Int64, state: String, isUnfinished: Bool, scanned: Int64, total: Int64,
+            partitions: [(name: String, read: Int64, total: Int64)] = []
+        ) {
             self.id = id
             self.state = state
             self.isUnfinished = isUnfinished
             self.scanned = scanned
             self.total = total
+            self.partitions = partitions
         }
     }
 
@@ -37,7 +43,21 @@ package struct ReplayMetrics: Sendable {
             Metric(
                 "millrace_replay_expected_events", "Events that an unfinished replay found when it began.",
                 rowLabels: ["replay"], .gauges { [read] in Self.unfinished(read()) { $0.total } }),
+            Metric(
+                "millrace_replay_read_records", "Records of the log that an unfinished replay has read.",
+                rowLabels: ["replay", "partition"], .gauges { [read] in Self.partitions(read()) { $0.read } }),
+            Metric(
+                "millrace_replay_expected_records", "Records of the log that an unfinished replay reads.",
+                rowLabels: ["replay", "partition"], .gauges { [read] in Self.partitions(read()) { $0.total } }),
         ]
+    }
+
+    private static func partitions(
+        _ rows: [Row], _ value: ((name: String, read: Int64, total: Int64)) -> Int64
+    ) -> [(labels: [(String, String)], value: Int64)] {
+        rows.filter(\.isUnfinished).flatMap { row in
+            row.partitions.map { ([("replay", "\(row.id)"), ("partition", $0.name)], value($0)) }
+        }
     }
 
     private static func unfinished(

@@ -205,6 +205,18 @@ extension PipelineTests {
             // Killed on its way, and gone on with.
             let left = try cutShort(pipeline, ["--source", "log", "--rules", "new.yaml", "--rate", "300"] + range)
             #expect(try answer()["data"] == before)
+            let standing = try JSONValue.parse(ask(pipeline.apiPort, "GET", "/v1/replays/\(left)").body)
+            let read = standing["partitions"]?.array ?? []
+            #expect(read.map { $0["partition"] } == parts.map { $0["partition"] }, "\(standing.text)")
+            let progress = read.compactMap { $0["progress"]?.double }
+            #expect(progress.contains { $0 > 0 } && progress.contains { $0 < 1 }, "\(standing.text)")
+            let name = try #require(read.first?["partition"]?.string)
+            try waitUntil("it is in the metrics", seconds: 20) {
+                let metrics = try ask(pipeline.apiPort, "GET", "/metrics").text
+                let labels = "{replay=\"\(left)\",partition=\"\(name)\"}"
+                return metrics.contains("millrace_replay_read_records\(labels) ")
+                    && metrics.contains("millrace_replay_expected_records\(labels) ")
+            }
             let other = try replay(pipeline, ["resume", "\(left)"])
             #expect(other["id"]?.integer == left && (other["changed_events"]?.integer ?? 0) > 0)
             let after = try #require(try answer()["data"])
