@@ -231,11 +231,13 @@ package struct Replayer {
     private mutating func refold(_ replay: StoredReplay, without ids: Set<Int64>) throws(RollupStoreError)
         -> EventRefold
     {
-        let timeline = try store.timeline(without: ids)
+        // They came while it answered.
+        let before = try store.timeline(without: [])
+        let after = try store.timeline(without: ids)
         var plan = replay.plan
         plan.rules = nil
         plan.prices = nil
-        return try EventRefold(plan, normalizer: normalizer, before: timeline, after: timeline, reprice: nil)
+        return try EventRefold(plan, normalizer: normalizer, before: before, after: after, reprice: nil)
     }
 
     /// Deletes the rows of what was cancelled or taken back.

@@ -724,10 +724,9 @@ private final class Poll: Sendable {
             var replays = try store.replays()
             defer { replays.close() }
             var replayer = try self.replayer(store, stepEvents: kind.few(50))
-            let plan = try plan(nil, from: begin, to: begin + 72 * hour, prices: "{}", workspace: "default")
-            let ending = try replayer.run(try replays.begin(plan, now: at(begin + 80 * hour))) {
-                (NanoUSD(Int64($0.inputTokens) * 7), "other-prices")
-            }
+            let prices = try self.plan(nil, from: begin, to: begin + 72 * hour, prices: "{}", workspace: "default")
+            let reprice: Reprice = { (NanoUSD(Int64($0.inputTokens) * 7), "other-prices") }
+            let ending = try replayer.run(try replays.begin(prices, now: at(begin + 80 * hour)), reprice: reprice)
             guard case .swapped = ending else { throw Failure("it was not swapped in") }
             try expireTwoDays(ingest)
             return ingest
@@ -748,7 +747,7 @@ private final class Poll: Sendable {
         }
         let before = try Contents(store)
         var looking = try self.replayer(store, log: log, stepEvents: kind.few(50))
-        let dry = try start(try plan(1, from: from, to: to, isDryRun: true, workspace: "other"))
+        let dry = try start(try self.plan(1, from: from, to: to, isDryRun: true, workspace: "other"))
         guard case .built(let built) = try looking.run(dry, reprice: nil) else { throw Failure("it was not built") }
         var sums: [String: ReplayDifference] = [:]
         for (generation, isAfter) in [(nil, false), (built.id, true)] as [(Int64?, Bool)] {
@@ -761,7 +760,7 @@ private final class Poll: Sendable {
         try looking.sweep()
         #expect(try Contents(store) == before)
 
-        let plan = try plan(1, from: from, to: to, workspace: "other")
+        let plan = try self.plan(1, from: from, to: to, workspace: "other")
         var rounds = 0
         var live: StoredReplay?
         while live == nil {
@@ -1099,6 +1098,41 @@ private final class Poll: Sendable {
         #expect(try replayer.revert(priced).state == .retired)
         #expect(try replayer.revert(same).state == .retired)
         #expect(try Contents(store) == after)
+        #expect(try replayer.revert(done).state == .retired)
+        #expect(try Contents(store) == kept)
+        replays.close()
+        ingest.close()
+    }
+
+    /// Two raw keys that the rules of a replay make one: what it counts of late events as conflicts is none without it.
+    @Test(arguments: StoreKind.replaying)
+    func conflictsOfLateEventsAreThoseOfTheRulesThatAnswer(_ kind: StoreKind) throws {
+        var random = Random(seed: 231)
+        let log = (0..<30).map { index in
+            var event = Sample.random(&random).event
+            event.time = at(begin + Int64(index) * hour / 2)
+            event.id = EventID(time: event.time, random: (random.next(), random.next()))
+            event.metadataRaw = Array(#"{"env":"prod","environment":"Test"}"#.utf8)
+            event.metadataConflicts = UInt32(index % 2)
+            return event
+        }
+        let store = try kind.make()
+        let ingest = try Ingesting(store, log)
+        try ingest.apply(10)
+        var replays = try store.replays()
+        var replayer = try self.replayer(store, stepEvents: 20)
+        let begun = try replays.begin(try plan(1, from: begin, to: begin + 24 * hour), now: at(begin))
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("it was not swapped in")
+            return
+        }
+        try ingest.apply(20)
+        let (changed, kept) = (
+            try fromTheStart(kind, log, other: 1, from: begin, to: begin + 24 * hour),
+            try fromTheStart(kind, log, other: nil, from: begin, to: begin)
+        )
+        #expect(changed.events != kept.events)
+        #expect(try Contents(store) == changed)
         #expect(try replayer.revert(done).state == .retired)
         #expect(try Contents(store) == kept)
         replays.close()
