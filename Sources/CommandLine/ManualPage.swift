@@ -8,11 +8,8 @@ extension Program {
         func visit(_ path: [String], _ commands: [Command]) {
             for command in commands {
                 let path = path + [command.name]
-                guard command.subcommands.isEmpty else {
-                    visit(path, command.subcommands)
-                    continue
-                }
-                out += section(of: command, at: path)
+                if command.isRunnable { out += section(of: command, at: path) }
+                visit(path, command.subcommands)
             }
         }
         visit([], commands)

@@ -60,6 +60,16 @@ private func error(_ words: [String]) -> UsageError? {
         ] {
             #expect(page.lowercased().contains(text.lowercased()), "\(text)")
         }
+        let both = Program(
+            name: "mill", version: "1", summary: "grinds",
+            commands: [
+                Command(
+                    "press", "press oil", options: [Option("cold", nil, "slowly")],
+                    subcommands: [Command("clean", "clean it")], runsItself: true)
+            ], settings: SettingNames(paths: [], blanks: [:]))
+        for text in [".SS press\n", "Press oil.", "\\-\\-cold", ".SS press clean\n"] {
+            #expect(both.manualPage.contains(text), "\(text)")
+        }
         let requests = [".TH", ".SH", ".SS", ".B", ".I", ".TP", ".PP", ".nf", ".fi", ".br"]
         for line in page.split(separator: "\n") where line.hasPrefix(".") {
             #expect(requests.contains { line == $0 || line.hasPrefix($0 + " ") }, "\(line)")
