@@ -140,7 +140,8 @@ private final class BufferedHandler: ServerHandler {
             return write(
                 .json(
                     413,
-                    "{\"error\":{\"code\":\"too_large\",\"message\":\"the body is larger than \(bodyLimit) bytes\"}}"))
+                    "{\"error\":{\"code\":\"too_large\",\"message\":\"the body is larger than \(bodyLimit) bytes\","
+                        + "\"position\":null,\"hint\":\"send less\"}}"))
         }
         let exchange = self.exchange
         let handler = LoopBound(self)
@@ -167,7 +168,8 @@ private final class BufferedHandler: ServerHandler {
             write(
                 .json(
                     503,
-                    "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many requests are waiting; try again\"}}"))
+                    "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many requests are waiting\","
+                        + "\"position\":null,\"hint\":\"try again\"}}"))
         }
     }
 

@@ -204,33 +204,51 @@ extension Answer {
 // Writing.
 extension Answer {
     package var json: JSONValue {
+        let members = [
+            JSONMember(key: "data", value: .array(data.map(tree))), JSONMember(key: "totals", value: figures(totals)),
+            JSONMember(key: "other", value: .array(other.map(tree))),
+        ]
+        return .object(members + about)
+    }
+
+    /// The text of `json` in parts of `size` bytes or a little more: never is more of it in memory. False once `take`
+    /// is.
+    package func write(inPartsOf size: Int, _ take: ([UInt8]) -> Bool) -> Bool {
+        var part: [UInt8] = []
+        func list(_ head: String, _ count: Int, _ row: (Int) -> JSONValue) -> Bool {
+            part += head.utf8
+            for index in 0..<count {
+                if index > 0 { part.append(UInt8(ascii: ",")) }
+                row(index).write(to: &part)
+                if part.count >= size {
+                    guard take(part) else { return false }
+                    part.removeAll(keepingCapacity: true)
+                }
+            }
+            part.append(UInt8(ascii: "]"))
+            return true
+        }
+        guard list("{\"data\":[", data.count, { tree(data[$0]) }) else { return false }
+        part += ",\"totals\":".utf8
+        figures(totals).write(to: &part)
+        guard list(",\"other\":[", other.count, { tree(other[$0]) }) else { return false }
+        part.append(UInt8(ascii: ","))
+        part += JSONValue.object(about).bytes.dropFirst()
+        return take(part)
+    }
+
+    private func tree(_ row: Row) -> JSONValue {
+        let group = zip(groupNames, row.group).map { JSONMember(key: $0, value: $1?.json ?? .null) }
+        return ["bucket": Self.text(row.bucket), "group": .object(group), "measures": figures(row.values)]
+    }
+
+    private func tree(_ rest: Rest) -> JSONValue {
+        ["bucket": Self.text(rest.bucket), "groups": JSONValue(rest.groups), "measures": figures(rest.values)]
+    }
+
+    /// What follows the figures.
+    private var about: [JSONMember] {
         var members: [(String, JSONValue)] = [
-            (
-                "data",
-                .array(
-                    data.map { row in
-                        .object([
-                            JSONMember(key: "bucket", value: Self.text(row.bucket)),
-                            JSONMember(
-                                key: "group",
-                                value: .object(
-                                    zip(groupNames, row.group).map { JSONMember(key: $0, value: $1?.json ?? .null) })),
-                            JSONMember(key: "measures", value: figures(row.values)),
-                        ])
-                    })
-            ),
-            ("totals", figures(totals)),
-            (
-                "other",
-                .array(
-                    other.map { rest in
-                        .object([
-                            JSONMember(key: "bucket", value: Self.text(rest.bucket)),
-                            JSONMember(key: "groups", value: JSONValue(rest.groups)),
-                            JSONMember(key: "measures", value: figures(rest.values)),
-                        ])
-                    })
-            ),
             (
                 "plan",
                 [
@@ -248,7 +266,7 @@ extension Answer {
         if let inexactness { members.append(("filed_under_other", JSONValue(inexactness.requests))) }
         if overlapping { members.append(("overlapping", true)) }
         if let explanation { members.append(("explain", explanation.json)) }
-        return .object(members.map { JSONMember(key: $0, value: $1) })
+        return members.map { JSONMember(key: $0, value: $1) }
     }
 
     private func figures(_ values: [MeasureValue]) -> JSONValue {

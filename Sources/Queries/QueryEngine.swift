@@ -156,6 +156,7 @@ extension QueryError {
         case let error as QueryError: self = error
         case let error as RollupStoreError:
             self.init(.storeUnavailable, "\(error.tried): \(error.reason)", hint: error.next)
+            isTransient = error.isTransient
         default: self.init(.storeUnavailable, "The store could not be read: \(error)")
         }
     }

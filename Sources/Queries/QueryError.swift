@@ -22,6 +22,8 @@ package struct QueryError: Error, Sendable, Equatable, CustomStringConvertible {
     /// Where in the filter, in Unicode code points from 0.
     package var position: Int?
     package var hint: String?
+    /// Of `storeUnavailable`: asked again, it may be answered.
+    package var isTransient = false
 
     package init(_ code: Code, _ message: String, position: Int? = nil, hint: String? = nil) {
         self.code = code

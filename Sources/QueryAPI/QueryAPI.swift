@@ -59,6 +59,8 @@ package struct QueryService: Sendable {
     let redrive: Redrive?
     let engine = QueryEngine()
     let exports = ExportSlots()
+    /// Of one question.
+    let timeLimit: Duration
 
     /// The responder of the API's listener. `now` and `zoneFile` are the clock and the zone files of the system.
     package static func responder(
@@ -68,12 +70,13 @@ package struct QueryService: Sendable {
         zoneFile: @escaping ZoneFile = SystemFacts.zoneFile,
         corsOrigins: Set<String> = [], proxyURL: String = "", reconcile: Reconcile? = nil,
         replays: (any ReplayControl)? = nil, deadLetters: (any DeadLetterArchive)? = nil,
-        redrive: Redrive? = nil
+        redrive: Redrive? = nil, timeLimit: Duration = .seconds(QueryLimits.seconds)
     ) -> HTTPResponder {
         let service = QueryService(
             reader: reader, authenticate: authenticate, metrics: metrics, registry: registry, log: log,
             readiness: readiness, now: now, zoneFile: zoneFile, corsOrigins: corsOrigins,
-            proxyURL: proxyURL, reconcile: reconcile, replays: replays, deadLetters: deadLetters, redrive: redrive)
+            proxyURL: proxyURL, reconcile: reconcile, replays: replays, deadLetters: deadLetters, redrive: redrive,
+            timeLimit: timeLimit)
         return { service.answer($0) }
     }
 

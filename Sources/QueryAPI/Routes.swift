@@ -25,15 +25,46 @@ extension QueryService {
         } catch {
             throw APIError(error)
         }
-        return try tagged(request, workspace, [RFC3339.precise(question.from), RFC3339.precise(question.to)]) {
-            (snapshot, budget) throws(QueryError) in
+        let range = StoreTag.Range(from: question.from, to: question.to, isSaid: explains)
+        let extra = [question.granularity.rawValue]
+        let (headers, answer) = try tagged(request, workspace, extra, range) { (snapshot, budget) throws(QueryError) in
             let answer = try engine.answer(
                 question, workspace: workspace, snapshot: snapshot, budget: budget, explains: explains)
             metrics.questions.add()
             metrics.rowsRead.add(answer.plan.rowsRead)
             metrics.questionDuration.record(microseconds: UInt64(started.microsecondsSince))
-            return answer.json
+            return answer
         }
+        guard let answer else { return HTTPResponse(status: 304, headers: headers) }
+        return try write(answer, headers)
+    }
+
+    /// Rows that an answer has at most to be sent whole.
+    static let rowsAtOnce = 20_000
+    /// Of what is sent in parts.
+    private static let partSize = 65_536
+
+    /// A large one is written while it is sent: its text may be many times what memory holds of it.
+    private func write(_ answer: Answer, _ headers: [(name: String, value: String)]) throws(APIError) -> HTTPResponse {
+        var response = HTTPResponse(status: 200, headers: [("content-type", "application/json")] + headers)
+        guard answer.data.count + answer.other.count > Self.rowsAtOnce else {
+            _ = answer.write(inPartsOf: .max) { part in
+                response.body = part
+                return true
+            }
+            return response
+        }
+        guard let slot = exports.take() else {
+            throw APIError(
+                429, "too_many_exports",
+                "\(ExportSlots.count) exports or answers of more than \(Self.rowsAtOnce) rows are under way; no more at "
+                    + "once.",
+                hint: "Try again when one has ended, or ask for fewer groups or a coarser granularity.")
+        }
+        response.stream = { sink in
+            withExtendedLifetime(slot) { answer.write(inPartsOf: Self.partSize) { sink.write($0) } }
+        }
+        return response
     }
 
     func events(_ request: HTTPRequest, workspace: String) throws(APIError) -> HTTPResponse {
@@ -141,14 +172,17 @@ extension QueryService {
     func read<Result>(
         _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> Result
     ) throws(APIError) -> Result {
-        let end = ContinuousClock.now.advanced(by: .seconds(QueryLimits.seconds))
-        let budget = QueryBudget { ContinuousClock.now >= end }
+        let start = ContinuousClock.now
+        let end = start.advanced(by: timeLimit)
+        // Whoever takes the rows notices first, where there are any: a listing then ends its page short.
+        let engineEnd = start.advanced(by: timeLimit * 15 / 16)
+        let budget = QueryBudget { ContinuousClock.now >= engineEnd }
         do {
-            return try reader.read(until: budget.isSpent) { snapshot in try body(snapshot, budget) }
-        } catch let error as RollupStoreError where budget.isSpent() && error.isTransient {
-            throw APIError(QueryBudget.timedOut())
+            return try reader.read(until: { ContinuousClock.now >= end }) { snapshot in try body(snapshot, budget) }
         } catch {
-            throw APIError(QueryError(reading: error))
+            let failure = QueryError(reading: error)
+            // That the store was told to stop it says as a failure of its own, through whatever layer.
+            throw APIError(failure.isTransient && budget.isSpent() ? QueryBudget.timedOut() : failure)
         }
     }
 
@@ -158,20 +192,30 @@ extension QueryService {
         _ request: HTTPRequest, _ workspace: String, _ extra: [String],
         _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> JSONValue
     ) throws(APIError) -> HTTPResponse {
-        let known = request.method == "POST" ? nil : request.header("if-none-match")
-        let (tag, answer) = try read { (snapshot, budget) throws(QueryError) -> (String, JSONValue?) in
-            let tag = try StoreTag.tag(
-                snapshot,
-                [workspace, request.path, request.query, String(decoding: request.body, as: UTF8.self)] + extra)
-            if let known, known == tag || known == "*" { return (tag, Optional<JSONValue>.none) }
-            return (tag, try body(snapshot, budget))
-        }
-        let headers = [
-            ("etag", tag), ("cache-control", "private, no-cache"), ("vary", "authorization, x-portkey-api-key"),
-        ]
+        let (headers, answer) = try tagged(request, workspace, extra, nil, body)
         guard let answer else { return HTTPResponse(status: 304, headers: headers) }
         return HTTPResponse(
             status: 200, headers: [("content-type", "application/json")] + headers, body: answer.bytes)
+    }
+
+    /// nil: the client has it already.
+    /// - `range`: of the answer, where it does not stand in `extra`.
+    private func tagged<Content>(
+        _ request: HTTPRequest, _ workspace: String, _ extra: [String], _ range: StoreTag.Range?,
+        _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> Content
+    ) throws(APIError) -> (headers: [(name: String, value: String)], Content?) {
+        let known = request.method == "POST" ? [] : StoreTag.known(request)
+        let (tag, answer) = try read { (snapshot, budget) throws(QueryError) -> (String, Content?) in
+            let tag = try StoreTag.tag(
+                snapshot,
+                [workspace, request.path, request.query, String(decoding: request.body, as: UTF8.self)] + extra, range)
+            if known.contains(where: { $0 == tag || $0 == "*" }) { return (tag, nil) }
+            return (tag, try body(snapshot, budget))
+        }
+        let headers: [(name: String, value: String)] = [
+            ("etag", tag), ("cache-control", "private, no-cache"), ("vary", "authorization, x-portkey-api-key"),
+        ]
+        return (headers, answer)
     }
 }
 

@@ -2,15 +2,40 @@
 // answers and leaves the watermark where it is.
 
 import Events
+import HTTPTransport
 import Queries
 import RecordLog
 import RollupStore
 import Rollups
 
 enum StoreTag {
-    static func tag(_ snapshot: any RollupSnapshot, _ parts: [String]) throws(QueryError) -> String {
+    /// What an answer is about. Past the newest event its end changes nothing, so that one which is always now does not
+    /// make another answer of each.
+    struct Range {
+        var from: EventTime
+        var to: EventTime
+        /// The answer says its range.
+        var isSaid: Bool
+    }
+
+    /// The tags that a client has. The comparison is the weak one, as RFC 9110 has it for this header.
+    static func known(_ request: HTTPRequest) -> [Substring] {
+        (request.header("if-none-match") ?? "").split(separator: ",").map { part in
+            let tag = part.drop { $0 == " " }
+            return (tag.hasPrefix("W/") ? tag.dropFirst(2) : tag).prefix { $0 != " " }
+        }
+    }
+
+    static func tag(
+        _ snapshot: any RollupSnapshot, _ parts: [String], _ range: Range? = nil
+    ) throws(QueryError) -> String {
         do {
             var state = parts
+            if let range {
+                let watermark = try range.isSaid ? nil : snapshot.watermark
+                let end = watermark.map { min(range.to, EventTime(microseconds: $0.microseconds + 1)) } ?? range.to
+                state += [RFC3339.precise(range.from), RFC3339.precise(end)]
+            }
             state.append(try snapshot.generationName)
             state.append("\(try snapshot.rulesVersion)")
             for row in try snapshot.ledger() {

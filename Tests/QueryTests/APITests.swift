@@ -51,11 +51,14 @@ private func sampleEvents() -> [SampleEvent] {
 private struct API {
     let respond: HTTPResponder
 
-    init(_ store: FakeStore = FakeStore(sampleEvents()), cors: Set<String> = [], log: Log = Log(role: "t") { _ in }) {
+    init(
+        _ store: FakeStore = FakeStore(sampleEvents()), cors: Set<String> = [], log: Log = Log(role: "t") { _ in },
+        now: Int64 = 1_793_700_000_000_000, timeLimit: Duration = .seconds(30)
+    ) {
         respond = QueryService.responder(
             reader: store, authenticate: { _ in .allowed(workspace: "default") }, metrics: APIMetrics(),
             registry: MetricsRegistry(), log: log, readiness: { Readiness(isReady: true) },
-            now: { EventTime(microseconds: 1_793_700_000_000_000) }, corsOrigins: cors)
+            now: { EventTime(microseconds: now) }, corsOrigins: cors, timeLimit: timeLimit)
     }
 
     func get(
@@ -280,6 +283,104 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
             grown.nextOffset = 6
             #expect(API(grown).get(path, day, headers: [("if-none-match", tag)]).status == 200)
         }
+    }
+
+    @Test("An end that is always now changes no answer that has all events already; a list of tags is read")
+    func tagsOpenEnds() throws {
+        let open = [("from", "2026-11-01T00:00:00Z"), ("group_by", "model")]
+        let tag = try #require(API().get("/v1/query", open).header("etag"))
+        let later = API(now: 1_793_700_000_000_000 + 90_000_000)
+        for known in [tag, "\"x\", \(tag)", "W/\(tag)", "*", "\"a\",W/\(tag) , \"b\""] {
+            let again = later.get("/v1/query", open, headers: [("if-none-match", known)])
+            #expect(again.status == 304, "\(known)")
+        }
+        #expect(later.get("/v1/query", open, headers: [("if-none-match", "\"x\", y")]).status == 200)
+        // Before the newest event the end does matter, and so does what is said of it.
+        let early = API(now: 1_793_491_200_000_000 + 3_600_000_000)
+        #expect(early.get("/v1/query", open, headers: [("if-none-match", tag)]).status == 200)
+        let explained = open + [("explain", "true")]
+        let said = try #require(API().get("/v1/query", explained).header("etag"))
+        #expect(later.get("/v1/query", explained, headers: [("if-none-match", said)]).status == 200)
+        // The last day is another one.
+        let sliding = try #require(API().get("/v1/query", []).header("etag"))
+        #expect(later.get("/v1/query", [], headers: [("if-none-match", sliding)]).status == 200)
+    }
+
+    @Test("A large answer is written while it is sent, and not many at once")
+    func streamsLargeAnswers() throws {
+        let first = try #require(RFC3339.parse("2026-11-01T00:00:00Z"))
+        let store = FakeStore(
+            (0..<20_001).map { number in
+                let time = EventTime(microseconds: first.microseconds + Int64(number) * 60_000_000)
+                var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 1)), time: time)
+                event.workspace = "default"
+                return SampleEvent(event: event)
+            })
+        let api = API(store)
+        let question = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-20T00:00:00Z"), ("granularity", "minute")]
+        var held = [api.get("/v1/query", question), api.get("/v1/query", question)]
+        for response in held {
+            #expect(response.status == 200)
+            #expect(response.stream != nil && response.body.isEmpty)
+            #expect(response.header("etag") != nil)
+        }
+        let third = api.get("/v1/query", question)
+        #expect(third.status == 429)
+        #expect(third.tree["error"]?["code"]?.string == "too_many_exports")
+        // One that is not large needs no place.
+        let day = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-14T00:00:00Z"), ("granularity", "minute")]
+        let whole = api.get("/v1/query", day)
+        #expect(whole.stream == nil)
+        #expect(whole.tree["data"]?.array?.count == 13 * 1_440)
+        held.removeAll()
+        #expect(api.get("/v1/query", question).status == 200)
+    }
+
+    @Test("What is suggested in place of a question that is too dear is taken, and is not a crumb of it")
+    func suggestsWhatIsTaken() throws {
+        let from = try #require(RFC3339.parse("2026-11-01T00:00:00Z"))
+        // Ten days, an event every two minutes.
+        let store = FakeStore(
+            (0..<7_200).map { number in
+                let time = EventTime(microseconds: from.microseconds + Int64(number) * 120_000_000)
+                var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 1)), time: time)
+                event.workspace = "default"
+                event.latencyMicroseconds = 5
+                return SampleEvent(event: event)
+            })
+        func ask(hours: Int, rows: Int) throws(QueryError) {
+            let end = EventTime(microseconds: from.microseconds + Int64(hours) * 3_600_000_000)
+            let question = Question(from: from, to: end, condition: try ConditionParser.parse("latency_ms > 0"))
+            _ = try QueryEngine().answer(
+                question, workspace: "default", snapshot: store, budget: QueryBudget(rows: rows))
+        }
+        for rows in [400, 1_000, 2_500] {
+            let error = #expect(throws: QueryError.self) { try ask(hours: 240, rows: rows) }
+            #expect(error?.code == .tooExpensive)
+            let words = try #require(error?.hint).split(separator: " ")
+            let place = try #require(words.firstIndex { Int($0) != nil })
+            let hours = (Int(words[place]) ?? 0) * (words[place + 1] == "days" ? 24 : 1)
+            #expect(hours * 30 > rows / 2, "\(error?.hint ?? "")")
+            #expect(throws: Never.self) { try ask(hours: hours, rows: rows) }
+        }
+    }
+
+    @Test("A store that was stopped because the time was over is said to have run out of time, not to be away")
+    func namesTimeouts() throws {
+        var store = FakeStore(sampleEvents())
+        store.scanFailure = RollupStoreError(code: .unavailable, tried: "read", reason: "not wanted", next: "Wait.")
+        for path in ["/v1/query", "/v1/events", "/v1/metadata/keys/_user/values"] {
+            let spent = API(store, timeLimit: .zero).get(path, both)
+            #expect(spent.status == 503)
+            #expect(spent.tree["error"]?["code"]?.string == "timed_out", "\(path): \(spent.tree.text)")
+            let away = API(store).get(path, both)
+            #expect(away.tree["error"]?["code"]?.string == "store_unavailable", "\(path): \(away.tree.text)")
+        }
+        // What asking again does not mend is said whatever the time.
+        store.scanFailure = RollupStoreError(
+            code: .configuration, tried: "read", reason: "damaged", next: "Restore it.")
+        let damaged = API(store, timeLimit: .zero).get("/v1/query", both)
+        #expect(damaged.tree["error"]?["code"]?.string == "store_unavailable")
     }
 
     @Test("Pages of other origins read answers only where the configuration says so")

@@ -53,6 +53,8 @@ struct FakeStore: RollupReader, RollupSnapshot {
     private var numbered: [StoredSeries] = []
     var retention = Retention()
     var failure: RollupStoreError?
+    /// What comes of looking at rows.
+    var scanFailure: RollupStoreError?
 
     init(_ events: [SampleEvent], retention: Retention = Retention()) {
         self.retention = retention
@@ -136,7 +138,8 @@ struct FakeStore: RollupReader, RollupSnapshot {
 
     func scanRollups(
         grain: Grain, from: Int32, to: Int32, series: SeriesSelection, withBins: Bool, _ body: (StoredRollup) -> Void
-    ) {
+    ) throws {
+        if let scanFailure { throw scanFailure }
         for var row in rows[grain] ?? [] where row.bucket >= from && row.bucket < to && series.holds(row.series) {
             if !withBins { row.bins = [] }
             body(row)
@@ -147,6 +150,7 @@ struct FakeStore: RollupReader, RollupSnapshot {
         from: EventTime, to: EventTime, before: (time: EventTime, id: EventID)?, series: SeriesSelection,
         having: [UInt32]?, _ body: (StoredEvent) throws -> Bool
     ) throws {
+        if let scanFailure { throw scanFailure }
         for event in stored where event.event.time >= from && event.event.time < to && series.holds(event.series) {
             // As little as an index may leave.
             if let having, !Self.has(having, event) { continue }

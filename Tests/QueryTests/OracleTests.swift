@@ -361,6 +361,14 @@ private struct Maker {
             try engine.answer(question, workspace: "default", snapshot: $0)
         }
         let context = "\(which): \(input)"
+        // In parts it is the same text.
+        var text: [UInt8] = []
+        let size = Int.random(in: 1...4_000, using: &maker.random)
+        let isWhole = answer.write(inPartsOf: size) { part in
+            text += part
+            return true
+        }
+        #expect(isWhole && text == answer.json.bytes, "\(context)")
 
         // The walk.
         let matching = events.filter {
