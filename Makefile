@@ -74,17 +74,19 @@ test: setup swift
 	  else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed; again: make test SUITES=$$suite" >&2; exit 1; fi; \
 	done
 
-# Kills, rebalances, power cuts and restarts, ROUNDS times each.
+# Kills, rebalances, power cuts and restarts, ROUNDS times each; QUESTIONS at random, asked on each store.
 ROUNDS ?= 200
+QUESTIONS ?= 10000
 MINUTES ?= 30
 
 soak: setup swift
 	@$(SWIFT) build --build-tests
-	@MILLRACE_TEST_ROUNDS=$(ROUNDS) $(SWIFT) test --skip-build --disable-xctest \
+	@MILLRACE_TEST_ROUNDS=$(ROUNDS) MILLRACE_TEST_QUESTIONS=$(QUESTIONS) $(SWIFT) test --skip-build --disable-xctest \
 	  --filter '^FaultTests\.FaultSuite/(ProcessFaultTests/(killed|soak)|GroupFaultTests/rebalanceStorm)' \
 	  --filter '^FaultTests\.FaultSuite/(ServerFaultTests/(killed|storeKilled|fighting)|GroundFaultTests/powerCuts|SimulatedFaultTests)' \
 	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)' \
-	  --filter '^StoreTests\.(MetadataOracleTests|ReplayTests/commandsKilled)' --filter '^PureTests\.NormalizerTests/itAgrees'
+	  --filter '^StoreTests\.(MetadataOracleTests|QuestionTests|ReplayTests/commandsKilled)' \
+	  --filter '^PureTests\.NormalizerTests/itAgrees'
 	@$(MAKE) --no-print-directory test-deploy
 	@Tests/Deploy/soak --binary .build/release/millrace --minutes $(MINUTES)
 

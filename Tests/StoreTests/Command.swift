@@ -14,7 +14,7 @@ final class Command {
     let directory: TemporaryDirectory
 
     /// Beside the test program, or `MILLRACE_TEST_BINARY`.
-    private static let program: String = {
+    static let program: String = {
         if let path = ProcessInfo.processInfo.environment["MILLRACE_TEST_BINARY"] { return path }
         let tests = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath()
         return tests.deletingLastPathComponent().appending(path: "millrace").path
