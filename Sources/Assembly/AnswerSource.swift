@@ -49,23 +49,27 @@ enum AnswerSource {
         }
     }
 
-    /// Newest first, at most `limit` (up to 1,000).
-    func events(_ filter: String, from: EventTime?, limit: Int) throws -> [JSONValue] {
+    /// Newest first, at most `limit` (up to 1,000); `next` is where the page after it begins, nil at the end.
+    func events(
+        _ filter: String, from: EventTime?, limit: Int, after cursor: EventCursor? = nil
+    ) throws -> (events: [JSONValue], next: EventCursor?) {
         switch self {
         case .api(let name, let url):
             var path = "/v1/events?limit=\(limit)&where=\(Self.escaped(filter))"
             if let from { path += "&from=\(Self.escaped(RFC3339.precise(from)))" }
-            return try Self.ask(name, url, "GET", path, [])["data"]?.array ?? []
+            if let cursor { path += "&cursor=\(Self.escaped(cursor.text))" }
+            let page = try Self.ask(name, url, "GET", path, [])
+            return (page["data"]?.array ?? [], page["next_cursor"]?.string.flatMap { EventCursor(text: $0) })
         case .store(let store, let engine, let workspace):
             return try Self.refusalsNamed {
                 let condition = try ConditionParser.parse(filter)
-                return try store.read { snapshot in
+                let page = try store.read { snapshot in
                     try engine.events(
                         matching: condition, from: from ?? EventTime(microseconds: 0),
-                        to: EventTime(microseconds: .max), after: nil, limit: limit,
-                        workspace: workspace, snapshot: snapshot
-                    ).events
+                        to: EventTime(microseconds: .max), after: cursor, limit: limit,
+                        workspace: workspace, snapshot: snapshot)
                 }
+                return (page.events, page.next)
             }
         }
     }

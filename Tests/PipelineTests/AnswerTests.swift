@@ -129,6 +129,10 @@ extension PipelineTests {
             let rows = csv.text.split(separator: "\r\n")
             #expect(rows.count == sent.count + 1)
             #expect(rows.first?.hasPrefix("id,time,proxy,workspace,") == true)
+            // So does this form; each file has its head.
+            let cut = rows[700].prefix { $0 != "," }
+            let more = try ask(pipeline.apiPort, "GET", "/v1/events?format=csv&cursor=\(cut)")
+            #expect(more.text.split(separator: "\r\n") == [rows[0]] + rows[701...])
             // A client that leaves in mid-export does no harm, however often.
             for _ in 0..<6 {
                 var client = LoopbackClient(port: pipeline.apiPort)
@@ -138,6 +142,98 @@ extension PipelineTests {
                 try ask(pipeline.apiPort, "GET", "/v1/events?format=jsonl&limit=3").text.split(separator: "\n").count
                     == 3
             }
+            try pipeline.stopAll()
+        }
+
+        @Test("An export takes no more memory than a page of it, however many events it has", .timeLimit(.minutes(5)))
+        func exportsInConstantMemory() throws {
+            let (pipeline, sent) = try start("memory")
+            let count = 25_000
+            let loaded = try pipeline.command(["loadgen", "--events", "\(count)"])
+            #expect(loaded.status == 0, "\(loaded.errors)")
+            try waitUntil("all events are there", seconds: 120) {
+                try pipeline.totals(nil, "requests")["requests"]?.integer == Int64(sent.count + count)
+            }
+            for format in ["jsonl", "csv"] {
+                let address = "http://127.0.0.1:\(pipeline.apiPort)/v1/events?format=\(format)"
+                // Whatever a first export keeps for the next ones.
+                _ = try run(["curl", "-s", "-o", "first", address + "&limit=2000"], directory: pipeline.work.path)
+                let before = try pipeline.ownBytes(of: .up)
+                let client = try ChildProcess(
+                    ["curl", "-s", "--fail", "-o", format, address], name: "curl", directory: pipeline.work.path,
+                    outputTo: pipeline.work.path)
+                var most = before
+                while client.isRunning {
+                    most = max(most, try pipeline.ownBytes(of: .up))
+                    usleep(2_000)
+                }
+                #expect(try client.wait(seconds: 10) == 0)
+                let text = readBytes("\(pipeline.work.path)/\(format)")
+                #expect(text.count { $0 == UInt8(ascii: "\n") } == sent.count + count + (format == "csv" ? 1 : 0))
+                print("export as \(format): \(text.count) bytes, \(most - before) of memory")
+                // The cache of the store's connection is in it, which fills once.
+                #expect(most - before < text.count * 3 / 4)
+            }
+            try pipeline.stopAll()
+        }
+
+        @Test(
+            "tail shows each new event once, also where more than a page comes at once; query --watch asks again",
+            .timeLimit(.minutes(3)))
+        func follows() throws {
+            let (pipeline, _) = try start("follow")
+            let count = 2_500
+            func load(_ round: String) throws {
+                let line = #"{"metadata":{"round":"\#(round)"}}"# + "\n"
+                try writeText("\(pipeline.work.path)/new.jsonl", String(repeating: line, count: count))
+                let loaded = try pipeline.command(["loadgen", "--from-file", "new.jsonl"])
+                #expect(loaded.status == 0, "\(loaded.errors)")
+                try waitUntil("the events of \(round) are there", seconds: 30) {
+                    try pipeline.totals("metadata.round = '\(round)'", "requests")["requests"]?.integer == Int64(count)
+                }
+            }
+            let store = ["--config", "\(pipeline.work.path)/millrace.yaml"]
+            let api = ["--api", "http://127.0.0.1:\(pipeline.apiPort)"]
+            for (round, source) in [("one", store), ("two", api)] {
+                let tail = try ChildProcess(
+                    [Place.binary, "tail", "status = 200", "--json", "--lines", "3"] + source, name: "tail",
+                    directory: pipeline.work.path, outputTo: pipeline.work.path)
+                func lines() -> [Substring] { tail.output.split(separator: "\n") }
+                try waitUntil("the latest are shown", seconds: 20, detail: { tail.errors }) { lines().count == 3 }
+                // Between two looks more comes than one page has.
+                tail.send(SIGSTOP)
+                try load(round)
+                tail.send(SIGCONT)
+                try waitUntil("the new ones are shown", seconds: 30, detail: { "\(lines().count) lines" }) {
+                    lines().count { $0.contains(#""round":"\#(round)""#) } >= count
+                }
+                #expect(try tail.stop() == 0)
+                // Those that were there before were not shown for new, though they are of the same minute.
+                #expect(lines().count == 3 + count, "\(source)")
+                #expect(Set(lines()).count == 3 + count)
+                let times = try lines().dropFirst(3).map { try JSONValue.parse(String($0))["time"]?.string ?? "" }
+                #expect(times == times.sorted())
+                #expect(tail.errors == "")
+            }
+            for source in [store, api] {
+                let watch = try ChildProcess(
+                    [Place.binary, "query", "metadata.round exists", "--watch", "1", "--json"] + source, name: "watch",
+                    directory: pipeline.work.path, outputTo: pipeline.work.path)
+                func counts() -> [Int64] {
+                    watch.output.split(separator: "\n").compactMap {
+                        try? JSONValue.parse(String($0))["totals"]?["requests"]?.integer
+                    }
+                }
+                try waitUntil("it is asked", seconds: 20, detail: { watch.errors }) { counts().count >= 2 }
+                let before = try #require(counts().first)
+                try load(source == api ? "four" : "three")
+                try waitUntil("the new ones are counted", seconds: 20) { counts().last == before + Int64(count) }
+                #expect(try watch.stop() == 0)
+            }
+            let explained = try pipeline.command(["query", "metadata.env = 'staging'", "--explain", "--csv"])
+            #expect(
+                explained.errors.contains("how the answer was found") && explained.errors.contains("estimated_rows"))
+            #expect(explained.output.hasPrefix("requests,"))
             try pipeline.stopAll()
         }
 
@@ -198,7 +294,7 @@ extension PipelineTests {
             let result = try run(
                 [
                     "python3", "\(Place.repository)/Tests/Support/browse.py", "http://127.0.0.1:\(pipeline.apiPort)",
-                    shots,
+                    shots, Place.binary, "\(pipeline.work.path)/millrace.yaml",
                 ], directory: pipeline.work.path, seconds: 300)
             #expect(result.status == 0, "\(result.output)\(result.errors)")
             try pipeline.stopAll()
@@ -214,6 +310,19 @@ extension PipelineTests {
                     Place.python("openapi"), "\(Place.repository)/Tests/Support/check_openapi.py",
                     "http://127.0.0.1:\(pipeline.apiPort)", Place.repository, "\(seed)",
                 ], directory: pipeline.work.path, seconds: 120)
+            #expect(result.status == 0, "\(result.output)\(result.errors)")
+            try pipeline.stopAll()
+        }
+
+        @Test("The analytics routes have the shapes that Portkey states for them", .timeLimit(.minutes(2)))
+        func hasPortkeysShapes() throws {
+            let (pipeline, sent) = try start("portkey")
+            let result = try run(
+                [
+                    "python3", "\(Place.repository)/Tests/Support/portkey_shapes.py",
+                    "http://127.0.0.1:\(pipeline.apiPort)", timestamp(sent[0].time), timestamp(Int64(time(nil))),
+                ], directory: pipeline.work.path)
+            print(result.output)
             #expect(result.status == 0, "\(result.output)\(result.errors)")
             try pipeline.stopAll()
         }

@@ -97,6 +97,15 @@ final class ChildProcess {
         return pages * Int(sysconf(Int32(_SC_PAGESIZE)))
     }
 
+    /// Of that, what is its own: without files that it maps.
+    func ownBytes() throws -> Int {
+        let line = readText("/proc/\(pid)/status").split(separator: "\n").first { $0.hasPrefix("RssAnon:") }
+        guard let kibibytes = line.flatMap({ Int($0.filter(\.isNumber)) }) else {
+            throw ChildError("\(name) has no memory: it has ended")
+        }
+        return kibibytes * 1_024
+    }
+
     var output: String { readText(outputPath) }
     var errors: String { readText(errorPath) }
 

@@ -146,6 +146,8 @@ final class Pipeline {
 
     func send(_ signal: Int32, to role: Role) throws { try #require(processes[role]).send(signal) }
 
+    func ownBytes(of role: Role) throws -> Int { try #require(processes[role]).ownBytes() }
+
     /// What the role has written to standard error.
     func errors(of role: Role) -> String { processes[role]?.errors ?? "" }
 

@@ -1,7 +1,8 @@
 """Goes through the page in headless Chromium, as its users do: with a mouse, with the keyboard alone, narrow and wide.
 
-usage: browse.py http://HOST:PORT SCREENSHOT_DIRECTORY
+usage: browse.py http://HOST:PORT SCREENSHOT_DIRECTORY MILLRACE CONFIGURATION
 
+MILLRACE and CONFIGURATION are the program and the file by which events arrive while the page is looked at.
 Speaks the DevTools protocol over the browser's pipe. Prints what is wrong and ends with status 1.
 """
 import base64
@@ -16,7 +17,7 @@ import time
 import urllib.parse
 import urllib.request
 
-base, shots = sys.argv[1], pathlib.Path(sys.argv[2])
+base, shots, program, configuration = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 faults = []
 
 
@@ -44,7 +45,7 @@ class Browser:
         os.close(to_read)
         os.close(to_write)
         self.number, self.rest, self.session = 0, b"", None
-        self.requests, self.sizes, self.complaints = [], {}, []
+        self.requests, self.sizes, self.complaints, self.addresses, self.unchanged = [], {}, [], {}, []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
@@ -76,6 +77,9 @@ class Browser:
     def noticed(self, method, told):
         if method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+            self.addresses[told["requestId"]] = told["request"]["url"]
+        elif method == "Network.responseReceivedExtraInfo" and told["statusCode"] == 304:
+            self.unchanged.append(self.addresses.get(told["requestId"], ""))
         elif method == "Network.loadingFinished":
             self.sizes[told["requestId"]] = told["encodedDataLength"]
         elif method == "Runtime.exceptionThrown":
@@ -114,6 +118,15 @@ class Browser:
             more = {"text": text} if text and kind == "keyDown" else {}
             self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more)
 
+    def tab_to(self, what):
+        """By the keyboard alone to an element that this selects, as a reader without a mouse gets there."""
+        for _ in range(150):
+            if self.run(f"document.activeElement?.matches({json.dumps(what)}) ?? false"):
+                return True
+            self.press("Tab", 9)
+        faults.append(f"no way by the keyboard to {what}")
+        return False
+
     def type(self, text):
         for letter in text:
             self.press(letter, 0, letter)
@@ -126,6 +139,15 @@ class Browser:
         self.process.terminate()
         self.process.wait(20)
         shutil.rmtree(self.profile, ignore_errors=True)
+
+
+def arrive(mark, count):
+    """So many events, all of them at once."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write((json.dumps({"metadata": {"mark": mark}}) + "\n") * count)
+        file.flush()
+        subprocess.run([program, "loadgen", "--from-file", file.name, "--config", configuration], check=True, timeout=60,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def ask(**question):
@@ -169,6 +191,15 @@ try:
         ".filter((entry) => entry.startTime <= performance.getEntriesByName('first-contentful-paint')[0].startTime)"
         ".reduce((sum, entry) => sum + entry.encodedBodySize, 0)")
     expect(first_paint < 200_000, f"the first view takes {first_paint} bytes")
+    # The policy that the page is under: nothing from elsewhere, nothing inline, nothing made of text.
+    policy = dict(part.strip().split(" ", 1) for part in browser.run("fetch('/').then((got) => got.headers.get('content-security-policy'))").split(";"))
+    for part, wanted in (("default-src", "'none'"), ("script-src", "'self'"), ("style-src", "'self'"), ("connect-src", "'self'"),
+                         ("base-uri", "'none'"), ("form-action", "'none'"), ("frame-ancestors", "'none'")):
+        expect(policy.get(part) == wanted, f"the policy has {part} {policy.get(part)}")
+    refused = browser.run("(() => { const made = document.createElement('script'); made.textContent = 'window.inlined = 1';"
+                          " document.head.append(made); return window.inlined === undefined; })()")
+    expect(refused, "an inline script runs")
+    browser.complaints.clear()
     total = ask(**{"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"})["totals"]["requests"]
     shown = "document.querySelector('[data-tile=requests]').title"
     expect(browser.run(shown) == str(total), f"the page shows {browser.run(shown)} requests of {total}")
@@ -222,12 +253,72 @@ try:
     browser.run("document.getElementById('back').click()")
     browser.wait("!location.search.includes('range=custom')", "back to live")
 
+    # Where nothing has changed since the last look, only that is sent.
+    browser.open("/?range=30d&zone=UTC")
+    browser.unchanged.clear()
+    browser.wait("document.hidden === false", "the page is seen")
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not any("/v1/query" in url for url in browser.unchanged):
+        browser.run("1")
+        time.sleep(0.05)
+    expect(any("/v1/query" in url for url in browser.unchanged), "the same question again is answered whole again")
+
+    # The same by the keyboard alone: range, zone, group, sort, a row, and the way back.
+    browser.open("/?range=24h&zone=UTC")
+    if browser.tab_to("#range"):
+        browser.press("ArrowDown", 40)
+        browser.press("ArrowDown", 40)
+        browser.wait("location.search.includes('range=30d')", "a range is chosen by the keyboard")
+    browser.wait("document.querySelectorAll('#rows tr').length > 0", "rows")
+    if browser.tab_to("#by"):
+        before = browser.run("location.search")
+        browser.press("ArrowDown", 40)
+        browser.wait(f"location.search !== {json.dumps(before)}", "a group is chosen by the keyboard")
+    if browser.tab_to("[data-column=cost_usd] button"):
+        browser.press("Enter", 13, "\r")
+        browser.wait("document.querySelector('[data-column=cost_usd]').getAttribute('aria-sort') === 'descending'", "sorted by the keyboard")
+    if browser.tab_to("#rows button"):
+        browser.press("Enter", 13, "\r")
+        browser.wait("document.getElementById('where').value !== ''", "a row narrows by the keyboard")
+    # A condition that is joined by "or", however it is written, stays whole when another is added.
+    browser.open("/?range=30d&by=model&where=" + urllib.parse.quote("metadata.env = 'production'or metadata.env = 'staging'"))
+    browser.wait("document.querySelectorAll('#rows tr').length > 0", "rows")
+    browser.run("document.querySelector('#rows button').click()")
+    browser.wait("document.getElementById('where').value.startsWith('(metadata.env')", "the alternatives are kept together")
+
     # A filter that does not parse says where and what.
     browser.open("/?range=30d&where=metadata.env%20lik%20%27a%27")
     browser.wait("document.getElementById('where-error').textContent.includes('Did you mean')", "the error is shown")
     browser.shot("error")
     browser.open("/?range=30d&where=metadata.env%20%3D%20%27nowhere%27")
     expect(browser.run("!document.getElementById('empty').hidden"), "nothing says that nothing matches")
+
+    # Events arrive while they are followed: all of them are shown, more than a page of them too, and in their order.
+    browser.open("/?range=24h&view=events")
+    for mark, count in (("few", 3), ("many", 80)):
+        arrive(mark, count)
+        shown_marks = f"[...document.querySelectorAll('#event-rows td.pairs')].filter((cell) => cell.textContent.includes('mark {mark}')).length"
+        browser.wait(f"{shown_marks} === {count}", f"{count} events that came at once")
+    expect(browser.run("/^\\d+ new$/.test(document.getElementById('events-said').textContent)"), "what is new is not said")
+    identifiers = "[...document.querySelectorAll('#event-rows tr')].map((row) => row.dataset.id)"
+    expect(browser.run(f"new Set({identifiers}).size === {identifiers}.length"), "an event is shown twice")
+    expect(browser.run(f"{identifiers}.length") == min(50, total) + 83, "what is older came along")
+    browser.shot("following")
+    # Not followed, it stands still.
+    browser.tab_to("#tail")
+    browser.press(" ", 32, " ")
+    browser.wait("!document.getElementById('tail').checked", "following ends by the keyboard")
+    arrive("later", 2)
+    browser.wait("performance.getEntriesByType('resource').length > 0", "a while")
+    rows = browser.run("document.querySelectorAll('#event-rows tr').length")
+    browser.run("new Promise((done) => setTimeout(done, 2500))")
+    expect(browser.run("document.querySelectorAll('#event-rows tr').length") == rows, "it goes on though nobody follows")
+    if browser.tab_to("#event-rows button"):
+        browser.press("Enter", 13, "\r")
+        browser.wait("document.getElementById('event').open", "an event is opened by the keyboard")
+        browser.press("Escape", 27)
+        browser.wait("!document.getElementById('event').open", "and closed")
+    total += 85
 
     # Events: pages, details, closing by the keyboard.
     browser.open("/?range=30d&view=events")
@@ -244,7 +335,8 @@ try:
 
     browser.press("3", 51, "3")
     browser.wait("document.querySelectorAll('#key-rows tr').length > 0", "keys")
-    browser.run("document.querySelector('#key-rows button').click()")
+    if browser.tab_to("#key-rows [data-key=env]"):
+        browser.press("Enter", 13, "\r")
     browser.wait("document.querySelectorAll('button.value').length > 1", "values of a key")
     browser.shot("keys")
     missing = names_missing(browser)
@@ -253,6 +345,13 @@ try:
     browser.press("4", 52, "4")
     browser.wait("document.getElementById('health-state').textContent.startsWith('Ready')", "health")
     browser.wait("document.getElementById('ledger-said').textContent !== 'Loading …'", "reconciliation, or that there is none")
+    facts = browser.run("Object.fromEntries([...document.querySelectorAll('#facts .fact')].map((fact) => [fact.querySelector('dt').textContent, fact.querySelector('dd').textContent]))")
+    expect(facts.get("Lag", "").endswith(" records"), f"the lag is {facts.get('Lag')}")
+    expect(facts.get("Dead letters") == "3", f"dead letters are {facts.get('Dead letters')}")
+    expect(facts.get("Newest event", "none yet") != "none yet", "the newest event is not said")
+    ledger = json.load(urllib.request.urlopen(base + "/v1/reconciliation?from=2020-01-01T00:00:00Z", timeout=30))
+    said = browser.run("document.getElementById('ledger-said').textContent")
+    expect(ledger["closed"] == (said == "Every recorded request is accounted for.") or not ledger["minutes"], f"reconciliation: {said}, {ledger['totals']}")
     browser.shot("pipeline")
 
     # Replays: a mistake is said, a dry run moves and shows its changes, the run comes after a question, and is taken back.

@@ -76,10 +76,12 @@ export function span() {
 
 export const isLive = () => state.range !== "custom";
 
+// Of a live range the end is left out: it is always now, and the same question again is the same URL.
 export function question() {
   const { from, to } = span();
   return {
-    from: new Date(from).toISOString(), to: new Date(to).toISOString(), where: state.where, timezone: state.zone,
+    from: new Date(from).toISOString(), to: isLive() ? "" : new Date(to).toISOString(), where: state.where,
+    timezone: state.zone,
   };
 }
 
@@ -96,7 +98,7 @@ export function condition(name, value) {
 
 export function addCondition(added, more = {}) {
   const before = state.where.trim();
-  const where = !before ? added : / or /i.test(before) ? `(${before}) and ${added}` : `${before} and ${added}`;
+  const where = !before ? added : /\bor\b/i.test(before) ? `(${before}) and ${added}` : `${before} and ${added}`;
   change({ where, ...more });
 }
 
@@ -190,6 +192,10 @@ export async function ask(path, { body, signal } = {}) {
 }
 
 export const parameters = (values) => "?" + new URLSearchParams(Object.entries(values).filter(([, value]) => value));
+
+// By GET, so that the browser asks whether anything has changed since, and of what has not only that is said.
+export const query = ({ group_by: groups = [], measures, ...asked }, signal) =>
+  ask("/v1/query" + parameters({ ...asked, group_by: groups.join(","), measures: measures.join(",") }), { signal });
 
 // What goes wrong in the background of a view is said where it would have shown.
 export const sentence = (error) =>

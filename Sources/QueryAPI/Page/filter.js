@@ -1,7 +1,7 @@
 // The filter's completion: what may stand at the cursor is offered below it: names, then comparisons, then values.
 "use strict";
 
-import { $, ask, builtIn, nameOf, parameters, question, quoted, state } from "/base.js";
+import { $, ask, builtIn, nameOf, parameters, query, question, quoted, state } from "/base.js";
 
 const numbers = ["latency_ms", "cost_usd", "input_tokens", "output_tokens", "total_tokens", "status"];
 const closed = {
@@ -60,7 +60,7 @@ async function valuesOf(name, prefix) {
     return (await ask(`/v1/metadata/keys/${encodeURIComponent(text)}/values${said}`)).data.map((row) => row.value);
   }
   if (!builtIn.includes(name)) return [];
-  const answer = await ask("/v1/query", { body: { from, to, group_by: [name], measures: ["requests"], limit: 50 } });
+  const answer = await query({ from, to, group_by: [name], measures: ["requests"], limit: 50 });
   return answer.data.map((row) => row.group[name]).filter((value) => value !== null && value.startsWith(prefix));
 }
 

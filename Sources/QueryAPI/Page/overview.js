@@ -2,8 +2,8 @@
 "use strict";
 
 import {
-  $, addCondition, ask, builtIn, change, clock, clockOnly, condition, count, date, dayOnly, figure, floorTime, hour,
-  isLive, leaveCustom, make, minute, nameOf, narrow, nextBucket, question, shown, span, state, day,
+  $, addCondition, builtIn, change, clock, clockOnly, condition, count, date, dayOnly, figure, floorTime, hour,
+  isLive, leaveCustom, make, minute, nameOf, narrow, nextBucket, query, question, shown, span, state, day,
 } from "/base.js";
 
 const charts = [
@@ -35,13 +35,11 @@ export async function refreshOverview(signal) {
   const range = span(), unit = granularity(range), asked = question();
   const order = state.sort.replace("share", "requests");
   const [series, table] = await Promise.all([
-    ask("/v1/query", { body: { ...asked, granularity: unit, measures: seriesMeasures }, signal }),
-    ask("/v1/query", {
-      body: {
-        ...asked, granularity: "total", measures: tableMeasures, group_by: [state.by], limit: 50,
-        order_by: order.endsWith("group") ? order.replace("group", state.by) : order,
-      }, signal,
-    }),
+    query({ ...asked, granularity: unit, measures: seriesMeasures }, signal),
+    query({
+      ...asked, granularity: "total", measures: tableMeasures, group_by: [state.by], limit: 50,
+      order_by: order.endsWith("group") ? order.replace("group", state.by) : order,
+    }, signal),
     loadLibrary(),
   ]);
   if (signal.aborted) return null;

@@ -2,8 +2,8 @@
 "use strict";
 
 import {
-  $, addCondition, apiKey, ask, change, clock, condition, count, figure, make, nameOf, parameters, question, Refusal,
-  sentence, shown, state,
+  $, addCondition, apiKey, ask, change, clock, condition, count, figure, make, nameOf, parameters, query,
+  question, Refusal, sentence, shown, span, state,
 } from "/base.js";
 
 // Events.
@@ -20,13 +20,24 @@ export async function refreshEvents(signal) {
   const page = await ask("/v1/events" + parameters({ ...asked, limit: pageSize }), { signal });
   if (signal.aborted) return;
   if (key !== askedFor) { events = []; next = null; }
-  const known = new Set(events.map((event) => event.id)), added = page.data.filter((event) => !known.has(event.id));
+  const known = new Set(events.map((event) => event.id)), isNew = (event) => !known.has(event.id);
+  let added = page.data.filter(isNew);
   if (events.length === 0) next = page.next_cursor;
+  else if (added.length === page.data.length && page.next_cursor) {
+    // More than a page has come since the last look. What lies between is fetched; where that is much, too, the list
+    // begins anew: it has no gaps.
+    const more = await ask("/v1/events" + parameters({ ...asked, limit: liveLimit, cursor: page.next_cursor }), { signal });
+    if (signal.aborted) return;
+    const oldest = events.at(-1).time;
+    if (more.next_cursor && more.data.every(isNew)) { events = []; next = more.next_cursor; }
+    added = [...added, ...more.data.filter((event) => isNew(event) && (events.length === 0 || event.time >= oldest))];
+  }
   const arrived = askedFor === key && added.length > 0;
   askedFor = key;
-  events = [...added, ...events];
-  if (arrived) $("events-said").textContent = `${added.length} new`;
-  if (events.length > liveLimit && next) { events = events.slice(0, liveLimit); next = null; }
+  // What comes late stands where its time is.
+  events = [...added, ...events].sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0));
+  if (arrived) $("events-said").textContent = `${count.format(added.length)} new`;
+  if (events.length > liveLimit + pageSize) { events = events.slice(0, liveLimit); next = events.at(-1).id; }
   showEvents(page.retained_from);
 }
 
@@ -185,7 +196,7 @@ export async function refreshPipeline(signal) {
   const { from, to } = question();
   const [ready, metrics, ledger, stored] = await Promise.allSettled([
     readiness(signal), ask("/metrics", { signal }), ask("/v1/reconciliation" + parameters({ from, to }), { signal }),
-    ask("/v1/query", { body: { from: new Date(Date.parse(to) - 60_000).toISOString(), to }, signal }),
+    query({ from: new Date(span().to - 60_000).toISOString(), to, measures: ["requests"] }, signal),
   ]);
   if (signal.aborted) return;
   if (ready.status === "rejected") throw ready.reason;
