@@ -137,11 +137,12 @@ struct ReplayWork {
         var store = try open.makeReplayStore()
         defer { store.close() }
         var replayer = Replayer(store, normalizer: normalizer, now: SystemFacts.now, wait: { _ in false })
-        do {
+        do throws(RollupStoreError) {
             return try replayer.settleOld(before: boundary, limit: RetentionSchedule.stepRows)
-        } catch where error.code == .staleEpoch {
+        } catch {
             // Another consumer was quicker, or the replay was taken back meanwhile.
-            return false
+            if error.code == .staleEpoch { return false }
+            throw error
         }
     }
 
