@@ -129,7 +129,7 @@ extension PipelineTests {
         }
 
         @Test(
-            "Days whose events are past their retention are counted anew from the log", .timeLimit(.minutes(4)),
+            "Days whose events are past their retention are counted anew from the log", .timeLimit(.minutes(6)),
             arguments: ["journal", "kafka"])
         func readsTheLog(_ kind: String) throws {
             let brokers = try WorkDirectory("kafka")
@@ -256,7 +256,8 @@ extension PipelineTests {
             try waitUntil("late events are counted", seconds: 60) { try requests() == 3_200 }
             try pipeline.stopAll()
             for role in roles { try pipeline.start(role) }
-            try waitUntil("late events are gone", seconds: 30, eventsAreGone)
+            // Step by step below each replay, with pauses in between.
+            try waitUntil("late events are gone", seconds: 90, eventsAreGone)
             for row in try replay(pipeline, ["list"]).array ?? [] where row["state"]?.string == "live" {
                 let id = try #require(row["id"]?.integer)
                 #expect(try replay(pipeline, ["revert", "\(id)"])["state"]?.string == "retired")
