@@ -87,7 +87,8 @@ extension ClickHouseRollupWriter {
     }
 
     /// True where some are held. Where a replay counts a day, late events of it may come at any moment, to be settled
-    /// before they go: there rows that this state has go, and not the partition.
+    /// before they go: there rows that this state has go, and not the partition. Those of numbers that were given up
+    /// lately go with a later boundary.
     private func deleteDays(
         before today: Int64, _ state: StoreState, _ connection: Connection
     ) throws(RollupStoreError) -> Bool {
@@ -111,7 +112,7 @@ extension ClickHouseRollupWriter {
                     counting.isEmpty
                     ? "ALTER TABLE \(table) DROP PARTITION \(day)"
                     : "DELETE FROM \(table) WHERE time_us >= \(begin.microseconds) AND time_us < \(end.microseconds) "
-                        + "AND \(state.condition)"
+                        + "AND \(state.settledCondition)"
                 try connection.run(delete, "delete \(table) past their time")
             }
         }

@@ -171,6 +171,9 @@ struct StoreState: Sendable, Equatable {
     /// On everything that is not summed.
     var condition: String { "number <= \(slot)" + Self.without(excluded) }
 
+    /// On rows that count, and those that cannot come to count any more.
+    var settledCondition: String { condition(above: floor) }
+
     var eventCondition: String {
         condition + (retained[Self.events].map { " AND time_us >= \($0)" } ?? "")
     }
