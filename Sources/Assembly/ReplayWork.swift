@@ -132,20 +132,6 @@ struct ReplayWork {
         try replayer.sweep()
     }
 
-    /// A step of what retention waits for; true where more is left.
-    static func settleOld(before boundary: EventTime, _ open: OpenStore, _ normalizer: Normalizer) throws -> Bool {
-        var store = try open.makeReplayStore()
-        defer { store.close() }
-        var replayer = Replayer(store, normalizer: normalizer, now: SystemFacts.now, wait: { _ in false })
-        do throws(RollupStoreError) {
-            return try replayer.settleOld(before: boundary, limit: RetentionSchedule.stepRows)
-        } catch {
-            // Another consumer was quicker, or the replay was taken back meanwhile.
-            if error.code == .staleEpoch { return false }
-            throw error
-        }
-    }
-
     private func plainReplayer(_ store: any ReplayStore) -> Replayer {
         Replayer(store, normalizer: normalizer, now: SystemFacts.now, wait: wait)
     }
@@ -201,5 +187,41 @@ extension ReplayDifference.Change {
             "measure": .string(measure), "before": JSONValue(before), "after": JSONValue(after),
             "difference": JSONValue(difference),
         ]
+    }
+}
+
+/// Counts, in steps, what replays have still to count of events that are to go. The store is held open from the first step
+/// of a pass of retention to its last.
+///
+/// @unchecked: for the consumer's writer thread alone.
+final class ExpiringWork: @unchecked Sendable {
+    private let open: OpenStore
+    private let normalizer: Normalizer
+    private var held: Replayer?
+
+    init(_ open: OpenStore, _ normalizer: Normalizer) {
+        self.open = open
+        self.normalizer = normalizer
+    }
+
+    /// False where there were none.
+    func settle(before boundary: EventTime) throws -> Bool {
+        var replayer =
+            try held
+            ?? Replayer(open.makeReplayStore(), normalizer: normalizer, now: SystemFacts.now, wait: { _ in false })
+        held = nil
+        do throws(RollupStoreError) {
+            if try replayer.settleExpiring(before: boundary, limit: RetentionSchedule.stepRows) {
+                held = replayer
+                return true
+            }
+        } catch {
+            replayer.close()
+            // Another consumer was quicker, or the replay was taken back meanwhile.
+            if error.code == .staleEpoch { return false }
+            throw error
+        }
+        replayer.close()
+        return false
     }
 }

@@ -129,7 +129,8 @@ final class Roles {
             events: retention.eventsDays, minute: retention.minuteDays, hour: retention.hourDays,
             day: retention.dayDays)
         let normalizer = try Preparation.normalizer(configuration, inputs.rules)
-        options.settleOld = { try ReplayWork.settleOld(before: $0, open, normalizer) }
+        let expiring = ExpiringWork(open, normalizer)
+        options.settleExpiring = { try expiring.settle(before: $0) }
         let consumer: Consumer
         switch configuration.log.kind {
         case .journal:

@@ -44,9 +44,9 @@ package final class Consumer: Sendable {
         package var publishDeadLetters: (@Sendable ([DeadLetter]) throws -> Void)?
         /// nil: nothing is deleted.
         package var retention: RetentionDays?
-        /// Counts events of before that time where a replay has still to, so that they can be deleted; true where more are
-        /// left. On the writer's thread, between batches.
-        package var settleOld: (@Sendable (EventTime) throws -> Bool)?
+        /// Counts some events of before that time where a replay has still to, so that they can be deleted; false where
+        /// there were none. On the writer's thread, between batches.
+        package var settleExpiring: (@Sendable (EventTime) throws -> Bool)?
 
         package init() {}
     }
@@ -667,23 +667,20 @@ package final class Consumer: Sendable {
         let began = ContinuousClock.now
         guard schedule.left(at: began) <= .zero, !stopping.isStopped else { return }
         let boundaries = RetentionBoundaries(days, now: options.now())
-        if settleOld(before: boundaries.events) {
-            schedule.stepped(isMoreLeft: true, began: began, at: .now)
-            return
-        }
+        if schedule.isSettling { schedule.isSettling = settleExpiring(before: boundaries.events) }
         do {
             let isMoreLeft = try writer.expire(boundaries, maxRows: RetentionSchedule.stepRows)
             metrics.expireTime.record(microseconds: Self.microseconds(since: began))
-            schedule.stepped(isMoreLeft: isMoreLeft, began: began, at: .now)
+            schedule.stepped(isMoreLeft: isMoreLeft || schedule.isSettling, began: began, at: .now)
         } catch {
             log(.consumerRetentionFailed(reason: error.description))
             schedule.failed(at: .now)
         }
     }
 
-    /// What could not be settled stays, and everything else that is old goes.
-    private func settleOld(before boundary: EventTime) -> Bool {
-        do { return try options.settleOld?(boundary) ?? false } catch {
+    /// What could not be settled stays until the next pass, and everything else that is old goes.
+    private func settleExpiring(before boundary: EventTime) -> Bool {
+        do { return try options.settleExpiring?(boundary) ?? false } catch {
             log(.consumerRetentionFailed(reason: (error as? RollupStoreError)?.description ?? "\(error)"))
             return false
         }

@@ -13,6 +13,8 @@ package struct RetentionSchedule: Sendable {
     package static let stepRows = 5_000
 
     private var due: ContinuousClock.Instant
+    /// In this pass there may be events to settle before they go.
+    package var isSettling = true
 
     /// The first step is due at once.
     package init(at now: ContinuousClock.Instant) { due = now }
@@ -22,6 +24,8 @@ package struct RetentionSchedule: Sendable {
 
     package mutating func stepped(isMoreLeft: Bool, began: ContinuousClock.Instant, at now: ContinuousClock.Instant) {
         due = now.advanced(by: isMoreLeft ? began.duration(to: now) * 9 : Self.betweenPasses)
+        // The next pass looks again.
+        if !isMoreLeft { isSettling = true }
     }
 
     package mutating func failed(at now: ContinuousClock.Instant) { due = now.advanced(by: Self.afterFailure) }

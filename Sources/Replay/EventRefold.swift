@@ -219,7 +219,8 @@ package struct EventRefold {
             var others: UInt32 = 0
             if old.metadataConflicts > 0 {
                 let counted = before.normalize(raw: raw, status: status, at: old.time, line: then).conflicts
-                others = old.metadataConflicts &- counted
+                // Of what came under a replay that is taken back by now, the rules of then are not known here.
+                others = old.metadataConflicts - min(counted, old.metadataConflicts)
             }
             let kept = after.redact(raw, at: old.time, line: now)
             var new =

@@ -15,6 +15,8 @@ package struct ReplayOptions: Sendable {
     /// | `aloneShare` | of the time | 0.9 | an ingest that waits for the store's lock comes in between two steps |
     /// | `quiet` | time | 2 s | so long after ingest moved it still has its share |
     /// | `swapTries` | tries | 200 | each settles what came since the one before |
+    ///
+    /// What is taken over of other workspaces comes in steps of a day, whatever it holds.
     package var stepEvents = 5_000
     package var share = 0.5
     package var aloneShare = 0.9
@@ -45,6 +47,8 @@ package struct Replayer {
     /// Waits that long; true: stop.
     private let wait: (Duration) -> Bool
     private let progress: (StoredReplay) -> Void
+    /// What is being settled before its events go: a day of a generation below live replays.
+    private var expiring: (day: GenerationMap.Segment, above: [Int64], refold: EventRefold)?
     /// Records of the log that could not be counted, as ingest could not.
     package private(set) var unreadable: Int64 = 0
 
@@ -70,11 +74,9 @@ package struct Replayer {
     ) throws(RollupStoreError) -> Ending {
         var replay = begun
         var refold = try refold(replay, reprice, repriced)
-        // What an earlier run has built counts against the budgets.
-        for grain in [Grain.hour, .entityHour] {
-            try store.rows(of: replay.id, replay, grain) { refold.know($0, $1) }
-        }
-        try recallEntities(of: nil, replay, &refold)
+        // What an earlier run has built.
+        try know(replay.plan.days(of: replay.id), &refold)
+        try recallEntities(of: nil, from: replay.plan.begin, to: replay.plan.end, &refold)
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
         if try carry(&replay) { return .stopped(replay) }
         if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
@@ -102,7 +104,9 @@ package struct Replayer {
         for _ in 0..<options.swapTries {
             let pending = try store.pending(replay.plan.days(of: replay.id), limit: options.stepEvents)
             // What came meanwhile was filed meanwhile.
-            if !pending.isEmpty, refold.hasFiledEntities { try recallEntities(of: nil, replay, &refold) }
+            if !pending.isEmpty, refold.hasFiledEntities {
+                try recallEntities(of: nil, from: replay.plan.begin, to: replay.plan.end, &refold)
+            }
             let step = settle(pending, &refold)
             if pending.count == options.stepEvents || replay.plan.isDryRun {
                 if !pending.isEmpty { replay = try store.add(step, to: replay.id, under: replay) }
@@ -188,12 +192,12 @@ package struct Replayer {
         var refold = try refold(replay, without: [replay.id])
         for _ in 0..<options.swapTries {
             for days in try store.below(replay) {
-                try recallEntities(of: days.generation, replay, &refold)
-                while true {
-                    // What is pending elsewhere is that of days which another replay goes on answering.
-                    let pending = try store.pending(days, limit: options.stepEvents)
-                    if pending.isEmpty { break }
+                // What is pending elsewhere is that of days which another replay goes on answering.
+                var pending = try store.pending(days, limit: options.stepEvents)
+                if !pending.isEmpty { try recall(days, &refold) }
+                while !pending.isEmpty {
                     _ = try store.add(settle(pending, &refold), to: days.generation, under: replay)
+                    pending = try store.pending(days, limit: options.stepEvents)
                 }
             }
             if let done = try store.revert(replay) { return done }
@@ -203,29 +207,40 @@ package struct Replayer {
             reason: "events of its days come faster than they are settled", next: "Try again at a quieter time.")
     }
 
-    /// Counts events of before `boundary` where they are pending below live replays, up to about `limit` of them, so that
-    /// they can be deleted: a revert needs them no more. True where more are left.
-    package mutating func settleOld(before boundary: EventTime, limit: Int) throws(RollupStoreError) -> Bool {
-        let live = try store.live()
-        if live.isEmpty { return false }
-        let replays = try store.list()
-        for (days, above) in GenerationMap.covered(by: live) where days.begin < boundary {
-            guard let replay = replays.first(where: { $0.id == above.first?.generation }) else { continue }
-            let old = GenerationMap.Segment(
-                begin: days.begin, end: min(days.end, boundary), generation: days.generation)
-            let pending = try store.pending(old, limit: limit)
-            if pending.isEmpty { continue }
-            var refold = try refold(replay, without: Set(above.map(\.generation)))
-            try recallEntities(of: old.generation, replay, &refold)
+    /// Counts events of before `boundary` where they are pending below live replays, at most `limit` of one day, so that
+    /// they can be deleted: a revert needs them no more. False where there were none.
+    package mutating func settleExpiring(before boundary: EventTime, limit: Int) throws(RollupStoreError) -> Bool {
+        for (days, above) in GenerationMap.covered(by: try store.live()) where days.begin < boundary {
+            var day = days
+            day.end = min(days.end, boundary)
+            var pending = try store.pending(day, limit: limit)
+            guard let first = pending.first?.stored.event.time, let lowest = above.first?.generation,
+                let replay = try store.list().first(where: { $0.id == lowest })
+            else { continue }
+            let bucket = Grain.day.bucket(of: first)
+            (day.begin, day.end) = (Grain.day.start(of: bucket), Grain.day.start(of: bucket + 1))
+            pending.removeAll { $0.stored.event.time >= day.end }
+            let ids = above.map(\.generation)
+            if expiring?.day != day || expiring?.above != ids {
+                var refold = try refold(replay, without: Set(ids))
+                try recall(day, &refold)
+                expiring = (day, ids, refold)
+            }
+            guard var refold = expiring?.refold else { return false }
+            // Kept with what the step has filed, where that comes to stand.
+            expiring = nil
             var step = settle(pending, &refold)
             // What is made of them goes with them, and the replay itself comes no further.
             step.revisions = []
             (step.events, step.changed) = (0, 0)
-            _ = try store.add(step, to: old.generation, under: replay)
+            _ = try store.add(step, to: day.generation, under: replay)
+            expiring = (day, ids, refold)
             return true
         }
         return false
     }
+
+    package mutating func close() { store.close() }
 
     /// For what is pending below a replay, as if these were not there.
     private mutating func refold(_ replay: StoredReplay, without ids: Set<Int64>) throws(RollupStoreError)
@@ -247,14 +262,31 @@ package struct Replayer {
         }
     }
 
+    /// What days of a generation hold counts against the budgets.
+    private mutating func know(
+        _ days: GenerationMap.Segment, _ refold: inout EventRefold
+    ) throws(RollupStoreError) {
+        for grain in [Grain.hour, .entityHour] {
+            try store.rows(of: days.generation, from: days.begin, to: days.end, grain) { refold.know($0, $1) }
+        }
+    }
+
+    /// All that days of a generation say of how more of theirs is to be filed.
+    private mutating func recall(
+        _ days: GenerationMap.Segment, _ refold: inout EventRefold
+    ) throws(RollupStoreError) {
+        try know(days, &refold)
+        try recallEntities(of: days.generation, from: days.begin, to: days.end, &refold)
+    }
+
     /// How entities are filed in a generation, or (nil) in what answers: an event that comes out as before stays so.
     private mutating func recallEntities(
-        of generation: Int64?, _ replay: StoredReplay, _ refold: inout EventRefold
+        of generation: Int64?, from begin: EventTime, to end: EventTime, _ refold: inout EventRefold
     ) throws(RollupStoreError) {
         refold.forgetEntities()
-        try store.rows(of: generation, replay, .entityHour) { refold.recall($0, $1, named: false) }
+        try store.rows(of: generation, from: begin, to: end, .entityHour) { refold.recall($0, $1, named: false) }
         if !refold.hasFiledEntities { return }
-        try store.rows(of: generation, replay, .entityHour) { refold.recall($0, $1, named: true) }
+        try store.rows(of: generation, from: begin, to: end, .entityHour) { refold.recall($0, $1, named: true) }
     }
 
     private mutating func refold(

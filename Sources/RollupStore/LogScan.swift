@@ -137,8 +137,27 @@ package struct CarriedRows: Sendable {
 
     package init(without workspace: String) { self.workspace = workspace }
 
-    /// A row of what answers.
-    package mutating func add(_ row: StoredRollup, _ key: SeriesKey, _ grain: Grain) {
+    /// What answers in these days, of every grain.
+    ///
+    /// - `next`: what to do where a series is missing.
+    package mutating func add(
+        _ days: GenerationMap.Segment, _ snapshot: some GenerationalSnapshot, next: String, key: (Int64) -> SeriesKey?
+    ) throws {
+        var missing: Int64?
+        for grain in Grain.allCases {
+            let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
+            try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
+                if let key = key(row.series) { add(row, key, grain) } else { missing = row.series }
+            }
+        }
+        if let missing {
+            throw RollupStoreError(
+                code: .corrupt, tried: "take over the rows of series \(missing)", reason: "the series is missing",
+                next: next)
+        }
+    }
+
+    private mutating func add(_ row: StoredRollup, _ key: SeriesKey, _ grain: Grain) {
         if key.workspace == workspace { return }
         let place = Place(grain: grain, bucket: row.bucket, series: row.series)
         if let known = places[place] {

@@ -9,7 +9,7 @@
 // answer, and for every other generation that covers an event, whether it is being built or could come to answer again,
 // the event is noted as pending, in the batch's transaction. A scan passes over what is pending; the swap takes place in
 // a step that leaves nothing pending. Retention leaves an event where it is while it is pending for a generation that
-// could come to answer: first it is settled (`Replayer.settleOld`), then it goes.
+// could come to answer: first it is settled (`Replayer.settleExpiring`), then it goes.
 
 package import Events
 package import Rollups
@@ -433,9 +433,10 @@ package protocol ReplayStore {
     /// Rules as they hold, but for these replays' where they are live.
     mutating func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline
 
-    /// Rows of one grain of one generation over the days of the replay; and of what answers there now (nil).
+    /// Rows of one grain of one generation from one day to another; and of what answers there now (nil).
     mutating func rows(
-        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+        of generation: Int64?, from begin: EventTime, to end: EventTime, _ grain: Grain,
+        _ body: (StoredRollup, SeriesKey) -> Void
     ) throws(RollupStoreError)
 
     mutating func close()
@@ -445,6 +446,13 @@ extension ReplayStore {
     /// Of stored events alone.
     package mutating func begin(_ plan: ReplayPlan, now: EventTime) throws(RollupStoreError) -> StoredReplay {
         try begin(plan, log: nil, now: now)
+    }
+
+    /// Over the days of the replay.
+    package mutating func rows(
+        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+    ) throws(RollupStoreError) {
+        try rows(of: generation, from: replay.plan.begin, to: replay.plan.end, grain, body)
     }
 
     /// The generations that would answer again if this live replay were taken back, each with its days; one may come twice.

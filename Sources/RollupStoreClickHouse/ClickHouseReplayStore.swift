@@ -249,12 +249,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         var carried = CarriedRows(without: workspace)
         let snapshot = snapshot(state, connection)
         do {
-            for grain in Grain.allCases {
-                let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
-                try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
-                    if let key = memory.key(of: row.series) { carried.add(row, key, grain) }
-                }
-            }
+            try carried.add(days, snapshot, next: "Restore the table series.", key: memory.key)
         } catch {
             throw RollupStoreError.reading(error)
         }
@@ -271,20 +266,20 @@ package final class ClickHouseReplayStore: ReplayStore {
 
     /// Of a replay that has ended nothing counts, whether its rows are deleted yet or not.
     package func rows(
-        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+        of generation: Int64?, from begin: EventTime, to end: EventTime, _ grain: Grain,
+        _ body: (StoredRollup, SeriesKey) -> Void
     ) throws(RollupStoreError) {
         let connection = try opened()
         let state = try writer.latest(connection)
         var map: GenerationMap?
         if let generation {
             if state.replay(generation)?.hasEnded == true { return }
-            map = GenerationMap(live: [replay.plan.days(of: generation)])
+            map = GenerationMap(live: [GenerationMap.Segment(begin: begin, end: end, generation: generation)])
         }
         try memory.update(state, connection)
         do {
             try snapshot(state, connection, map: map).scanRollups(
-                grain: grain, from: grain.bucket(of: replay.plan.begin), to: grain.bucket(of: replay.plan.end),
-                series: .all, withBins: true
+                grain: grain, from: grain.bucket(of: begin), to: grain.bucket(of: end), series: .all, withBins: true
             ) { row in
                 if let key = memory.key(of: row.series) { body(row, key) }
             }
@@ -356,6 +351,8 @@ package final class ClickHouseReplayStore: ReplayStore {
             log: step.log, isScanned: step.isScanned, events: step.events, settled: step.settled, isSwap: isSwap)
         // The deed is told once: nothing that can fail comes after.
         if case .replay(deed) = try writer.settleDoubt(connection) { return writer.state?.seen(replay) }
+        // Whoever settles below a replay that answers may not come again: the number is given back each time.
+        let isBelow = generation != replay.id
         let hasRows = !(step.delta.rows.isEmpty && step.revisions.isEmpty && step.settled.isEmpty)
         while true {
             var seen = try writer.latest(connection)
@@ -372,7 +369,7 @@ package final class ClickHouseReplayStore: ReplayStore {
                 if let number { try checkSettled(step.settled, generation, number, seen, connection) }
                 var next =
                     if let number {
-                        seen.next(by: number, settles: true, isLast: isSwap || step.isScanned)
+                        seen.next(by: number, settles: true, isLast: isSwap || step.isScanned || isBelow)
                     } else {
                         seen.next(by: writer.number, settles: writer.isUntouched, isLast: true)
                     }

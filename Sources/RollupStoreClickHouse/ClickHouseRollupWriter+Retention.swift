@@ -68,7 +68,7 @@ extension ClickHouseRollupWriter {
         else { return }
         var isAnyHeld = false
         if let boundary = state.retained[StoreState.events] {
-            isAnyHeld = try deleteDays(before: boundary / Self.day, state, connection)
+            isAnyHeld = try deleteDays(before: boundary / Self.day, connection)
         }
         for grain in Grain.allCases {
             guard let boundary = state.retained[grain.rawValue] else { continue }
@@ -87,11 +87,9 @@ extension ClickHouseRollupWriter {
     }
 
     /// True where some are held. Where a replay counts a day, late events of it may come at any moment, to be settled
-    /// before they go: there rows that this state has go, and not the partition. Those of numbers that were given up
+    /// before they go: there rows that the state has go, and not the partition. Those of numbers that were given up
     /// lately go with a later boundary.
-    private func deleteDays(
-        before today: Int64, _ state: StoreState, _ connection: Connection
-    ) throws(RollupStoreError) -> Bool {
+    private func deleteDays(before today: Int64, _ connection: Connection) throws(RollupStoreError) -> Bool {
         var days: [Int64: [String]] = [:]
         for table in ["events", "revisions", "replay_pending", "replay_settled"] {
             for day in try partitions(of: table, connection) where day < today { days[day, default: []].append(table) }
@@ -100,6 +98,8 @@ extension ClickHouseRollupWriter {
         for (day, tables) in days.sorted(by: { $0.key < $1.key }) {
             let begin = EventTime(microseconds: day * Self.day)
             let end = EventTime(microseconds: (day + 1) * Self.day)
+            // A replay may have begun while the day before was deleted.
+            let state = try latest(connection)
             let counting = state.counting(day: begin)
             var isHeld = state.isHeld(day: day)
             if !isHeld { isHeld = try isPending(for: counting, from: begin, to: end, state, connection) }
@@ -111,8 +111,8 @@ extension ClickHouseRollupWriter {
                 let delete =
                     counting.isEmpty
                     ? "ALTER TABLE \(table) DROP PARTITION \(day)"
-                    : "DELETE FROM \(table) WHERE time_us >= \(begin.microseconds) AND time_us < \(end.microseconds) "
-                        + "AND \(state.settledCondition)"
+                    : "ALTER TABLE \(table) DELETE IN PARTITION \(day) WHERE \(state.settledCondition) "
+                        + "SETTINGS mutations_sync = 1"
                 try connection.run(delete, "delete \(table) past their time")
             }
         }

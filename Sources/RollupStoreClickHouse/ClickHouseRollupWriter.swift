@@ -555,8 +555,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
     func partitions(of table: String, _ connection: Connection) throws(RollupStoreError) -> [Int64] {
         var answer = try connection.select(
             ["toInt64(partition)"],
-            "FROM system.parts WHERE database = currentDatabase() AND table = '\(table)' AND active GROUP BY partition",
-            "list partitions")
+            "FROM system.parts WHERE database = currentDatabase() AND table = '\(table)' AND active AND rows > 0 "
+                + "GROUP BY partition", "list partitions")
         var all: [Int64] = []
         while try answer.next() { all.append(try answer.integer()) }
         return all

@@ -311,12 +311,7 @@ package final class PostgreSQLReplayStore: ReplayStore {
             let snapshot = PostgreSQLSnapshot(
                 connection: connection, map: try GenerationMap.read(connection), memory: memory)
             do {
-                for grain in Grain.allCases {
-                    let (from, to) = (grain.bucket(of: days.begin), grain.bucket(of: days.end))
-                    try snapshot.scanRollups(grain: grain, from: from, to: to, series: .all, withBins: true) { row in
-                        if let key = memory.key(of: row.series) { carried.add(row, key, grain) }
-                    }
-                }
+                try carried.add(days, snapshot, next: "Restore the database from a backup.", key: memory.key)
             } catch {
                 throw ServerFailure.reading(error)
             }
@@ -335,14 +330,18 @@ package final class PostgreSQLReplayStore: ReplayStore {
     }
 
     package func rows(
-        of generation: Int64?, _ replay: StoredReplay, _ grain: Grain, _ body: (StoredRollup, SeriesKey) -> Void
+        of generation: Int64?, from begin: EventTime, to end: EventTime, _ grain: Grain,
+        _ body: (StoredRollup, SeriesKey) -> Void
     ) throws(RollupStoreError) {
         try look { connection throws(ServerFailure) in
             try memory.update(connection)
-            let from = grain.bucket(of: replay.plan.begin)
-            let to = grain.bucket(of: replay.plan.end)
+            let (from, to) = (grain.bucket(of: begin), grain.bucket(of: end))
             let live =
-                if let generation { [replay.plan.days(of: generation)] } else { try GenerationMap.live(connection) }
+                if let generation {
+                    [GenerationMap.Segment(begin: begin, end: end, generation: generation)]
+                } else {
+                    try GenerationMap.live(connection)
+                }
             let snapshot = PostgreSQLSnapshot(
                 connection: connection, map: GenerationMap(live: live), memory: memory)
             do {

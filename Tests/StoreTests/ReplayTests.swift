@@ -823,7 +823,7 @@ private final class Poll: Sendable {
         func expire() throws {
             let boundary = at(begin + 48 * hour)
             if isSettled {
-                while try replayer.settleOld(before: boundary, limit: kind.few(50)) {}
+                while try replayer.settleExpiring(before: boundary, limit: kind.few(50)) {}
                 for generation in [GenerationMap.first] + (try replays.live().map(\.generation)) {
                     let days = GenerationMap.Segment(begin: at(begin), end: boundary, generation: generation)
                     #expect(try replays.pending(days, limit: 1).isEmpty, "generation \(generation)")
@@ -845,6 +845,13 @@ private final class Poll: Sendable {
                 "SELECT count() FROM events WHERE time_us < \(begin + 48 * hour) AND NOT has((SELECT excluded FROM commits "
                     + "WHERE slot = (SELECT max(slot) FROM commits) ORDER BY _block_number LIMIT 1), number)")
             #expect((left == "0") == isSettled, "\(left)")
+            // What is deleted has left the disk as well.
+            let day = (begin + 48 * hour) / 86_400_000_000
+            #expect(
+                try store.ask(
+                    "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'events' AND active "
+                        + "AND toInt64(partition) < \(day)")
+                    == store.ask("SELECT count() FROM events WHERE time_us < \(begin + 48 * hour)"))
         }
         // Late ones of days that have no other events any more.
         try advance(to: log.count)
