@@ -117,7 +117,10 @@ let package = Package(
             ]),
         module(
             "Replay",
-            ["EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog", "Rollups", "RollupStore"]),
+            [
+                "EventCodec", "Events", "Ingest", "JSONText", "Normalizer", "RecordLog", "Rollups", "RollupStore",
+                "Threading",
+            ]),
         module(
             "Reconciling",
             ["EventCodec", "Events", "Journal", "JSONText", "RecordLog", "RollupStore", "Telemetry", "Threading"]),

@@ -98,7 +98,8 @@ struct ReplayWork {
         var store = try open.makeReplayStore()
         defer { store.close() }
         var replayer = Replayer(
-            store, log: history, normalizer: normalizer, options: options, now: SystemFacts.now, wait: wait,
+            store, ahead: try open.makeReplayStore(), log: history, normalizer: normalizer, options: options,
+            now: SystemFacts.now, wait: wait,
             progress: progress)
         let repriced = replay.log == nil ? [] : try Self.repricings(try store.list(), without: replay.id)
         let ending = try replayer.run(replay, reprice: reprice, repriced: repriced)

@@ -11,14 +11,16 @@ package struct ReplayOptions: Sendable {
     /// | limit | unit | value | why |
     /// | --- | --- | --- | --- |
     /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second; under a rate, a tenth of a second's events |
-    /// | `share` | of the time | 0.5 | the rest is ingest's: while it moves, steps are followed by a pause as long as they took |
+    /// | `aloneSteps` | steps | 4 | so much is one step while ingest stands still: fewer rows are written twice |
+    /// | `share` | of the time | 0.25 | the rest is ingest's: while it moves, steps are followed by a pause of three times their time |
     /// | `aloneShare` | of the time | 0.9 | an ingest that waits for the store's lock comes in between two steps |
     /// | `quiet` | time | 2 s | so long after ingest moved it still has its share |
     /// | `swapTries` | tries | 200 | each settles what came since the one before |
     ///
     /// What is taken over of other workspaces comes in steps of a day, whatever it holds.
     package var stepEvents = 5_000
-    package var share = 0.5
+    package var aloneSteps = 4
+    package var share = 0.25
     package var aloneShare = 0.9
     package var quiet = Duration.seconds(2)
     package var swapTries = 200
@@ -27,7 +29,10 @@ package struct ReplayOptions: Sendable {
 
     package init() {}
 
-    var scanEvents: Int { min(stepEvents, max(1, (rate ?? .max) / 10)) }
+    func scanEvents(isAlone: Bool) -> Int {
+        guard let rate else { return isAlone ? stepEvents * aloneSteps : stepEvents }
+        return min(stepEvents, max(1, rate / 10))
+    }
 }
 
 package struct Replayer {
@@ -40,6 +45,8 @@ package struct Replayer {
     }
 
     private var store: any ReplayStore
+    /// Of the first `run`.
+    private var ahead: (any ReplayStore)?
     private let log: (any RecordLogHistory)?
     private let normalizer: Normalizer
     private let options: ReplayOptions
@@ -52,14 +59,17 @@ package struct Replayer {
     /// Records of the log that could not be counted, as ingest could not.
     package private(set) var unreadable: Int64 = 0
 
+    /// - `ahead`: a second connection, to read ahead over while ingest stands still; `run` closes it.
     /// - `log`: for replays of days that the store has no events of any more.
     package init(
-        _ store: any ReplayStore, log: (any RecordLogHistory)? = nil, normalizer: Normalizer,
+        _ store: any ReplayStore, ahead: (any ReplayStore)? = nil, log: (any RecordLogHistory)? = nil,
+        normalizer: Normalizer,
         options: ReplayOptions = ReplayOptions(),
         now: @escaping () -> EventTime, wait: @escaping (Duration) -> Bool,
         progress: @escaping (StoredReplay) -> Void = { _ in }
     ) {
         self.store = store
+        self.ahead = ahead
         self.log = log
         self.normalizer = normalizer
         self.options = options
@@ -73,6 +83,9 @@ package struct Replayer {
         _ begun: StoredReplay, reprice: Reprice?, repriced: [Repricing] = []
     ) throws(RollupStoreError) -> Ending {
         var replay = begun
+        let ahead = self.ahead.map { ScanAhead($0) }
+        self.ahead = nil
+        defer { ahead?.close() }
         var refold = try refold(replay, reprice, repriced)
         // What an earlier run has built.
         try know(replay.plan.days(of: replay.id), &refold)
@@ -82,13 +95,25 @@ package struct Replayer {
         if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
             return .stopped(replay)
         }
+        var isAlone = true
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now
-            let page = try Self.patiently(wait) { () throws(RollupStoreError) in
-                try store.scan(replay, limit: options.scanEvents)
+            let limit = options.scanEvents(isAlone: isAlone)
+            var page = ahead?.take()
+            if page == nil {
+                page = try Self.patiently(wait) { () throws(RollupStoreError) in
+                    try store.scan(replay, limit: limit)
+                }
             }
+            guard let page else { continue }
             note(page.ingested, at: began, &ingest)
+            isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            if isAlone, !page.isEnd {
+                var next = replay
+                next.cursor = page.cursor
+                ahead?.ask(next, limit: options.scanEvents(isAlone: true))
+            }
             for event in page.events { refold.add(event) }
             var step = refold.finish()
             step.cursor = page.cursor
@@ -96,7 +121,6 @@ package struct Replayer {
             replay = try Self.patiently(wait) { () throws(RollupStoreError) in
                 try store.add(step, to: replay.id, under: replay)
             }
-            let isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
             let pause = pause(after: began.duration(to: .now), events: page.events.count, isAlone: isAlone)
             if wait(pause) { return .stopped(replay) }
         }
@@ -158,10 +182,12 @@ package struct Replayer {
         let wait = wait
         var passage = LogPassage(log, replay, scan) { wait(.zero) }
         guard try passage.recall() else { return true }
+        var isAlone = true
         while passage.scan.current != nil {
             progress(replay)
             let began = ContinuousClock.now
-            let count = try passage.read(limit: options.scanEvents) { refold.add($0, $1) }
+            let limit = options.scanEvents(isAlone: isAlone)
+            let count = try passage.read(limit: limit) { refold.add($0, $1) }
             var step = refold.finish()
             step.events = count
             step.log = passage.scan
@@ -171,7 +197,7 @@ package struct Replayer {
             }
             let ingested = try Self.patiently(wait) { () throws(RollupStoreError) in try store.ingested() }
             note(ingested, at: began, &ingest)
-            let isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
             if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) { return true }
         }
         unreadable = passage.unreadable

@@ -382,17 +382,18 @@ private final class Poll: Sendable {
     private func replayer(
         _ store: any StoreUnderTest, log: MemoryLog? = nil, stepEvents: Int, wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
-        try replayer(over: try store.replays(), log: log, stepEvents: stepEvents, wait: wait)
+        try replayer(
+            over: try store.replays(), ahead: try store.replays(), log: log, stepEvents: stepEvents, wait: wait)
     }
 
     private func replayer(
-        over replays: any ReplayStore, log: MemoryLog? = nil, stepEvents: Int,
+        over replays: any ReplayStore, ahead: (any ReplayStore)? = nil, log: MemoryLog? = nil, stepEvents: Int,
         wait: @escaping () -> Bool = { false }
     ) throws -> Replayer {
         var options = ReplayOptions()
         options.stepEvents = stepEvents
         return Replayer(
-            replays, log: log, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
+            replays, ahead: ahead, log: log, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
             now: { at(begin + 80 * hour) }, wait: { _ in wait() })
     }
 
