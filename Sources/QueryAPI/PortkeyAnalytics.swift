@@ -20,7 +20,7 @@ extension QueryService {
                     + "groups/users, groups/ai-models, groups/provider, groups/metadata/KEY.")
         }
         let filter = try PortkeyFilter(request)
-        return try tagged(request, workspace, []) { (snapshot, budget) throws(QueryError) in
+        return try tagged(request, workspace) { (snapshot, budget) throws(QueryError) in
             let reading = PortkeyReading(
                 engine: engine, snapshot: snapshot, budget: budget, workspace: workspace,
                 filter: filter)

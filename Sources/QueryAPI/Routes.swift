@@ -86,7 +86,7 @@ extension QueryService {
         let listing = EventListing(condition: condition, from: from, to: to, workspace: workspace)
         let start = try cursor.map { (text) throws(APIError) in try eventCursor(text, workspace) }
         if format != .json { return try export(listing, after: start, limit: limit, format) }
-        return try tagged(request, workspace, []) { (snapshot, budget) throws(QueryError) in
+        return try tagged(request, workspace) { (snapshot, budget) throws(QueryError) in
             let page = try self.page(listing, after: start, limit: limit ?? 50, snapshot, budget)
             return [
                 "data": .array(page.events),
@@ -137,8 +137,7 @@ extension QueryService {
         var parameters = try Parameters(request)
         let range = try parameters.range(now: now())
         try parameters.finish()
-        return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
-            (snapshot, budget) throws(QueryError) in
+        return try tagged(request, workspace, of: range) { (snapshot, budget) throws(QueryError) in
             try engine.describedKeys(
                 from: range.from, to: range.to, workspace: workspace, snapshot: snapshot, budget: budget)
         }
@@ -153,8 +152,7 @@ extension QueryService {
         guard let key = Parameters.decoded(key[...], plusIsBlank: false) else {
             throw APIError(400, "invalid_url", "The key in the path is not percent-encoded UTF-8.")
         }
-        return try tagged(request, workspace, [RFC3339.precise(range.from), RFC3339.precise(range.to)]) {
-            (snapshot, budget) throws(QueryError) in
+        return try tagged(request, workspace, of: range) { (snapshot, budget) throws(QueryError) in
             let listing = try engine.metadataValues(
                 of: key, prefix: prefix, limit: limit, from: range.from, to: range.to, workspace: workspace,
                 snapshot: snapshot, budget: budget)
@@ -187,19 +185,20 @@ extension QueryService {
     }
 
     /// An answer that bears the tag of the store's state: where a client has it already, only that is said.
-    /// `extra`: what the answer depends on beside the URL, the body and the workspace.
+    /// - `range`: of the answer, which depends on nothing else beside the URL and the workspace.
     func tagged(
-        _ request: HTTPRequest, _ workspace: String, _ extra: [String],
+        _ request: HTTPRequest, _ workspace: String, of range: (from: EventTime, to: EventTime)? = nil,
         _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> JSONValue
     ) throws(APIError) -> HTTPResponse {
-        let (headers, answer) = try tagged(request, workspace, extra, nil, body)
+        let range = range.map { StoreTag.Range(from: $0.from, to: $0.to, isSaid: false) }
+        let (headers, answer) = try tagged(request, workspace, [], range, body)
         guard let answer else { return HTTPResponse(status: 304, headers: headers) }
         return HTTPResponse(
             status: 200, headers: [("content-type", "application/json")] + headers, body: answer.bytes)
     }
 
     /// nil: the client has it already.
-    /// - `range`: of the answer, where it does not stand in `extra`.
+    /// - `extra`: what the answer depends on beside the URL, the body, the workspace and the range.
     private func tagged<Content>(
         _ request: HTTPRequest, _ workspace: String, _ extra: [String], _ range: StoreTag.Range?,
         _ body: (any RollupSnapshot, QueryBudget) throws(QueryError) -> Content
@@ -207,8 +206,8 @@ extension QueryService {
         let known = request.method == "POST" ? [] : StoreTag.known(request)
         let (tag, answer) = try read { (snapshot, budget) throws(QueryError) -> (String, Content?) in
             let tag = try StoreTag.tag(
-                snapshot,
-                [workspace, request.path, request.query, String(decoding: request.body, as: UTF8.self)] + extra, range)
+                snapshot, workspace,
+                [request.path, request.query, String(decoding: request.body, as: UTF8.self)] + extra, range)
             if known.contains(where: { $0 == tag || $0 == "*" }) { return (tag, nil) }
             return (tag, try body(snapshot, budget))
         }

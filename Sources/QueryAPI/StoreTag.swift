@@ -9,8 +9,8 @@ import RollupStore
 import Rollups
 
 enum StoreTag {
-    /// What an answer is about. Past the newest event its end changes nothing, so that one which is always now does not
-    /// make another answer of each.
+    /// What an answer is about. Past the newest event its end changes nothing but which rules hold there, so that one which
+    /// is always now does not make another answer of each.
     struct Range {
         var from: EventTime
         var to: EventTime
@@ -27,13 +27,18 @@ enum StoreTag {
     }
 
     static func tag(
-        _ snapshot: any RollupSnapshot, _ parts: [String], _ range: Range? = nil
+        _ snapshot: any RollupSnapshot, _ workspace: String, _ parts: [String], _ range: Range?
     ) throws(QueryError) -> String {
         do {
-            var state = parts
+            var state = [workspace] + parts
             if let range {
-                let watermark = try range.isSaid ? nil : snapshot.watermark
-                let end = watermark.map { min(range.to, EventTime(microseconds: $0.microseconds + 1)) } ?? range.to
+                var end = range.to
+                if !range.isSaid, let watermark = try snapshot.watermark, watermark < range.to {
+                    end = EventTime(microseconds: watermark.microseconds + 1)
+                    let rules = try snapshot.rulesTimeline().entries(
+                        from: EventTime(microseconds: .min), to: range.to, of: workspace)
+                    state.append("\(rules.count)")
+                }
                 state += [RFC3339.precise(range.from), RFC3339.precise(end)]
             }
             state.append(try snapshot.generationName)

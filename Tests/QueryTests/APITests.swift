@@ -306,6 +306,40 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
         #expect(later.get("/v1/query", [], headers: [("if-none-match", sliding)]).status == 200)
     }
 
+    @Test("Keys and values of an open end are the same ones too, until something comes or other rules hold")
+    func tagsOpenListings() throws {
+        let begin = 1_793_700_000_000_000 as Int64
+        let open = [("from", "2026-11-01T00:00:00Z")]
+        for path in ["/v1/metadata/keys", "/v1/metadata/keys/env/values"] {
+            let tag = try #require(API(now: begin).get(path, open).header("etag"))
+            func status(_ store: FakeStore = FakeStore(sampleEvents()), after seconds: Int64) -> Int {
+                API(store, now: begin + seconds * 1_000_000).get(path, open, headers: [("if-none-match", tag)]).status
+            }
+            #expect(status(after: 90) == 304)
+            #expect(status(after: 86_400) == 304)
+            var grown = FakeStore(sampleEvents())
+            grown.nextOffset = 6
+            #expect(status(grown, after: 90) == 200)
+            // Before the newest event the end does matter.
+            #expect(status(after: -200_000) == 200)
+        }
+        // Rules that hold from an hour to come on.
+        var store = FakeStore(sampleEvents())
+        let rules = RulesText(
+            fingerprint: String(repeating: "e", count: 64), text: #"{"version":1,"classes":{"env":"entity"}}"#)
+        store.timeline.entries.append(.init(from: EventTime(microseconds: begin + 60_000_000), rules: rules))
+        func answer(after seconds: Int64, knowing tag: String = "") -> HTTPResponse {
+            API(store, now: begin + seconds * 1_000_000).get(
+                "/v1/metadata/keys", open, headers: [("if-none-match", tag)])
+        }
+        let before = answer(after: 0)
+        let tag = try #require(before.header("etag"))
+        #expect(answer(after: 30, knowing: tag).status == 304)
+        let after = answer(after: 90, knowing: tag)
+        #expect(after.status == 200)
+        #expect(after.body != before.body)
+    }
+
     @Test("A large answer is written while it is sent, and not many at once")
     func streamsLargeAnswers() throws {
         let first = try #require(RFC3339.parse("2026-11-01T00:00:00Z"))
