@@ -40,11 +40,10 @@ enum AnswerSource {
         case .store(let store, let engine, let workspace):
             return try Self.refusalsNamed {
                 let question = try Question(input, now: SystemFacts.now(), zoneFile: SystemFacts.zoneFile)
-                return try store.read { snapshot in
-                    try engine.answer(
-                        question, workspace: workspace, snapshot: snapshot, explains: explains
-                    ).json
+                let answer = try store.read { snapshot in
+                    try engine.answer(question, workspace: workspace, snapshot: snapshot, explains: explains)
                 }
+                return try JSONValue.parse(answer.bytes)
             }
         }
     }

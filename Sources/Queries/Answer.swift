@@ -203,16 +203,17 @@ extension Answer {
 
 // Writing.
 extension Answer {
-    package var json: JSONValue {
-        let members = [
-            JSONMember(key: "data", value: .array(data.map(tree))), JSONMember(key: "totals", value: figures(totals)),
-            JSONMember(key: "other", value: .array(other.map(tree))),
-        ]
-        return .object(members + about)
+    /// The JSON document whole.
+    package var bytes: [UInt8] {
+        var whole: [UInt8] = []
+        _ = write(inPartsOf: .max) { part in
+            whole = part
+            return true
+        }
+        return whole
     }
 
-    /// The text of `json` in parts of `size` bytes or a little more: never is more of it in memory. False once `take`
-    /// is.
+    /// The JSON document in parts of `size` bytes or a little more: never is more of it in memory. False once `take` is.
     package func write(inPartsOf size: Int, _ take: ([UInt8]) -> Bool) -> Bool {
         var part: [UInt8] = []
         func list(_ head: String, _ count: Int, _ row: (Int) -> JSONValue) -> Bool {

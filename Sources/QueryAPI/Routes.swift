@@ -48,10 +48,7 @@ extension QueryService {
     private func write(_ answer: Answer, _ headers: [(name: String, value: String)]) throws(APIError) -> HTTPResponse {
         var response = HTTPResponse(status: 200, headers: [("content-type", "application/json")] + headers)
         guard answer.data.count + answer.other.count > Self.rowsAtOnce else {
-            _ = answer.write(inPartsOf: .max) { part in
-                response.body = part
-                return true
-            }
+            response.body = answer.bytes
             return response
         }
         guard let slot = exports.take() else {

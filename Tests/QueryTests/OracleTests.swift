@@ -368,7 +368,7 @@ private struct Maker {
             text += part
             return true
         }
-        #expect(isWhole && text == answer.json.bytes, "\(context)")
+        #expect(isWhole && text == answer.bytes, "\(context)")
 
         // The walk.
         let matching = events.filter {
