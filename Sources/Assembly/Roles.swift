@@ -206,7 +206,8 @@ final class Roles {
             replays: replays, deadLetters: store.deadLetters, redrive: { try redrives.send($0) })
         let certificate = try ListenerCertificate(configuration.api.tls, of: "api.listen", running)
         let server = try HTTPServer(
-            listen: address.description, name: "api", workers: Self.queriesAtOnce, bodyLimit: QueryService.bodyLimit,
+            listen: address.description, name: "api", workers: Self.queriesAtOnce,
+            bodyLimit: QueryService.Limits.bodySize,
             tls: certificate?.context, log: running.log, responder: respond)
         certificate?.whenRead(anew: { server.use($0) }, running)
         checks.append(.loops("api") { server.silence })

@@ -94,7 +94,6 @@ struct EventListing: Sendable {
 
 /// How many files are sent at once: each holds a worker for as long as its client takes.
 final class ExportSlots: Sendable {
-    static let count = 2
     private let taken = Atomic<Int>(0)
 
     /// Held by what it was given for; free again when that is gone.
@@ -106,26 +105,23 @@ final class ExportSlots: Sendable {
 
     /// nil where all are taken.
     func take() -> Slot? {
-        if taken.wrappingAdd(1, ordering: .relaxed).newValue <= Self.count { return Slot(self) }
+        if taken.wrappingAdd(1, ordering: .relaxed).newValue <= QueryService.Limits.exports { return Slot(self) }
         taken.wrappingSubtract(1, ordering: .relaxed)
         return nil
     }
 }
 
 extension QueryService {
-    /// Events of one read, and so of one part of the answer.
-    private static let pageSize = 500
-
     func export(
         _ listing: EventListing, after start: EventCursor?, limit: Int?, _ format: EventFormat
     ) throws(APIError) -> HTTPResponse {
         guard let slot = exports.take() else {
             throw APIError(
-                429, "too_many_exports", "\(ExportSlots.count) exports are under way; no more at once.",
+                429, "too_many_exports", "\(Limits.exports) exports are under way; no more at once.",
                 hint: "Try again when one has ended.")
         }
         // The first page is read before anything is sent, so that what is wrong has its status.
-        let first = min(limit ?? .max, Self.pageSize)
+        let first = min(limit ?? .max, Limits.exportPageSize)
         let page = try read { (snapshot, budget) throws(QueryError) in
             try self.page(listing, after: start, limit: first, snapshot, budget)
         }
@@ -156,7 +152,7 @@ extension QueryService {
             do {
                 page = try reader.read(until: { sink.isAbandoned }) { snapshot in
                     try self.page(
-                        listing, after: cursor, limit: min(limit - sent, Self.pageSize), snapshot,
+                        listing, after: cursor, limit: min(limit - sent, Limits.exportPageSize), snapshot,
                         QueryBudget { sink.isAbandoned })
                 }
             } catch {

@@ -34,8 +34,24 @@ package struct Readiness: Sendable {
 package typealias Reconcile = @Sendable (_ from: EventTime, _ to: EventTime) throws -> JSONValue
 
 package struct QueryService: Sendable {
-    /// Bytes of a question's body; 413 beyond.
-    package static let bodyLimit = 65_536
+    /// What an answer costs the API; what a question may ask for stands in `QueryLimits`.
+    ///
+    /// | limit | unit | value | why | at the limit |
+    /// | --- | --- | --- | --- | --- |
+    /// | `bodySize` | bytes of a question's body | 65,536 | parsing time | 413 `too_large` |
+    /// | `exports` | exports and large answers under way | 2 | each holds a worker for as long as its client takes | 429 `too_many_exports`: of an export before it reads, of an answer when it is computed, for only then is it known to be large |
+    /// | `exportPageSize` | events of one read | 500 | memory of an export | the next read, of the store's state by then |
+    /// | `rowsAtOnce` | rows of an answer | 20,000 | its text is many times what memory holds of it | it is written while it is sent, as one of `exports` |
+    /// | `partSize` | bytes of what is sent in parts | 65,536 | memory of a large answer | the next part |
+    /// | `engineSixteenths` | of a question's time | 15 | whoever takes the rows notices first, where there are any: a listing then ends its page short | the store is stopped at the whole time |
+    package enum Limits {
+        package static let bodySize = 65_536
+        static let exports = 2
+        static let exportPageSize = 500
+        static let rowsAtOnce = 20_000
+        static let partSize = 65_536
+        static let engineSixteenths = 15
+    }
 
     let reader: any RollupReader
     let authenticate: @Sendable (HTTPRequest) -> AuthDecision

@@ -39,27 +39,21 @@ extension QueryService {
         return try write(answer, headers)
     }
 
-    /// Rows that an answer has at most to be sent whole.
-    static let rowsAtOnce = 20_000
-    /// Of what is sent in parts.
-    private static let partSize = 65_536
-
-    /// A large one is written while it is sent: its text may be many times what memory holds of it.
+    /// A large one is written while it is sent.
     private func write(_ answer: Answer, _ headers: [(name: String, value: String)]) throws(APIError) -> HTTPResponse {
         var response = HTTPResponse(status: 200, headers: [("content-type", "application/json")] + headers)
-        guard answer.data.count + answer.other.count > Self.rowsAtOnce else {
+        guard answer.data.count + answer.other.count > Limits.rowsAtOnce else {
             response.body = answer.bytes
             return response
         }
         guard let slot = exports.take() else {
             throw APIError(
                 429, "too_many_exports",
-                "\(ExportSlots.count) exports or answers of more than \(Self.rowsAtOnce) rows are under way; no more at "
-                    + "once.",
+                "\(Limits.exports) exports or answers of more than \(Limits.rowsAtOnce) rows are under way; no more at once.",
                 hint: "Try again when one has ended, or ask for fewer groups or a coarser granularity.")
         }
         response.stream = { sink in
-            withExtendedLifetime(slot) { answer.write(inPartsOf: Self.partSize) { sink.write($0) } }
+            withExtendedLifetime(slot) { answer.write(inPartsOf: Limits.partSize) { sink.write($0) } }
         }
         return response
     }
@@ -169,8 +163,7 @@ extension QueryService {
     ) throws(APIError) -> Result {
         let start = ContinuousClock.now
         let end = start.advanced(by: timeLimit)
-        // Whoever takes the rows notices first, where there are any: a listing then ends its page short.
-        let engineEnd = start.advanced(by: timeLimit * 15 / 16)
+        let engineEnd = start.advanced(by: timeLimit * Limits.engineSixteenths / 16)
         let budget = QueryBudget { ContinuousClock.now >= engineEnd }
         do {
             return try reader.read(until: { ContinuousClock.now >= end }) { snapshot in try body(snapshot, budget) }
@@ -222,8 +215,8 @@ extension QueryService {
     ]
 
     static func input(ofBody body: [UInt8]) throws(APIError) -> QuestionInput {
-        guard body.count <= bodyLimit else {
-            throw APIError(413, "too_large", "The body has \(body.count) bytes; at most \(bodyLimit) are read.")
+        guard body.count <= Limits.bodySize else {
+            throw APIError(413, "too_large", "The body has \(body.count) bytes; at most \(Limits.bodySize) are read.")
         }
         let tree: JSONValue
         do {
