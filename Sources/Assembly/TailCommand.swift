@@ -1,4 +1,7 @@
 // `millrace tail`: a condition → the latest events, then each new one as it is applied, until a signal.
+//
+// Events are applied a little out of order, and one partition may lag behind the others: each look goes page by page back
+// to the begin of the look-back, whatever it finds on the way, and passes over what was shown.
 
 import CommandLine
 import Configuration
@@ -7,53 +10,65 @@ import JSONText
 import Queries
 
 enum TailCommand {
-    private static let pauseMilliseconds = 500
-    /// Events are applied a little out of order: so far back is looked again, and what was shown is passed over.
-    private static let lookBackMicroseconds: Int64 = 60_000_000
-    private static let pageSize = 1_000
-    /// Pages of one look. What lies beyond is passed over, and that is said.
-    private static let pagesAtOnce = 20
+    /// | limit | unit | value | why | at the limit |
+    /// | --- | --- | --- | --- | --- |
+    /// | `pause` | ms | 500 | between two looks | |
+    /// | `lookBack` | µs before the latest event | 60,000,000 | what one look reads again | an event that comes later still is not shown |
+    /// | `pageSize` | events | 1,000 | what the API gives at once | the next page |
+    /// | `pagesAtOnce` | pages a look | 20 | memory, and what a look costs the API | it is said from where on nothing was looked at |
+    private enum Limits {
+        static let pause = 500
+        static let lookBack: Int64 = 60_000_000
+        static let pageSize = 1_000
+        static let pagesAtOnce = 20
+    }
 
     static func run(_ invocation: Invocation) throws -> Int32 {
         let filter = invocation.arguments.first ?? ""
-        let lines = try invocation.integer("lines", in: 0...pageSize) ?? 10
+        let lines = try invocation.integer("lines", in: 0...Limits.pageSize) ?? 10
         let source = try AnswerSource(invocation)
-        var shown = Shown()
         let isOnce = invocation.flag("once")
-        // What is there already is not new at the next look, though it is not shown.
-        let first = try source.events(filter, from: nil, limit: isOnce ? max(1, lines) : pageSize)
-        let oldest = first.next == nil ? nil : first.events.last.flatMap(Shown.time)
+        // The newest of all, so that no more is looked at again where few match.
+        var shown = Shown(
+            latest: isOnce ? nil : try source.events("", from: nil, limit: 1).events.first.flatMap(Shown.time))
+        let first = try source.events(filter, from: nil, limit: max(1, lines))
         guard try write(shown.new(of: first.events).suffix(lines), invocation) else { return 0 }
         if isOnce { return 0 }
-        while !Signals.wait(milliseconds: pauseMilliseconds) {
-            let from = shown.latest.map { latest in
-                EventTime(
-                    microseconds: max(
-                        latest.microseconds - lookBackMicroseconds, (oldest?.microseconds).map { $0 + 1 } ?? .min))
+        if let cursor = first.next {
+            // What is there before these is not new at the next look, though it is not shown.
+            guard let there = try look(filter, source, shown, after: cursor) else { return 0 }
+            _ = shown.new(of: there.events)
+            if let end = there.next { shown.floor = EventTime(microseconds: end.time.microseconds + 1) }
+        }
+        var isCut = false
+        while !Signals.wait(milliseconds: Limits.pause) {
+            guard let look = try look(filter, source, shown) else { break }
+            if let end = look.next, !isCut {
+                Terminal.complain(
+                    "more events than one look takes: those before \(RFC3339.precise(end.time)) are shown late or not "
+                        + "at all; a narrower filter shows all of its own")
             }
-            guard try write(try new(from, filter, source, &shown), invocation) else { return 0 }
+            isCut = look.next != nil
+            guard try write(shown.new(of: look.events), invocation) else { return 0 }
         }
         return 0
     }
 
-    /// Page by page towards the past, to the first in which nothing is new; oldest first.
-    private static func new(
-        _ from: EventTime?, _ filter: String, _ source: AnswerSource, _ shown: inout Shown
-    ) throws -> [JSONValue] {
+    /// Page by page to the begin of the look-back: what is not shown yet, newest first. `next`: where it was cut short.
+    /// nil: a signal came.
+    private static func look(
+        _ filter: String, _ source: AnswerSource, _ shown: Shown, after start: EventCursor? = nil
+    ) throws -> (events: [JSONValue], next: EventCursor?)? {
         var found: [JSONValue] = []
-        var cursor: EventCursor?
-        for _ in 0..<pagesAtOnce {
-            let page = try source.events(filter, from: from, limit: pageSize, after: cursor)
+        var cursor = start
+        for _ in 0..<Limits.pagesAtOnce {
+            let page = try source.events(filter, from: shown.begin, limit: Limits.pageSize, after: cursor)
+            found += page.events.filter { !shown.holds($0) }
             cursor = page.next
-            guard page.events.contains(where: { !shown.holds($0) }) else { break }
-            found += page.events
-            guard cursor != nil else { break }
+            if cursor == nil { break }
+            if Signals.wait(milliseconds: 0) { return nil }
         }
-        if found.count == pagesAtOnce * pageSize, cursor != nil {
-            Terminal.complain(
-                "more events than can be shown: of those before the next \(found.count), some are passed over")
-        }
-        return shown.new(of: found)
+        return (found, cursor)
     }
 
     private static func write(_ events: some Sequence<JSONValue>, _ invocation: Invocation) throws -> Bool {
@@ -87,8 +102,19 @@ enum TailCommand {
 
     /// Which events have been shown, as far back as is looked.
     private struct Shown {
-        private(set) var latest: EventTime?
+        private var latest: EventTime?
         private var ids: [String: EventTime] = [:]
+        /// Of what is before it nobody knows whether it was there at the start.
+        var floor: EventTime?
+
+        init(latest: EventTime?) { self.latest = latest }
+
+        /// Of the look-back; nil where there is no event yet.
+        var begin: EventTime? {
+            latest.map { latest in
+                EventTime(microseconds: max(latest.microseconds - Limits.lookBack, floor?.microseconds ?? .min))
+            }
+        }
 
         static func time(_ event: JSONValue) -> EventTime? { event["time"]?.string.flatMap { RFC3339.parse($0) } }
 
@@ -104,10 +130,7 @@ enum TailCommand {
                 latest = max(latest ?? time, time)
                 out.append(event)
             }
-            if let latest, ids.count > 2 * TailCommand.pageSize {
-                let edge = latest.microseconds - TailCommand.lookBackMicroseconds
-                ids = ids.filter { $0.value.microseconds >= edge }
-            }
+            if let begin, ids.count > 2 * Limits.pageSize { ids = ids.filter { $0.value >= begin } }
             return out
         }
     }

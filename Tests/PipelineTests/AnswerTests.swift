@@ -145,40 +145,65 @@ extension PipelineTests {
             try pipeline.stopAll()
         }
 
-        @Test("An export takes no more memory than a page of it, however many events it has", .timeLimit(.minutes(5)))
-        func exportsInConstantMemory() throws {
-            let (pipeline, sent) = try start("memory")
+        @Test(
+            "Of many events an export takes no more memory than of few, and tail says where its look ends",
+            .timeLimit(.minutes(5)))
+        func looksAtMany() throws {
+            let (pipeline, sent) = try start("many")
             let count = 25_000
+            let tail = try ChildProcess(
+                [Place.binary, "tail", "--json", "--lines", "1", "--config", "\(pipeline.work.path)/millrace.yaml"],
+                name: "tail", directory: pipeline.work.path, outputTo: pipeline.work.path)
+            func lines(_ path: String) -> Int { readBytes(path).count { $0 == UInt8(ascii: "\n") } }
+            try waitUntil("the latest is shown", seconds: 20, detail: { tail.errors }) { lines(tail.outputPath) == 1 }
+            tail.send(SIGSTOP)
             let loaded = try pipeline.command(["loadgen", "--events", "\(count)"])
             #expect(loaded.status == 0, "\(loaded.errors)")
             try waitUntil("all events are there", seconds: 120) {
                 try pipeline.totals(nil, "requests")["requests"]?.integer == Int64(sent.count + count)
             }
+            tail.send(SIGCONT)
+            try waitUntil("the newest are shown", seconds: 60, detail: { tail.errors }) {
+                lines(tail.outputPath) >= 20_001
+            }
+            #expect(tail.errors.contains("more events than one look takes"), "\(tail.errors)")
+            #expect(try tail.stop() == 0)
+
+            // What the store's connection keeps of events that it has read, it keeps from here on.
+            var next: String? = ""
+            while let cursor = next {
+                let page = try pipeline.get("/v1/events?limit=500\(cursor)")
+                next = page["next_cursor"]?.string.map { "&cursor=\($0)" }
+            }
             for format in ["jsonl", "csv"] {
-                let address = "http://127.0.0.1:\(pipeline.apiPort)/v1/events?format=\(format)"
-                // Whatever a first export keeps for the next ones.
-                _ = try run(["curl", "-s", "-o", "first", address + "&limit=2000"], directory: pipeline.work.path)
-                let before = try pipeline.ownBytes(of: .up)
-                let client = try ChildProcess(
-                    ["curl", "-s", "--fail", "-o", format, address], name: "curl", directory: pipeline.work.path,
-                    outputTo: pipeline.work.path)
-                var most = before
-                while client.isRunning {
-                    most = max(most, try pipeline.ownBytes(of: .up))
-                    usleep(2_000)
+                func export(atMost limit: Int) throws -> (lines: Int, size: Int, memory: Int) {
+                    let address = "http://127.0.0.1:\(pipeline.apiPort)/v1/events?format=\(format)&limit=\(limit)"
+                    let client = try ChildProcess(
+                        ["curl", "-s", "--fail", "-o", format, address], name: "curl", directory: pipeline.work.path,
+                        outputTo: pipeline.work.path)
+                    var most = 0
+                    while client.isRunning {
+                        most = max(most, try pipeline.ownBytes(of: .up))
+                        usleep(2_000)
+                    }
+                    #expect(try client.wait(seconds: 10) == 0)
+                    let path = "\(pipeline.work.path)/\(format)"
+                    return (lines(path), readBytes(path).count, most)
                 }
-                #expect(try client.wait(seconds: 10) == 0)
-                let text = readBytes("\(pipeline.work.path)/\(format)")
-                #expect(text.count { $0 == UInt8(ascii: "\n") } == sent.count + count + (format == "csv" ? 1 : 0))
-                print("export as \(format): \(text.count) bytes, \(most - before) of memory")
-                // The cache of the store's connection is in it, which fills once.
-                #expect(most - before < text.count * 3 / 4)
+                // Whatever a first export keeps for the next ones.
+                _ = try export(atMost: 2_000)
+                let few = try export(atMost: 2_000)
+                let all = try export(atMost: .max)
+                #expect(all.lines == sent.count + count + (format == "csv" ? 1 : 0))
+                let grown = all.memory - few.memory
+                print("export as \(format): \(few.size) and \(all.size) bytes, \(grown) more of memory")
+                #expect(grown < (all.size - few.size) / 4)
             }
             try pipeline.stopAll()
         }
 
         @Test(
-            "tail shows each new event once, also where more than a page comes at once; query --watch asks again",
+            "tail shows each new event once, a late one and more than a page at once too; query --watch asks again",
             .timeLimit(.minutes(3)))
         func follows() throws {
             let (pipeline, _) = try start("follow")
@@ -207,13 +232,21 @@ extension PipelineTests {
                 try waitUntil("the new ones are shown", seconds: 30, detail: { "\(lines().count) lines" }) {
                     lines().count { $0.contains(#""round":"\#(round)""#) } >= count
                 }
-                #expect(try tail.stop() == 0)
                 // Those that were there before were not shown for new, though they are of the same minute.
                 #expect(lines().count == 3 + count, "\(source)")
                 #expect(Set(lines()).count == 3 + count)
                 let times = try lines().dropFirst(3).map { try JSONValue.parse(String($0))["time"]?.string ?? "" }
                 #expect(times == times.sorted())
+                // What comes late is shown too, though pages of newer events lie before it.
+                let late = #"{"time":"\#(timestamp(Int64(time(nil)) - 45))","metadata":{"late":"\#(round)"}}"# + "\n"
+                try writeText("\(pipeline.work.path)/late.jsonl", late)
+                #expect(try pipeline.command(["loadgen", "--from-file", "late.jsonl"]).status == 0)
+                try waitUntil("the late one is shown", seconds: 30, detail: { tail.errors }) {
+                    lines().last?.contains(#""late":"\#(round)""#) == true
+                }
+                #expect(lines().count == 3 + count + 1)
                 #expect(tail.errors == "")
+                #expect(try tail.stop() == 0)
             }
             for source in [store, api] {
                 let watch = try ChildProcess(

@@ -14,7 +14,7 @@ struct ChildError: Error, CustomStringConvertible {
 final class ChildProcess {
     let name: String
     let pid: pid_t
-    private let outputPath: String
+    let outputPath: String
     private let errorPath: String
     private var status: Int32?
 
