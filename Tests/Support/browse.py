@@ -6,6 +6,7 @@ MILLRACE and CONFIGURATION are the program and the file by which events arrive w
 Speaks the DevTools protocol over the browser's pipe. Prints what is wrong and ends with status 1.
 """
 import base64
+import datetime
 import json
 import os
 import pathlib
@@ -141,10 +142,10 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
 
-def arrive(mark, count):
+def arrive(mark, count, **more):
     """So many events, all of them at once."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-        file.write((json.dumps({"metadata": {"mark": mark}}) + "\n") * count)
+        file.write((json.dumps({"metadata": {"mark": mark}, **more}) + "\n") * count)
         file.flush()
         subprocess.run([program, "loadgen", "--from-file", file.name, "--config", configuration], check=True, timeout=60,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -295,14 +296,15 @@ try:
 
     # Events arrive while they are followed: all of them are shown, more than a page of them too, and in their order.
     browser.open("/?range=24h&view=events")
-    for mark, count in (("few", 3), ("many", 80)):
-        arrive(mark, count)
+    ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+    for mark, count, more in (("few", 3, {}), ("many", 80, {}), ("late", 1, {"time": ago.strftime("%Y-%m-%dT%H:%M:%SZ")})):
+        arrive(mark, count, **more)
         shown_marks = f"[...document.querySelectorAll('#event-rows td.pairs')].filter((cell) => cell.textContent.includes('mark {mark}')).length"
         browser.wait(f"{shown_marks} === {count}", f"{count} events that came at once")
     expect(browser.run("/^\\d+ new$/.test(document.getElementById('events-said').textContent)"), "what is new is not said")
     identifiers = "[...document.querySelectorAll('#event-rows tr')].map((row) => row.dataset.id)"
     expect(browser.run(f"new Set({identifiers}).size === {identifiers}.length"), "an event is shown twice")
-    expect(browser.run(f"{identifiers}.length") == min(50, total) + 83, "what is older came along")
+    expect(browser.run(f"{identifiers}.length") == min(50, total) + 84, "what is older came along")
     browser.shot("following")
     # Not followed, it stands still.
     browser.tab_to("#tail")
@@ -318,7 +320,7 @@ try:
         browser.wait("document.getElementById('event').open", "an event is opened by the keyboard")
         browser.press("Escape", 27)
         browser.wait("!document.getElementById('event').open", "and closed")
-    total += 85
+    total += 86
 
     # Events: pages, details, closing by the keyboard.
     browser.open("/?range=30d&view=events")

@@ -8,37 +8,33 @@ import {
 
 // Events.
 
-const pageSize = 50, liveLimit = 500;
+// One look fetches more rows than are kept: where there are still more of them, the list is whole all the same.
+const pageSize = 50, liveLimit = 500, lookLimit = 1000;
 let events = [], next = null, askedFor = "";
 
 const rangeOf = ({ from, to, where }) => ({ from, to: state.range === "custom" ? to : "", where });
 
-// The newest page; in a live range what is new comes on top of what is shown already.
+// The newest page; then, while it is followed, all that there is down to the oldest row, so that what comes late stands
+// where its time is.
 export async function refreshEvents(signal) {
   const asked = rangeOf(question()), key = JSON.stringify([state.range, state.from, state.to, state.where]);
-  if (key === askedFor && !$("tail").checked && events.length) return;
-  const page = await ask("/v1/events" + parameters({ ...asked, limit: pageSize }), { signal });
+  const isSame = key === askedFor && events.length > 0;
+  if (isSame && !$("tail").checked) return;
+  const more = isSame ? { from: events.at(-1).time, limit: lookLimit } : { limit: pageSize };
+  const page = await ask("/v1/events" + parameters({ ...asked, ...more }), { signal });
   if (signal.aborted) return;
-  if (key !== askedFor) { events = []; next = null; }
-  const known = new Set(events.map((event) => event.id)), isNew = (event) => !known.has(event.id);
-  let added = page.data.filter(isNew);
-  if (events.length === 0) next = page.next_cursor;
-  else if (added.length === page.data.length && page.next_cursor) {
-    // More than a page has come since the last look. What lies between is fetched; where that is much, too, the list
-    // begins anew: it has no gaps.
-    const more = await ask("/v1/events" + parameters({ ...asked, limit: liveLimit, cursor: page.next_cursor }), { signal });
-    if (signal.aborted) return;
-    const oldest = events.at(-1).time;
-    if (more.next_cursor && more.data.every(isNew)) { events = []; next = more.next_cursor; }
-    added = [...added, ...more.data.filter((event) => isNew(event) && (events.length === 0 || event.time >= oldest))];
-  }
-  const arrived = askedFor === key && added.length > 0;
-  askedFor = key;
-  // What comes late stands where its time is.
-  events = [...added, ...events].sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0));
-  if (arrived) $("events-said").textContent = `${count.format(added.length)} new`;
+  const old = isSame ? events : [], known = new Set(old.map((event) => event.id));
+  const found = new Set(page.data.map((event) => event.id)), isCut = isSame && page.next_cursor !== null;
+  // The rows that it did not reach stay: the API's time may have cut it short.
+  const end = isCut ? page.data.at(-1)?.time ?? old[0].time : more.from;
+  const rest = old.filter((event) => event.time <= end && !found.has(event.id));
+  const added = page.data.filter((event) => !known.has(event.id)).length;
+  events = [...page.data, ...rest];
+  if (rest.length === 0 && (!isSame || isCut)) next = page.next_cursor;
+  if (isSame && added > 0) $("events-said").textContent = `${count.format(added)} new`;
   if (events.length > liveLimit + pageSize) { events = events.slice(0, liveLimit); next = events.at(-1).id; }
-  showEvents(page.retained_from);
+  askedFor = key;
+  showEvents(page.retained_from, isCut && page.data.length < liveLimit ? end : null);
 }
 
 export const forgetEvents = () => { askedFor = ""; };
@@ -55,11 +51,14 @@ async function older() {
   $("older").disabled = false;
 }
 
-function showEvents(retainedFrom) {
+function showEvents(retainedFrom, cutAt = null) {
   $("events-empty").hidden = events.length > 0;
   $("events-table").hidden = events.length === 0;
   $("older").hidden = !next;
-  $("events-kept").textContent = retainedFrom ? `Events are kept from ${clock(Date.parse(retainedFrom))} on.` : "";
+  $("events-kept").textContent = [
+    cutAt && `There was no time to look before ${clock(Date.parse(cutAt))}: what came late there may be missing.`,
+    retainedFrom && `Events are kept from ${clock(Date.parse(retainedFrom))} on.`,
+  ].filter(Boolean).join(" ");
   const body = $("event-rows"), old = new Map(Array.from(body.rows, (row) => [row.dataset.id, row]));
   body.replaceChildren(...events.map((event) => old.get(event.id) ?? eventRow(event)));
   for (const [id, type] of [["as-csv", "csv"], ["as-lines", "jsonl"]]) {
