@@ -300,7 +300,10 @@ try:
     for mark, count, more in (("few", 3, {}), ("many", 80, {}), ("late", 1, {"time": ago.strftime("%Y-%m-%dT%H:%M:%SZ")})):
         arrive(mark, count, **more)
         shown_marks = f"[...document.querySelectorAll('#event-rows td.pairs')].filter((cell) => cell.textContent.includes('mark {mark}')).length"
-        browser.wait(f"{shown_marks} === {count}", f"{count} events that came at once")
+        browser.wait(f"{shown_marks} === {count}", f"{count} events that came at once, {mark}")
+    # What came late stands behind all that are newer, which are more than a page.
+    expect(browser.run("[...document.querySelectorAll('#event-rows tr')].findIndex((row) => row.textContent.includes('mark late'))") == 83,
+           "what came late is not where its time is")
     expect(browser.run("/^\\d+ new$/.test(document.getElementById('events-said').textContent)"), "what is new is not said")
     identifiers = "[...document.querySelectorAll('#event-rows tr')].map((row) => row.dataset.id)"
     expect(browser.run(f"new Set({identifiers}).size === {identifiers}.length"), "an event is shown twice")
@@ -310,10 +313,18 @@ try:
     browser.tab_to("#tail")
     browser.press(" ", 32, " ")
     browser.wait("!document.getElementById('tail').checked", "following ends by the keyboard")
-    arrive("later", 2)
-    browser.wait("performance.getEntriesByType('resource').length > 0", "a while")
     rows = browser.run("document.querySelectorAll('#event-rows tr').length")
-    browser.run("new Promise((done) => setTimeout(done, 2500))")
+    arrive("later", 2)
+    later = {"from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z", "where": "metadata.mark = 'later'"}
+    end = time.monotonic() + 30
+    while time.monotonic() < end and ask(**later)["totals"]["requests"] < 2:
+        time.sleep(0.05)
+    # Two rounds of the page.
+    browser.run("window.rounds = 0; new MutationObserver(() => { rounds += document.body.getAttribute('aria-busy') === 'false'; })"
+                ".observe(document.body, { attributeFilter: ['aria-busy'] }); true")
+    asked = len(browser.requests)
+    browser.wait("rounds >= 2", "the page goes on", 30)
+    expect(not any("/v1/events" in url for url in browser.requests[asked:]), "events are asked for though nobody follows")
     expect(browser.run("document.querySelectorAll('#event-rows tr').length") == rows, "it goes on though nobody follows")
     if browser.tab_to("#event-rows button"):
         browser.press("Enter", 13, "\r")
