@@ -170,7 +170,12 @@ package struct Question: Sendable {
         self.init(
             from: from, to: to, granularity: granularity, zone: zone, condition: condition, groupBy: groupBy,
             measures: measures, orderBy: order?.key, descending: order?.descending ?? true, limit: limit)
-        let buckets = (to.microseconds - from.microseconds) / (self.granularity.microseconds ?? .max)
+        try checkBuckets()
+    }
+
+    /// Throws where the range has more buckets than an answer may.
+    package func checkBuckets() throws(QueryError) {
+        let buckets = (to.microseconds - from.microseconds) / (granularity.microseconds ?? .max)
         guard buckets <= QueryLimits.buckets else {
             throw QueryError(
                 .tooLarge, "The range has about \(buckets) buckets; at most \(QueryLimits.buckets).",

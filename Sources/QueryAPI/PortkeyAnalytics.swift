@@ -211,11 +211,13 @@ struct PortkeyReading {
     private func question(
         _ measures: [Measure], _ granularity: Granularity = .auto, groupBy: [GroupName] = [],
         and condition: Condition? = nil, limit: Int = 1
-    ) -> Question {
+    ) throws(QueryError) -> Question {
         let conditions = filter.conditions + (condition.map { [$0] } ?? [])
-        return Question(
+        let question = Question(
             from: filter.from, to: filter.to, granularity: granularity,
             condition: conditions.isEmpty ? nil : .all(conditions), groupBy: groupBy, measures: measures, limit: limit)
+        try question.checkBuckets()
+        return question
     }
 
     private func answer(_ question: Question) throws(QueryError) -> Answer {
@@ -292,7 +294,7 @@ struct PortkeyReading {
     private func graph(
         _ measures: [Measure], and condition: Condition? = nil, _ shape: (Figures) -> JSONValue
     ) throws(QueryError) -> JSONValue {
-        let question = question(measures, and: condition)
+        let question = try question(measures, and: condition)
         let answer = try answer(question)
         var found: [String: Figures] = [:]
         for row in answer.data { if let bucket = row.bucket { found[bucket] = row.values } }
@@ -302,7 +304,7 @@ struct PortkeyReading {
     }
 
     private func nothing(_ summary: JSONValue, _ figures: JSONValue) throws(QueryError) -> JSONValue {
-        Self.graph(summary, question([.requests]).bucketLabels.map { Self.point($0, figures) })
+        Self.graph(summary, try question([.requests]).bucketLabels.map { Self.point($0, figures) })
     }
 
     private func statuses(_ question: Question) throws(QueryError) -> [StatusCount] {
@@ -311,7 +313,7 @@ struct PortkeyReading {
     }
 
     private func errorStacks() throws(QueryError) -> JSONValue {
-        let question = question([.errors])
+        let question = try question([.errors])
         let counts = try statuses(question)
         var stats: [Int: [JSONValue]] = [:]
         for count in counts {
@@ -344,7 +346,7 @@ struct PortkeyReading {
         let each = if case .metadata = dimension { true } else { false }
         let (end, overflows) = (filter.page + 1).multipliedReportingOverflow(by: filter.pageSize)
         let answer = try answer(
-            question(
+            try question(
                 [.requests, .costUSD, .totalTokens], .total, groupBy: [GroupName(dimension: dimension, each: each)],
                 and: .leaf(.dimension(dimension, .exists)),
                 limit: overflows ? QueryLimits.limit : min(end, QueryLimits.limit)))

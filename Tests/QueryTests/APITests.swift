@@ -591,6 +591,16 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
             #expect(response.status == 422, "\(name)=\(value)")
             #expect(response.tree["error"]?["message"]?.string?.contains(name) == true)
         }
+        // A point for every day of ten thousand years.
+        let ages = [
+            ("time_of_generation_min", "0001-01-01T00:00:00Z"), ("time_of_generation_max", "9999-01-01T00:00:00Z"),
+        ]
+        for name in ["requests", "errors/stacks", "cache/hit-rate"] {
+            let response = API().get("/v1/analytics/graphs/\(name)", ages)
+            #expect(response.status == 422)
+            #expect(response.tree["error"]?["code"]?.string == "too_large", "\(name)")
+        }
+        #expect(API().get("/v1/analytics/groups/users", ages).status == 200)
         #expect(API().get("/v1/analytics/graphs/nothing", Self.range).status == 404)
         #expect(API().get("/v1/analytics/groups/metadata/", Self.range).status == 404)
     }
