@@ -109,6 +109,37 @@ extension PipelineTests {
             for key in [one, oneAsks, two] { #expect(try pipeline.work.files(containing: key.text).isEmpty) }
         }
 
+        @Test(
+            "Nothing of a workspace is told to another's key, and each key's answers are documented ones",
+            .timeLimit(.minutes(5)))
+        func tellsOthersNothing() throws {
+            let pipeline = try Pipeline("keys-foreign", auth: "keys")
+            let secret = "hidden-\(UInt64.random(in: .min ... .max))"
+            let lines = (0..<40).map { number in
+                #"{"workspace":"one","status":\#(number % 4 == 0 ? 500 : 200),"request_model":"m-\#(secret)","#
+                    + #""metadata":{"secret":"\#(secret)","_user":"\#(secret)-\#(number)"}}"# + "\n"
+            }
+            let others = #"{"workspace":"two","metadata":{"secret":"another"}}"# + "\n"
+            try writeText("\(pipeline.work.path)/events.jsonl", lines.joined() + others)
+            try pipeline.start(.up)
+            let one = try make(pipeline, "one", "query")
+            let two = try make(pipeline, "two", "query")
+            _ = try millrace(pipeline, ["loadgen", "--from-file", "events.jsonl"])
+            try waitUntil("all events are there", seconds: 30) {
+                ((try? requests(pipeline, one.text)) ?? 0) == 40 && ((try? requests(pipeline, two.text)) ?? 0) == 1
+            }
+            let seed = UInt64.random(in: 0..<1_000_000)
+            print("schemathesis: seed \(seed)")
+            let result = try run(
+                [
+                    Place.python("schemathesis"), "\(Place.repository)/Tests/Support/foreign_keys.py",
+                    "http://127.0.0.1:\(pipeline.apiPort)", one.text, two.text, secret, "\(seed)",
+                ], directory: pipeline.work.path, seconds: 240)
+            print(result.output.suffix(1_000))
+            #expect(result.status == 0, "\(result.output)\(result.errors)")
+            try pipeline.stopAll()
+        }
+
         @Test("A key is rotated with no request refused: create, switch, revoke", .timeLimit(.minutes(3)))
         func rotates() throws {
             let pipeline = try Pipeline("keys-rotation", auth: "keys")
