@@ -12,6 +12,7 @@ import Replay
 import RollupStore
 import Rollups
 import Telemetry
+import Threading
 
 extension ReplayPlan {
     /// - `to`: nil, or an end in the future, means now.
@@ -84,7 +85,7 @@ struct ReplayWork {
         return try LogCoverage.reach(plan, try store.bounds(), history)
     }
 
-    /// To the end, or until `wait` says to stop.
+    /// To the end, or until `wait` says to stop. The thread gives way to others from then on.
     ///
     /// - `rate`: events a second at the most.
     /// - `unreadable`: told of records of the log that could not be counted, as when they came first.
@@ -92,6 +93,7 @@ struct ReplayWork {
         _ replay: StoredReplay, rate: Int?, progress: @escaping (StoredReplay) -> Void,
         unreadable: (Int64) -> Void = { _ in }
     ) throws -> Ending {
+        giveWay(niceness: 10)
         var options = ReplayOptions()
         options.rate = rate
         let reprice = try replay.plan.prices.map { try Self.reprice($0) }

@@ -39,8 +39,7 @@ package final class ServiceThread: @unchecked Sendable {
                 guard let context else { return nil }
                 let body = Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
                 nameThisThread(body.name)
-                // Linux gives each thread its own; refused or not, the thread works.
-                if body.niceness > 0 { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, body.niceness) }
+                if body.niceness > 0 { giveWay(niceness: body.niceness) }
                 body.run()
                 return nil
             }, body.toOpaque())
@@ -55,6 +54,10 @@ package final class ServiceThread: @unchecked Sendable {
         pthread_join(handle, nil)
     }
 }
+
+/// From here on others go before this thread, and before those that it starts, where cores are short: Linux gives each thread
+/// a niceness of its own. Refused or not, the thread works.
+package func giveWay(niceness: Int32) { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, niceness) }
 
 /// Best effort: the name is for people, and nothing depends on it.
 private func nameThisThread(_ name: String) {
