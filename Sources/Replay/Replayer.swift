@@ -12,7 +12,7 @@ package struct ReplayOptions: Sendable {
     /// | --- | --- | --- | --- |
     /// | `stepEvents` | events | 5,000 | a step holds a SQLite store's write lock for about a tenth of a second; under a rate, a tenth of a second's events |
     /// | `aloneSteps` | steps | 4 | so much is one step while ingest stands still: fewer rows are written twice |
-    /// | `share` | of the time | 0.25 | the rest is ingest's: while it moves, steps are followed by a pause of three times their time |
+    /// | `share` | of the time | 0.15 | the rest is ingest's: while it moves, steps are followed by pauses, so that it keeps four fifths of its rate |
     /// | `aloneShare` | of the time | 0.9 | an ingest that waits for the store's lock comes in between two steps |
     /// | `quiet` | time | 2 s | so long after ingest moved it still has its share |
     /// | `swapTries` | tries | 200 | each settles what came since the one before |
@@ -20,7 +20,7 @@ package struct ReplayOptions: Sendable {
     /// What is taken over of other workspaces comes in steps of a day, whatever it holds.
     package var stepEvents = 5_000
     package var aloneSteps = 4
-    package var share = 0.25
+    package var share = 0.15
     package var aloneShare = 0.9
     package var quiet = Duration.seconds(2)
     package var swapTries = 200
