@@ -404,6 +404,61 @@ private func requests(_ answer: Answer) -> Int {
     }
 
     /// Two consumers by turns, each with a partition of its own.
+    /// What came after a swap and is settled below the replay, before it goes or before that is taken back, counts with
+    /// what is there, over however many steps.
+    @Test(arguments: StoreKind.allCases, [false, true])
+    func whatIsSettledBelowAReplayStaysWithinItsBudget(_ kind: StoreKind, _ isExpiring: Bool) throws {
+        let budgets = #""observe":{"enabled":false},"budgets":{"sets":7}"#
+        let configured = try rules(#"{"version":1,\#(budgets)}"#)
+        let names = (0..<24).map { #""e\#($0)":"same""# }.joined(separator: ",")
+        let other = try rules(#"{"version":1,"values":{"maps":{"env":{\#(names)}}},\#(budgets)}"#)
+        func events(_ numbers: Range<Int>) -> [RequestEvent] {
+            numbers.map { event($0, begin + Int64($0), #"{"env":"e\#($0)"}"#) }
+        }
+        let store = try kind.make()
+        var ingest = try BudgetedIngest(store, configured)
+        try ingest.apply(events(0..<4), at: 0)
+        var replays = try store.replays()
+        defer { replays.close() }
+        func replayer() throws -> Replayer {
+            var options = ReplayOptions()
+            options.stepEvents = 3
+            return Replayer(
+                try store.replays(), normalizer: Normalizer(rules: configured, hash: nil), options: options,
+                now: { at(begin + 80 * hour) }, wait: { _ in false })
+        }
+        let plan = ReplayPlan(
+            asked: "one", from: at(begin), to: at(begin + hour), rules: RulesText(other), prices: nil, isDryRun: false)
+        var first = try replayer()
+        let begun = try replays.begin(plan, now: at(begin + 80 * hour))
+        guard case .swapped(let done) = try first.run(begun, reprice: nil) else {
+            Issue.record("not swapped in")
+            return
+        }
+        first.close()
+        ingest.writer.close()
+        ingest = try BudgetedIngest(store, configured)
+        try ingest.apply(events(4..<24), at: 4)
+        ingest.writer.close()
+        // By one replay that answers there is one set.
+        #expect(try sets(store).values.map { $0["default"]?.count } == [1])
+        if isExpiring {
+            var isMoreLeft = true
+            while isMoreLeft {
+                // Another connection each time: it knows what the one before has counted.
+                var settling = try replayer()
+                isMoreLeft = try settling.settleExpiring(before: at(begin + 48 * hour), limit: 3)
+                settling.close()
+            }
+        }
+        var last = try replayer()
+        #expect(try last.revert(done).state == .retired)
+        last.close()
+        let below = try #require(sets(store)[Grain.hour.bucket(of: at(begin))]?["default"])
+        #expect((4...7).contains(below.count), "\(below)")
+        #expect(requests(try ask(store, nil)) == 24)
+    }
+
     @Test(arguments: StoreKind.allCases.filter { $0 != .sqlite })
     func twoConsumersKnowWhatTheOtherHasCounted(_ kind: StoreKind) throws {
         let store = try kind.make()
