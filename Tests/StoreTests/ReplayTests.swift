@@ -392,6 +392,8 @@ private final class Poll: Sendable {
     ) throws -> Replayer {
         var options = ReplayOptions()
         options.stepEvents = stepEvents
+        // Many steps of little, that much may happen between them.
+        options.aloneSteps = 1
         return Replayer(
             replays, ahead: ahead, log: log, normalizer: Normalizer(rules: try rules(0), hash: nil), options: options,
             now: { at(begin + 80 * hour) }, wait: { _ in wait() })
