@@ -160,8 +160,7 @@ enum ReplayCommands {
             ["changed", "\(replay.changed) events"], ["started", RFC3339.precise(replay.created)],
         ]
         for part in replay.log?.parts ?? [] {
-            let name = "\(part.partition.topic)/\(part.partition.partition)"
-            rows.append([name, "\(Int(ReplayRow.progress(of: part) * 100)) %"])
+            rows.append(["\(part.partition)", "\(Int(ReplayRow.progress(of: part) * 100)) %"])
         }
         if let swapped = replay.swapped { rows.append(["answers since", RFC3339.precise(swapped)]) }
         try Terminal.write(TextTable(heads: ["replay", "\(replay.id)"], rows).text)
@@ -226,7 +225,7 @@ enum ReplayCommands {
     private static func place(of replay: StoredReplay) -> String {
         guard let log = replay.log, let current = log.current else { return "" }
         let part = log.parts[current]
-        return "; \(part.partition.topic)/\(part.partition.partition) \(Int(ReplayRow.progress(of: part) * 100)) %, "
+        return "; \(part.partition) \(Int(ReplayRow.progress(of: part) * 100)) %, "
             + "\(current) of \(log.parts.count) partitions read"
     }
 

@@ -28,12 +28,7 @@ final class ReplayGauge: Sendable {
                 ReplayMetrics.Row(
                     id: $0.id, state: $0.state.rawValue, isUnfinished: $0.state == .building, scanned: $0.scanned,
                     total: $0.total,
-                    partitions: ($0.log?.parts ?? []).map {
-                        (
-                            "\($0.partition.topic)/\($0.partition.partition)", $0.next.value - $0.begin.value,
-                            $0.end.value - $0.begin.value
-                        )
-                    })
+                    partitions: ($0.log?.parts ?? []).map { ("\($0.partition)", $0.read, $0.total) })
             }
             state.readAt = .now
             return state.rows

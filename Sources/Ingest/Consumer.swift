@@ -260,7 +260,7 @@ package final class Consumer: Sendable {
         guard try deliver(.started(taken, timeline), &reader, &clock, &backoff) else { return false }
         try reader.start(taken.map { ($0.partition, $0.next) })
         for position in taken { clock.started(position.partition, at: position.next) }
-        log(.consumerStarted(partitions: taken.map { (Self.name($0.partition), $0.next.value) }))
+        log(.consumerStarted(partitions: taken.map { ("\($0.partition)", $0.next.value) }))
         return true
     }
 
@@ -348,10 +348,10 @@ package final class Consumer: Sendable {
         case .gap(let partition, let from, let to):
             return .gap(partition, from: from, to: to)
         case .revoked(let partitions):
-            status.withLock { for partition in partitions { $0.truncated[Self.name(partition)] = nil } }
+            status.withLock { for partition in partitions { $0.truncated["\(partition)"] = nil } }
             return .revoked(partitions)
         case .truncated(let partition, let expected, let end):
-            let name = Self.name(partition)
+            let name = "\(partition)"
             log(.consumerPartitionTruncated(partition: name, expected: expected.value, end: end.value))
             status.withLock {
                 $0.truncated[name] = "\(name) ends at \(end.value), before the store's offset \(expected.value)."
@@ -409,7 +409,7 @@ package final class Consumer: Sendable {
                 let lost = builder.lost(partition, from: from, to: to)
                 if lost > 0 {
                     metrics.lost.add(Int(lost))
-                    log(.consumerOffsetsLost(partition: Self.name(partition), from: from.value, to: to.value))
+                    log(.consumerOffsetsLost(partition: "\(partition)", from: from.value, to: to.value))
                     sealer.added(events: 0, bytes: 0, at: .now)
                 }
             case .truncated(let partition):
@@ -520,7 +520,7 @@ package final class Consumer: Sendable {
         for letter in letters.prefix(10) {
             log(
                 .consumerDeadLetter(
-                    partition: Self.name(letter.source), offset: letter.offset.value, code: letter.code.rawValue,
+                    partition: "\(letter.source)", offset: letter.offset.value, code: letter.code.rawValue,
                     reason: letter.reason))
         }
         if letters.count > 10 { log(.consumerDeadLettersUntold(count: Int64(letters.count - 10))) }
@@ -614,7 +614,7 @@ package final class Consumer: Sendable {
                     $0.isStale = true
                 }
             } catch {
-                fail((error as? RollupStoreError)?.description ?? "\(error)")
+                fail("\(error)")
             }
             if unfinished.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 {
                 // A full queue holds something to look at already.
@@ -681,7 +681,7 @@ package final class Consumer: Sendable {
     /// What could not be settled stays until the next pass, and everything else that is old goes.
     private func settleExpiring(before boundary: EventTime) -> Bool {
         do { return try options.settleExpiring?(boundary) ?? false } catch {
-            log(.consumerRetentionFailed(reason: (error as? RollupStoreError)?.description ?? "\(error)"))
+            log(.consumerRetentionFailed(reason: "\(error)"))
             return false
         }
     }
@@ -791,8 +791,6 @@ package final class Consumer: Sendable {
 
     /// How long the line may be full before the reader looks after its group.
     private static let fullMilliseconds = 200
-
-    private static func name(_ partition: TopicPartition) -> String { "\(partition.topic)/\(partition.partition)" }
 
     private static func microseconds(since start: ContinuousClock.Instant) -> UInt64 {
         UInt64(max(0, start.duration(to: .now) / .microseconds(1)))

@@ -106,7 +106,7 @@ package enum ReplayRow {
 
     private static func json(_ part: LogScan.Part) -> JSONValue {
         [
-            "partition": .string("\(part.partition.topic)/\(part.partition.partition)"),
+            "partition": .string("\(part.partition)"),
             "begin": JSONValue(part.begin.value), "next": JSONValue(part.next.value),
             "end": JSONValue(part.end.value), "progress": MeasureValue.number(progress(of: part)).json,
         ]
@@ -114,8 +114,7 @@ package enum ReplayRow {
 
     /// From 0 to 1, of the log's records that the replay reads.
     package static func progress(of part: LogScan.Part) -> Double {
-        let all = part.end.value - part.begin.value
-        return all == 0 ? 1 : Double(part.next.value - part.begin.value) / Double(all)
+        part.total == 0 ? 1 : Double(part.read) / Double(part.total)
     }
 
     /// From 0 to 1.

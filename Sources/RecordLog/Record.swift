@@ -1,7 +1,7 @@
 // The port to the log: what a record is, where it stands, and what reads and writes it.
 
 /// One partition of the log. For Kafka the topic's name and partition; for the journal the topic `journal` and the lane.
-package struct TopicPartition: Hashable, Comparable, Sendable {
+package struct TopicPartition: Hashable, Comparable, Sendable, CustomStringConvertible {
     package var topic: String
     package var partition: Int32
 
@@ -9,6 +9,8 @@ package struct TopicPartition: Hashable, Comparable, Sendable {
         self.topic = topic
         self.partition = partition
     }
+
+    package var description: String { "\(topic)/\(partition)" }
 
     package static func < (a: TopicPartition, b: TopicPartition) -> Bool {
         a.topic != b.topic ? a.topic < b.topic : a.partition < b.partition

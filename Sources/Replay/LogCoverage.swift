@@ -34,7 +34,7 @@ package enum LogCoverage {
         }
         if late.isEmpty { return LogReach(until: kept, beginnings: beginnings) }
         let places = late.sorted { $0.partition < $1.partition }.map { part in
-            "\(part.partition.topic)/\(part.partition.partition) from "
+            "\(part.partition) from "
                 + "\(part.time.map { RFC3339.precise($0) } ?? "no instant that is known") (offset \(part.first.value)) on"
         }
         // The first whole day of each, and the earlier one.

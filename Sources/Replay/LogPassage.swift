@@ -127,7 +127,7 @@ struct LogPassage {
     private mutating func fetch(_ current: Int, _ limit: Int) throws(RollupStoreError) -> Bool {
         let part = scan.parts[current]
         let since = ContinuousClock.now
-        var problem = "no record of \(part.partition.topic)/\(part.partition.partition) came"
+        var problem = "no record of \(part.partition) came"
         repeat {
             switch try poll(limit) {
             case .discovered(let found) where found.contains(part.partition):
@@ -181,7 +181,7 @@ struct LogPassage {
         RollupStoreError(
             code: .configuration, tried: "read the log for replay \(replay.id)",
             reason:
-                "\(part.partition.topic)/\(part.partition.partition) begins at offset \(begin.value) by now: records "
+                "\(part.partition) begins at offset \(begin.value) by now: records "
                 + "from \(from.value) on went past their retention before they were read",
             next:
                 "End it ('millrace replay cancel \(replay.id)'); nothing has changed. What the log still covers can be "
@@ -193,7 +193,7 @@ struct LogPassage {
     ) -> RollupStoreError {
         RollupStoreError(
             code: .configuration, tried: "read the log for replay \(replay.id)",
-            reason: "\(part.partition.topic)/\(part.partition.partition) ends at offset \(end.value), before "
+            reason: "\(part.partition) ends at offset \(end.value), before "
                 + "\(expected.value), which the store has counted",
             next: "End it ('millrace replay cancel \(replay.id)'); nothing has changed. Look at what became of the log."
         )

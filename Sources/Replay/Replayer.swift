@@ -99,16 +99,8 @@ package struct Replayer {
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now
-            let limit = options.scanEvents(isAlone: isAlone)
-            var page = ahead?.take()
-            if page == nil {
-                page = try Self.patiently(wait) { () throws(RollupStoreError) in
-                    try store.scan(replay, limit: limit)
-                }
-            }
-            guard let page else { continue }
-            note(page.ingested, at: began, &ingest)
-            isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            let page = try page(replay, isAlone: isAlone, ahead)
+            isAlone = isStill(page.ingested, at: began, &ingest)
             if isAlone, !page.isEnd {
                 var next = replay
                 next.cursor = page.cursor
@@ -196,21 +188,32 @@ package struct Replayer {
                 try store.add(step, to: replay.id, under: replay)
             }
             let ingested = try Self.patiently(wait) { () throws(RollupStoreError) in try store.ingested() }
-            note(ingested, at: began, &ingest)
-            isAlone = ingest.map { $0.since.duration(to: began) >= options.quiet } ?? true
+            isAlone = isStill(ingested, at: began, &ingest)
             if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) { return true }
         }
         unreadable = passage.unreadable
         return false
     }
 
-    private func note(
+    /// The next page of the scan: read ahead, or now.
+    private mutating func page(
+        _ replay: StoredReplay, isAlone: Bool, _ ahead: ScanAhead?
+    ) throws(RollupStoreError) -> ReplayPage {
+        if let page = ahead?.take() { return page }
+        let limit = options.scanEvents(isAlone: isAlone)
+        return try Self.patiently(wait) { () throws(RollupStoreError) in try store.scan(replay, limit: limit) }
+    }
+
+    /// Whether ingest stands still by now.
+    private func isStill(
         _ ingested: Int64, at time: ContinuousClock.Instant,
         _ ingest: inout (at: Int64, since: ContinuousClock.Instant)?
-    ) {
-        if ingest?.at == ingested { return }
+    ) -> Bool {
         // Where it stood at the first look says nothing of whether it moves.
-        ingest = (ingested, ingest == nil ? time - options.quiet : time)
+        var seen = ingest ?? (ingested, time - options.quiet)
+        if seen.at != ingested { seen = (ingested, time) }
+        ingest = seen
+        return seen.since.duration(to: time) >= options.quiet
     }
 
     /// What answered before a live replay answers again.

@@ -15,7 +15,7 @@ final class ScanAhead: @unchecked Sendable {
 
     init(_ store: any ReplayStore) {
         self.store = store
-        thread = ServiceThread("scan") { [self] in
+        thread = ServiceThread("mr-scan") { [self] in
             while let (replay, limit) = asked.pop() { _ = answers.push(try? self.store.scan(replay, limit: limit)) }
         }
     }

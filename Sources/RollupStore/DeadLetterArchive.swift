@@ -24,7 +24,7 @@ package struct RecordSource: Hashable, Sendable, CustomStringConvertible {
             partition: TopicPartition(topic: String(parts[0]), partition: partition), offset: Offset(offset))
     }
 
-    package var description: String { "\(partition.topic)/\(partition.partition)/\(offset.value)" }
+    package var description: String { "\(partition)/\(offset.value)" }
 }
 
 extension DeadLetter {

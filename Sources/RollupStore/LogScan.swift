@@ -35,6 +35,10 @@ package struct LogScan: Sendable, Equatable {
             self.next = next
             self.end = end
         }
+
+        /// Records.
+        package var total: Int64 { end.value - begin.value }
+        package var read: Int64 { next.value - begin.value }
     }
 
     package var until: EventTime
@@ -60,7 +64,7 @@ package struct LogScan: Sendable, Equatable {
             guard let begin = reach.beginnings[partition] else {
                 throw RollupStoreError(
                     code: .configuration, tried: "replay days before \(RFC3339.precise(reach.until)) from the log",
-                    reason: "the store has counted \(partition.topic)/\(partition.partition), and the log has none",
+                    reason: "the store has counted \(partition), and the log has none",
                     next: "Check log.kind and log.kafka.topic; or begin at that instant.")
             }
             let first = min(begin, next)
@@ -72,7 +76,7 @@ package struct LogScan: Sendable, Equatable {
     package var current: Int? { parts.firstIndex { $0.next < $0.end } }
 
     /// Records from begin to end.
-    package var total: Int64 { parts.reduce(0) { $0 + $1.end.value - $1.begin.value } }
+    package var total: Int64 { parts.reduce(0) { $0 + $1.total } }
 
     // MARK: As text, in the store
 

@@ -312,9 +312,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
     }
 
     private static func stale(_ range: PartitionRange) -> RollupStoreError {
-        let name = "\(range.partition.topic)/\(range.partition.partition)"
         return RollupStoreError(
-            code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(name)",
+            code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(range.partition)",
             reason: "the store no longer stands at that offset under epoch \(range.epoch)",
             next: "Another consumer has taken the partition over: let it run, or stop it and start this one again.")
     }

@@ -283,10 +283,10 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     }
 
     private static func staleEpoch(_ range: PartitionRange) -> ServerFailure {
-        let name = "\(range.partition.topic)/\(range.partition.partition)"
         return ServerFailure(
             RollupStoreError(
-                code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(name)",
+                code: .staleEpoch,
+                tried: "apply offsets \(range.first.value) to \(range.next.value) of \(range.partition)",
                 reason: "the store no longer stands at that offset under epoch \(range.epoch)",
                 next: "Another consumer has taken the partition over: let it run, or stop it and start this one again."
             ))

@@ -157,9 +157,9 @@ package final class SQLiteRollupWriter: RollupWriter {
         statement.bind(6, range.next.value)
         try statement.run()
         guard connection.changes == 1 else {
-            let name = "\(range.partition.topic)/\(range.partition.partition)"
             throw RollupStoreError(
-                code: .staleEpoch, tried: "apply offsets \(range.first.value) to \(range.next.value) of \(name)",
+                code: .staleEpoch,
+                tried: "apply offsets \(range.first.value) to \(range.next.value) of \(range.partition)",
                 reason: "the store no longer stands at that offset under epoch \(range.epoch)",
                 next: "Another consumer has taken the partition over: let it run, or stop it and start this one again.")
         }
