@@ -343,13 +343,7 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
     @Test("A large answer is written while it is sent, and not many at once")
     func streamsLargeAnswers() throws {
         let first = try #require(RFC3339.parse("2026-11-01T00:00:00Z"))
-        let store = FakeStore(
-            (0..<20_001).map { number in
-                let time = EventTime(microseconds: first.microseconds + Int64(number) * 60_000_000)
-                var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 1)), time: time)
-                event.workspace = "default"
-                return SampleEvent(event: event)
-            })
+        let store = FakeStore(SampleEvent.row(of: 20_001, from: first, every: 60))
         let api = API(store)
         let question = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-20T00:00:00Z"), ("granularity", "minute")]
         var held = [api.get("/v1/query", question), api.get("/v1/query", question)]
@@ -374,14 +368,7 @@ private let both = [("from", "2026-11-01T00:00:00Z"), ("to", "2026-11-03T00:00:0
     func suggestsWhatIsTaken() throws {
         let from = try #require(RFC3339.parse("2026-11-01T00:00:00Z"))
         // Ten days, an event every two minutes.
-        let store = FakeStore(
-            (0..<7_200).map { number in
-                let time = EventTime(microseconds: from.microseconds + Int64(number) * 120_000_000)
-                var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 1)), time: time)
-                event.workspace = "default"
-                event.latencyMicroseconds = 5
-                return SampleEvent(event: event)
-            })
+        let store = FakeStore(SampleEvent.row(of: 7_200, from: from, every: 120) { $0.latencyMicroseconds = 5 })
         func ask(hours: Int, rows: Int) throws(QueryError) {
             let end = EventTime(microseconds: from.microseconds + Int64(hours) * 3_600_000_000)
             let question = Question(from: from, to: end, condition: try ConditionParser.parse("latency_ms > 0"))

@@ -18,6 +18,19 @@ struct SampleEvent: Sendable {
     /// Of all keys, those that are entities; as the store's own timeline has it.
     var entities = ["_user", "user"]
 
+    /// Events of the workspace `default`, one every so many seconds.
+    static func row(
+        of count: Int, from first: EventTime, every seconds: Int64, _ change: (inout RequestEvent) -> Void = { _ in }
+    ) -> [SampleEvent] {
+        (0..<count).map { number in
+            let time = EventTime(microseconds: first.microseconds + Int64(number) * seconds * 1_000_000)
+            var event = RequestEvent(id: EventID(time: time, random: (UInt64(number), 1)), time: time)
+            event.workspace = "default"
+            change(&event)
+            return SampleEvent(event: event)
+        }
+    }
+
     static func canonical(_ pairs: [String: MetadataValue]) -> [UInt8] {
         let sorted = pairs.sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
         return JSONValue.object(

@@ -32,6 +32,11 @@ private func rules(_ number: Int) throws -> Rules { try Rules.decode(try JSONVal
 extension StoreKind {
     /// As many events, in as many batches and steps; fewer on a store where each look for one is a request.
     fileprivate func few(_ count: Int) -> Int { self == .clickhouse ? count / 8 : count }
+
+    /// All of these on SQLite, the first on the others.
+    fileprivate static func replaying(seeds: [UInt64]) -> [(StoreKind, UInt64)] {
+        replaying.flatMap { kind in seeds.prefix(kind == .sqlite ? seeds.count : 1).map { (kind, $0) } }
+    }
 }
 
 /// Events over three days, some in odd metadata, and some that come twice.
@@ -708,11 +713,7 @@ private final class Poll: Sendable {
 
     /// One workspace is counted anew from the log; of the others everything stays to the bit, also what the log knows
     /// nothing of: costs that another replay has made. Killed after any step, beside late events of both.
-    @Test(
-        arguments: StoreKind.replaying.flatMap { kind in
-            let seeds: [UInt64] = kind == .sqlite ? [221, 222] : [221]
-            return seeds.map { (kind, $0) }
-        })
+    @Test(arguments: StoreKind.replaying(seeds: [221, 222]))
     func theLogOfOneWorkspaceLeavesTheOthersToTheBit(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let first = sampleEvents(kind.few(900), &random)
@@ -1008,11 +1009,7 @@ private final class Poll: Sendable {
 
     /// Its own events come out as of an ingest from the start under other rules, those of others as of one under theirs,
     /// late ones of both included.
-    @Test(
-        arguments: StoreKind.replaying.flatMap { kind in
-            let seeds: [UInt64] = kind == .sqlite ? [201, 202] : [201]
-            return seeds.map { (kind, $0) }
-        })
+    @Test(arguments: StoreKind.replaying(seeds: [201, 202]))
     func ofOneWorkspaceTheOthersStayToTheBit(_ kind: StoreKind, _ seed: UInt64) throws {
         var random = Random(seed: seed)
         let store = try kind.make()

@@ -19,6 +19,8 @@ import urllib.request
 
 import jsonschema
 
+from openapi_references import resolver
+
 base, repository, seed = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 random.seed(seed)
 faults = []
@@ -43,15 +45,7 @@ def ask(method, path, body=None, headers=None):
 document = json.loads(ask("GET", "/openapi.json")[2])
 if document != json.loads((repository / "schemas/openapi.json").read_text()):
     fault("/openapi.json is not schemas/openapi.json")
-
-
-def resolved(part):
-    while "$ref" in part:
-        target = document
-        for step in part["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        part = target
-    return part
+resolved = resolver(document)
 
 
 def validated(value, schema, where):

@@ -15,6 +15,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from openapi_references import resolver
+
 base, owner, other, secret, seed = sys.argv[1:]
 faults = []
 
@@ -32,16 +34,7 @@ def ask(method, path, key, body=None):
 
 
 document = json.loads(ask("GET", "/openapi.json", None)[1])
-
-
-def resolved(part):
-    while "$ref" in part:
-        target = document
-        for step in part["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        part = target
-    return part
-
+resolved = resolver(document)
 
 # What an owner sees of each route, the other must not, though it names the owner's event, key and page.
 page = json.loads(ask("GET", "/v1/events?limit=1", owner)[1])
