@@ -15,7 +15,7 @@ as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the e
 X-ClickHouse-Exception-Code, and a connection cut short where the answer had begun. The engine comes from the
 repository's .venv/clickhouse (Tests/Support/make-venvs).
 """
-import argparse, base64, hmac, os, pathlib, re, select, signal, socket, socketserver, ssl, sys
+import argparse, base64, contextlib, hmac, os, pathlib, re, select, signal, socket, socketserver, ssl, sys
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler
@@ -98,34 +98,24 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def run(self, parameters, body):
-        connection = self.server.connection()
+        settings = {name: value for name, value in (self.server.settings | parameters).items()
+                    if name not in NAMES and not name.startswith("param_")}
+        given = {name[6:]: value for name, value in parameters.items() if name.startswith("param_")}
+        start = parameters.get("query", "").encode()
+        shape = parameters.get("default_format", "TabSeparated")
         try:
-            try:
-                if database := parameters.get("database"):
-                    connection.query("USE `" + database.replace("`", "``") + "`")
-                for name, value in (self.server.settings | parameters).items():
-                    if name in NAMES or name.startswith("param_"):
-                        continue
-                    if not re.fullmatch(r"\w+", name):
-                        raise ValueError(f"Code: 115. DB::Exception: Unknown setting {name}. (UNKNOWN_SETTING)")
-                    value = value.replace("\\", "\\\\").replace("'", "\\'")
-                    connection.query(f"SET {name} = '{value}'")
-                given = {name[6:]: value for name, value in parameters.items() if name.startswith("param_")}
-                start = parameters.get("query", "").encode()
-                shape = parameters.get("default_format", "TabSeparated")
+            with self.server.sessions.one(parameters.get("database"), settings) as connection:
                 if insert := INSERT.match(start):
                     return self.insert(connection, start[: insert.start(1)], insert.group(1).decode(), body)
                 text = start + (b"\n" if start and body else b"") + body
                 if RETURNS.match(text):
                     return self.stream(connection, text.decode(), shape, given)
                 answer = connection.query(text.decode(), shape, params=given or None).bytes()
-            except ConnectionError:
-                raise
-            except Exception as error:
-                return self.fail(error)
-            self.answer(200, answer)
-        finally:
-            connection.close()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            return self.fail(error)
+        self.answer(200, answer)
 
     def insert(self, connection, statement, shape, body):
         # The engine takes the data of a format apart from the statement, which then ends before FORMAT.
@@ -160,6 +150,52 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
+class Sessions:
+    """Connections to the engine, each in a database and with settings: to open one takes longer than most statements."""
+
+    IDLE = 32
+
+    def __init__(self, connect):
+        self.connect, self.idle, self.lock = connect, [], threading.Lock()
+
+    @contextlib.contextmanager
+    def one(self, database, settings):
+        state = (database, settings)
+        with self.lock:
+            place = next((n for n, (of, _) in enumerate(self.idle) if of == state), None)
+            connection = self.idle.pop(place)[1] if place is not None else None
+        connection = connection or self.connect()
+        try:
+            if place is None:
+                self.enter(connection, *state)
+            yield connection
+        except BaseException:
+            # Whatever an error has left in it is nobody else's.
+            connection.close()
+            raise
+        with self.lock:
+            self.idle.append((state, connection))
+            oldest = self.idle.pop(0)[1] if len(self.idle) > self.IDLE else None
+        if oldest:
+            oldest.close()
+
+    @staticmethod
+    def enter(connection, database, settings):
+        if database:
+            connection.query("USE `" + database.replace("`", "``") + "`")
+        for name, value in settings.items():
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"Code: 115. DB::Exception: Unknown setting {name}. (UNKNOWN_SETTING)")
+            value = value.replace("\\", "\\\\").replace("'", "\\'")
+            connection.query(f"SET {name} = '{value}'")
+
+    def close(self):
+        with self.lock:
+            idle, self.idle = self.idle, []
+        for _, connection in idle:
+            connection.close()
+
+
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
@@ -183,7 +219,7 @@ def serve(args, directory):
         data = str(directory / "data")
         # Kept open: the engine ends with its last connection.
         first = sqlitelike.Connection(data)
-        server.connection = lambda: sqlitelike.Connection(data)
+        server.sessions = Sessions(lambda: sqlitelike.Connection(data))
 
         def end(*_):
             threading.Thread(target=server.shutdown).start()
@@ -193,6 +229,7 @@ def serve(args, directory):
             watched = os.pidfd_open(args.while_pid)
             threading.Thread(target=lambda: (select.select([watched], [], []), end()), daemon=True).start()
         server.serve_forever()
+        server.sessions.close()
         first.close()
 
 
