@@ -65,6 +65,9 @@ build: swift
 # One suite of the package at a time: each has the machine, its servers and its deadlines to itself.
 SUITES ?= $(patsubst Tests/%Tests,%,$(wildcard Tests/*Tests))
 
+# Brokers of a few seconds' life: half of what starting one takes is its compiler's second thoughts.
+test soak check-deploy test-deploy: export JAVA_TOOL_OPTIONS ?= -XX:TieredStopAtLevel=1
+
 test: setup swift
 	@$(SWIFT) build --build-tests
 	@for suite in $(SUITES); do \
