@@ -18,11 +18,12 @@ final class ClickHouseServer: Sendable {
     let directory: String
     let port: Int
 
-    /// One server for all tests that do not hurt it; each has a database of its own. It ends with this process.
-    static let shared = Result { try ClickHouseServer() }
+    /// One server for all tests that do not hurt it; each has a database of its own. It ends with this process. Two tests
+    /// run beside one another and ask for little: more threads a statement would wait for one another.
+    static let shared = Result { try ClickHouseServer(settings: ["max_threads=1"]) }
     private static let started = Mutex<[String]>([])
 
-    init(user: String = "default", password: String = "") throws {
+    init(user: String = "default", password: String = "", settings: [String] = []) throws {
         directory = NSTemporaryDirectory() + "millrace-clickhouse-\(UUID().uuidString)"
         let isFirst = Self.started.withLock { [directory] all in
             all.append(directory)
@@ -30,7 +31,8 @@ final class ClickHouseServer: Sendable {
         }
         if isFirst { atexit { ClickHouseServer.endAll() } }
         let text = try Self.run(
-            "start", directory, ["--while", "\(getpid())", "--user", user, "--password", password])
+            "start", directory,
+            ["--while", "\(getpid())", "--user", user, "--password", password] + settings.flatMap { ["--set", $0] })
         guard let port = Int(text) else { throw Failure(description: "no port in \(text)") }
         self.port = port
     }

@@ -288,7 +288,7 @@ private let begin: Int64 = 1_760_004_000_000_000
 
     /// A consumer without its threads, stopped and started again now and then: one verdict, from one hour on, for late
     /// events too.
-    @Test(arguments: StoreKind.allCases, [91, 92] as [UInt64])
+    @Test(arguments: StoreKind.all(seeds: [91, 92]))
     func aKeyIsDemotedOnceAndForEventsOfItsTime(_ kind: StoreKind, _ seed: UInt64) throws {
         let configured = try rules(
             #"{"version":1,"observe":{"events":200,"hour_events":1000,"many_values":50},"classes":{"team":"entity"}}"#)

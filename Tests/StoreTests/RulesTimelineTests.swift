@@ -127,7 +127,7 @@ extension RecordChunk {
     }
 
     /// Three eras. The events come in order of time, and in any order with a restart now and then.
-    @Test(arguments: StoreKind.allCases, [61, 62] as [UInt64])
+    @Test(arguments: StoreKind.all(seeds: [61, 62]))
     func answersDoNotDependOnWhenAnEventCame(_ kind: StoreKind, _ seed: UInt64) throws {
         let texts = [
             #"{"version":1,"keys":{"aliases":{"env":"environment"}},"classes":{"user_id":"entity"}}"#,

@@ -170,7 +170,7 @@ import Threading
         writer.close()
     }
 
-    @Test(arguments: StoreKind.allCases, [11, 12, 13] as [UInt64])
+    @Test(arguments: StoreKind.all(seeds: [11, 12, 13]))
     func randomBatchesComeToTheBruteForceCount(_ kind: StoreKind, _ seed: UInt64) throws {
         let store = try kind.make()
         var random = Random(seed: seed)
@@ -351,7 +351,7 @@ import Threading
         writer.close()
     }
 
-    @Test(arguments: StoreKind.allCases, [21, 22] as [UInt64])
+    @Test(arguments: StoreKind.all(seeds: [21, 22]))
     func aScanIsTheSameHoweverItsSeriesAreNamed(_ kind: StoreKind, _ seed: UInt64) throws {
         let store = try kind.make()
         var writer = try store.writer()

@@ -16,6 +16,11 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
     /// Those whose past can be rebuilt.
     static var replaying: [StoreKind] { allCases }
 
+    /// All of these on SQLite, where they are soonest done; the first on the others.
+    static func all(seeds: [UInt64]) -> [(StoreKind, UInt64)] {
+        allCases.flatMap { kind in seeds.prefix(kind == .sqlite ? seeds.count : 1).map { (kind, $0) } }
+    }
+
     var testDescription: String { rawValue }
 
     /// An empty store of the test's own.
