@@ -421,6 +421,7 @@ extension Program {
                     Option("profile", "NAME", "services or uniform", standard: "services"),
                     Option("ground-truth", "FILE", "write what was sent as JSON lines"),
                     Option("from-file", "FILE", "send these events, JSON lines, instead"),
+                    Option("manifests", nil, "tell how many were sent, as a proxy does, for 'millrace reconcile'"),
                 ],
                 examples: [
                     Example(

@@ -108,26 +108,33 @@ struct LogSink {
         return true
     }
 
+    /// Everything sent stands in the log before what is sent from now on.
+    mutating func flush() throws {
+        // A lane keeps the order in which it is written.
+        guard case .kafka(let producer) = kind else { return }
+        var start = ContinuousClock.now
+        var left = pending.count
+        while !pending.isEmpty, start.duration(to: .now) < patience {
+            guard serve(producer, 100) else { break }
+            if pending.count < left { start = .now }
+            left = pending.count
+        }
+        if !pending.isEmpty {
+            throw Failure(
+                "Kafka did not acknowledge \(pending.count) records within \(patience.components.seconds) s"
+                    + "\(refused.map { ": \($0)" } ?? ""). Do the same again: copies of one id count once."
+            )
+        }
+        if let refused { throw Failure("Kafka refused records: \(refused)") }
+    }
+
     /// Everything sent is in the log when this returns.
     mutating func finish() throws {
         switch kind {
         case .journal(let journal, _): journal.stop()
         case .kafka(let producer):
-            var start = ContinuousClock.now
-            var left = pending.count
-            while !pending.isEmpty, start.duration(to: .now) < patience {
-                guard serve(producer, 100) else { break }
-                if pending.count < left { start = .now }
-                left = pending.count
-            }
-            producer.close()
-            if !pending.isEmpty {
-                throw Failure(
-                    "Kafka did not acknowledge \(pending.count) records within \(patience.components.seconds) s"
-                        + "\(refused.map { ": \($0)" } ?? ""). Do the same again: copies of one id count once."
-                )
-            }
+            defer { producer.close() }
+            try flush()
         }
-        if let refused { throw Failure("Kafka refused records: \(refused)") }
     }
 }

@@ -2,6 +2,7 @@
 
 import CommandLine
 import Configuration
+import EventCodec
 import Events
 import Glibc
 import HTTPTransport
@@ -54,6 +55,18 @@ enum SimulationCommands {
             try sink.finish()
             throw error
         }
+        // After all that they count, as a proxy tells it.
+        if !progress.manifests.isEmpty { try sink.flush() }
+        for manifest in progress.manifests {
+            var value: [UInt8] = []
+            EventEncoder.encode(manifest, into: &value)
+            let isTaken = Array(manifest.proxy.utf8).withUnsafeBytes { key in
+                value.withUnsafeBytes { sink.send(kind: .manifest, key: key, value: $0) }
+            }
+            guard isTaken else {
+                throw Failure("The log takes no more records: not all that was sent is told. Do the same again.")
+            }
+        }
         try sink.finish()
         try Terminal.write("\(progress.description)\n")
         return 0
@@ -89,6 +102,6 @@ enum SimulationCommands {
         return LoadOptions(
             source: source, rate: try invocation.number("rate", in: 0.001...100_000_000),
             seed: UInt64(try invocation.integer("seed", in: 0...Int.max) ?? 1), span: span,
-            groundTruth: invocation.text("ground-truth"))
+            groundTruth: invocation.text("ground-truth"), isReconciled: invocation.flag("manifests"))
     }
 }

@@ -107,6 +107,19 @@ package struct EventTime: Hashable, Comparable, Sendable {
     package static func < (a: EventTime, b: EventTime) -> Bool { a.microseconds < b.microseconds }
 }
 
+extension EventTime {
+    package static let minuteMicroseconds: Int64 = 60_000_000
+
+    /// The start of the minute that this instant lies in; the earliest instant there is where it began before that, for
+    /// a hostile record may hold any time.
+    package var startOfMinute: EventTime {
+        let rest = microseconds % Self.minuteMicroseconds
+        let (start, isBefore) = microseconds.subtractingReportingOverflow(
+            rest < 0 ? rest + Self.minuteMicroseconds : rest)
+        return EventTime(microseconds: isBefore ? .min : start)
+    }
+}
+
 /// Money in thousand-millionths of a US dollar: integers, so that sums are exact in every store.
 package struct NanoUSD: Hashable, Comparable, Sendable {
     package var amount: Int64

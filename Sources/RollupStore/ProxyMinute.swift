@@ -36,16 +36,3 @@ package struct ProxyMinute: Sendable, Equatable {
         self.changed = changed
     }
 }
-
-extension EventTime {
-    package static let minuteMicroseconds: Int64 = 60_000_000
-
-    /// The start of the minute that this instant lies in; the earliest instant there is where it began before that, for
-    /// a hostile record may hold any time.
-    package var startOfMinute: EventTime {
-        let rest = microseconds % Self.minuteMicroseconds
-        let (start, isBefore) = microseconds.subtractingReportingOverflow(
-            rest < 0 ? rest + Self.minuteMicroseconds : rest)
-        return EventTime(microseconds: isBefore ? .min : start)
-    }
-}

@@ -21,15 +21,19 @@ package struct LoadOptions: Sendable {
     package var span: Range<EventTime>?
     /// Where to write each event sent, as a JSON line; nil: nowhere.
     package var groundTruth: String?
+    /// Whether a profile's events are one proxy's, the seed's, and what was sent is told by manifests.
+    package var isReconciled: Bool
 
     package init(
-        source: Source, rate: Double? = nil, seed: UInt64, span: Range<EventTime>? = nil, groundTruth: String? = nil
+        source: Source, rate: Double? = nil, seed: UInt64, span: Range<EventTime>? = nil, groundTruth: String? = nil,
+        isReconciled: Bool = false
     ) {
         self.source = source
         self.rate = rate
         self.seed = seed
         self.span = span
         self.groundTruth = groundTruth
+        self.isReconciled = isReconciled
     }
 }
 
@@ -39,8 +43,22 @@ package struct LoadProgress: Sendable, Equatable {
     package var elapsed: Duration = .zero
     /// As asked for; nil where a file decides.
     package var wanted: Int?
+    /// Where they are asked for: how many events were sent, by proxy and minute.
+    fileprivate var minutes: [Minute: UInt64] = [:]
+
+    fileprivate struct Minute: Hashable {
+        var proxy: String
+        var start: EventTime
+    }
 
     package init() {}
+
+    /// What is to be told of them, once they are acknowledged. Run again, the same seed tells the same.
+    package var manifests: [Manifest] {
+        minutes.map { minute, count in
+            Manifest(proxy: minute.proxy, minute: minute.start, accepted: count, recorded: count, dropped: 0)
+        }.sorted { ($0.minute, $0.proxy) < ($1.minute, $1.proxy) }
+    }
 
     /// Events a second so far.
     package var rate: Double {
@@ -112,6 +130,9 @@ package enum LoadGenerator {
             }
             progress.events += 1
             progress.bytes += value.count
+            if options.isReconciled {
+                progress.minutes[.init(proxy: event.proxy, start: event.time.startOfMinute), default: 0] += 1
+            }
             // A look at the clock costs as much as an event: one in 256 is enough unless the pace is slow.
             if options.rate != nil || progress.events & 255 == 0 {
                 if stop.isStopped { break }
@@ -152,7 +173,8 @@ private struct EventSource {
         random = SeededGenerator(seed: ~options.seed)
         switch options.source {
         case .profile(let profile, let events):
-            generator = TrafficGenerator(profile: profile, seed: options.seed)
+            let proxy = options.isReconciled ? Self.proxy(options.seed) : "loadgen"
+            generator = TrafficGenerator(profile: profile, seed: options.seed, proxy: proxy)
             count = events
         case .file(let path): reader = try LineReader(path: path)
         }
@@ -178,6 +200,12 @@ private struct EventSource {
             }
         }
         return nil
+    }
+
+    /// An id as proxies have them, the same for the same seed.
+    private static func proxy(_ seed: UInt64) -> String {
+        var random = SeededGenerator(seed: seed)
+        return "\(EventID(time: EventTime(microseconds: 0), random: (random.next(), random.next())))"
     }
 
     private func time(of index: Int) -> EventTime {

@@ -45,6 +45,7 @@ struct TrafficModel: Sendable {
 /// every bit, ids included.
 package struct TrafficGenerator: Sendable {
     private let profile: TrafficProfile
+    private let proxy: String
     private var random: SeededGenerator
     private let services: [Service]
     private let serviceRanks = ZipfSampler(count: 400, exponent: 1.1)
@@ -63,8 +64,9 @@ package struct TrafficGenerator: Sendable {
         var latencyMedian: Double
     }
 
-    package init(profile: TrafficProfile, seed: UInt64) {
+    package init(profile: TrafficProfile, seed: UInt64, proxy: String = "loadgen") {
         self.profile = profile
+        self.proxy = proxy
         random = SeededGenerator(seed: seed)
         keys = (1...7).map { "key-\($0)" }
         // The shape of the 400 services is part of the profile, not of the seed.
@@ -85,7 +87,7 @@ package struct TrafficGenerator: Sendable {
     /// The next event, completed at `time`.
     package mutating func next(at time: EventTime) -> RequestEvent {
         var event = RequestEvent(id: EventID(time: time, random: (random.next(), random.next())), time: time)
-        event.proxy = "loadgen"
+        event.proxy = proxy
         event.workspace = "default"
         event.operation = "chat"
         event.traceID = Self.hexadecimal(random.next(), random.next())

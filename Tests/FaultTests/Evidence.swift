@@ -6,6 +6,7 @@
 import CRDKafka
 import CSQLite
 import Glibc
+import JSONText
 import Testing
 
 /// A record as a client sees it.
@@ -390,6 +391,8 @@ struct Expectation {
     var deadLetterTopic: String?
     /// Fills a second store from the same log: it must come out the same.
     var replay: (() throws -> any StoreEvidence)?
+    /// What the product itself says: what was told of by manifests beside what it has counted.
+    var reconciliation: (() throws -> JSONValue)?
     var seconds = 60
 }
 
@@ -517,6 +520,18 @@ func expectInvariants(
             let isNamed = record.headers["millrace-error-code"] != nil && record.headers["millrace-error"] != nil
             check(isNamed, "I7 reason", "\(record.headers)")
         }
+    }
+
+    // What the product says of itself: nothing that was told of by a manifest is missing.
+    if let reconciliation = expected.reconciliation {
+        let balance = try reconciliation()
+        let totals = balance["totals"]
+        check(
+            balance["closed"]?.boolean == true && balance["note"] == nil, "reconciliation",
+            "\(balance["note"]?.text ?? ""), \(totals?.text ?? "")")
+        check(
+            totals?["recorded"]?.integer ?? 0 >= Int64(expected.acknowledged.count), "reconciliation recorded",
+            "\(expected.acknowledged.count) acknowledged, \(totals?.text ?? "")")
     }
 
     // I4: the same log gives the same rollups to the bit.

@@ -272,6 +272,7 @@ extension Installation {
     fileprivate var expectation: Expectation {
         var expected = Expectation()
         expected.acknowledged = acknowledged
+        expected.reconciliation = reconciliation
         return expected
     }
 }

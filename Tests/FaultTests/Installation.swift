@@ -112,7 +112,9 @@ final class Installation {
     func load(_ events: Int, _ arguments: [String] = []) throws {
         seed += 1
         let truth = "\(work.path)/truth-\(seed).jsonl"
-        _ = try command("loadgen", ["--events", "\(events)", "--seed", "\(seed)", "--ground-truth", truth] + arguments)
+        _ = try command(
+            "loadgen",
+            ["--events", "\(events)", "--seed", "\(seed)", "--ground-truth", truth, "--manifests"] + arguments)
         for line in readText(truth).split(separator: "\n") {
             let event = try JSONValue.parse(String(line))
             let id = try #require(event["id"]?.string)
@@ -127,7 +129,9 @@ final class Installation {
     func loading(_ events: Int, rate: Int) throws -> ChildProcess {
         seed += 1
         return try ChildProcess(
-            (try command("loadgen")) + ["--events", "\(events)", "--seed", "\(seed)", "--rate", "\(rate)"],
+            (try command("loadgen")) + [
+                "--events", "\(events)", "--seed", "\(seed)", "--rate", "\(rate)", "--manifests",
+            ],
             name: "loadgen", directory: work.path, outputTo: work.path)
     }
 
@@ -193,10 +197,14 @@ final class Installation {
         var expected = given
         expected.acknowledged.formUnion(acknowledged)
         expected.deadLetterTopic = expected.deadLetterTopic ?? deadLetterTopic
+        expected.reconciliation = reconciliation
         do {
             try FaultTests.expectInvariants(broker, topic, evidence(), expected, sourceLocation: sourceLocation)
         } catch { throw ChildError("\(error); \(process.errors.suffix(3_000))") }
     }
+
+    /// Of the last day, as the command of the product has it.
+    func reconciliation() throws -> JSONValue { try JSONValue.parse(command("reconcile", ["--json"])) }
 
     /// Fills a second store from the same log.
     func replay() throws -> any StoreEvidence {

@@ -111,6 +111,35 @@ private func lines(of path: String) throws -> [ArraySlice<UInt8>] {
         }
     }
 
+    @Test("What is told of what was sent counts each event in its minute, and is the same for the same seed")
+    func tellsHowManyByMinute() throws {
+        let start = EventTime(microseconds: 1_700_000_000_000_000).startOfMinute
+        let span = start..<EventTime(microseconds: start.microseconds + 3 * EventTime.minuteMicroseconds)
+        func run(_ isReconciled: Bool, seed: UInt64) throws -> (manifests: [Manifest], proxies: Set<String>) {
+            let path = temporaryPath("told")
+            defer { unlink(path) }
+            let options = LoadOptions(
+                source: .profile(.demo, events: 300), seed: seed, span: span, groundTruth: path,
+                isReconciled: isReconciled)
+            let progress = try LoadGenerator.run(options, stop: StopSignal(), tell: { _ in }, send: { _, _ in true })
+            let events = try lines(of: path).map { try EventJSON.parse($0, now: start, random: (0, 0)) }
+            return (progress.manifests, Set(events.map(\.proxy)))
+        }
+        let (manifests, proxies) = try run(true, seed: 4)
+        let proxy = try #require(proxies.first)
+        #expect(proxies.count == 1 && EventID(text: proxy) != nil)
+        #expect(
+            manifests
+                == (0..<3).map { (minute: Int64) in
+                    let begin = start.microseconds + minute * EventTime.minuteMicroseconds
+                    return Manifest(
+                        proxy: proxy, minute: EventTime(microseconds: begin), accepted: 100, recorded: 100, dropped: 0)
+                })
+        #expect(try run(true, seed: 4).manifests == manifests)
+        #expect(try run(true, seed: 5).proxies != proxies)
+        #expect(try run(false, seed: 4) == ([], ["loadgen"]))
+    }
+
     @Test("A ground-truth file sent again is the same events")
     func sendsItsOwnTruthAgain() throws {
         let (first, second) = (temporaryPath("first"), temporaryPath("second"))
