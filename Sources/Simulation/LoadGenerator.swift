@@ -173,7 +173,7 @@ private struct EventSource {
         random = SeededGenerator(seed: ~options.seed)
         switch options.source {
         case .profile(let profile, let events):
-            let proxy = options.isReconciled ? Self.proxy(options.seed) : "loadgen"
+            let proxy = options.isReconciled ? Self.proxy(options.seed) : nil
             generator = TrafficGenerator(profile: profile, seed: options.seed, proxy: proxy)
             count = events
         case .file(let path): reader = try LineReader(path: path)

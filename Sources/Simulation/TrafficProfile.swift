@@ -64,9 +64,9 @@ package struct TrafficGenerator: Sendable {
         var latencyMedian: Double
     }
 
-    package init(profile: TrafficProfile, seed: UInt64, proxy: String = "loadgen") {
+    package init(profile: TrafficProfile, seed: UInt64, proxy: String? = nil) {
         self.profile = profile
-        self.proxy = proxy
+        self.proxy = proxy ?? "loadgen"
         random = SeededGenerator(seed: seed)
         keys = (1...7).map { "key-\($0)" }
         // The shape of the 400 services is part of the profile, not of the seed.

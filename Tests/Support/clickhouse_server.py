@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Sessions:
-    """Connections to the engine, each in a database and with settings: to open one takes longer than most statements."""
+    """Connections to the engine, each in a database and with settings: making one takes as long as a small statement."""
 
     IDLE = 32
 
