@@ -24,6 +24,9 @@ struct LogEvidence {
     var low: [Int32: Int64] = [:]
     var high: [Int32: Int64] = [:]
 
+    /// What is under the header of an event, whether it is one or not: no manifest.
+    var events: [LogRecord] { records.filter { $0.headers["millrace-kind"] == "event" } }
+
     init() {}
 
     init(_ broker: Broker, _ topic: String) throws {

@@ -96,8 +96,7 @@ extension FaultSuite {
             #expect(try load.wait(seconds: 60) == 0, "\(load.errors)")
             try clock.set(-3_600)
             // What came before an hour's jump back is known again after it.
-            let all = try LogEvidence(broker, installation.topic).records
-                .filter { $0.headers["millrace-kind"] == "event" }
+            let all = try LogEvidence(broker, installation.topic).events
             try broker.produce(installation.topic, all)
             try installation.expectInvariants(under: process)
             #expect(installation.metric("millrace_consumer_duplicates_total") == Double(all.count))

@@ -112,14 +112,16 @@ final class Installation {
     func load(_ events: Int, _ arguments: [String] = []) throws {
         seed += 1
         let truth = "\(work.path)/truth-\(seed).jsonl"
-        _ = try command(
-            "loadgen",
-            ["--events", "\(events)", "--seed", "\(seed)", "--ground-truth", truth, "--manifests"] + arguments)
+        _ = try command("loadgen", Self.loadgen(events, seed) + ["--ground-truth", truth] + arguments)
         for line in readText(truth).split(separator: "\n") {
             let event = try JSONValue.parse(String(line))
             let id = try #require(event["id"]?.string)
             acknowledged.insert(id.filter { $0 != "-" }.uppercased())
         }
+    }
+
+    private static func loadgen(_ events: Int, _ seed: Int) -> [String] {
+        ["--events", "\(events)", "--seed", "\(seed)", "--manifests"]
     }
 
     /// As `load`, of an event that the test itself brought into the log.
@@ -129,9 +131,7 @@ final class Installation {
     func loading(_ events: Int, rate: Int) throws -> ChildProcess {
         seed += 1
         return try ChildProcess(
-            (try command("loadgen")) + [
-                "--events", "\(events)", "--seed", "\(seed)", "--rate", "\(rate)", "--manifests",
-            ],
+            (try command("loadgen")) + Self.loadgen(events, seed) + ["--rate", "\(rate)"],
             name: "loadgen", directory: work.path, outputTo: work.path)
     }
 
