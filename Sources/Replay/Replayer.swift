@@ -59,7 +59,7 @@ package struct Replayer {
     /// Records of the log that could not be counted, as ingest could not.
     package private(set) var unreadable: Int64 = 0
 
-    /// - `ahead`: a second connection, to read ahead over while ingest stands still; `run` closes it.
+    /// - `ahead`: a second connection, to read ahead over and to write behind while ingest stands still; `run` closes it.
     /// - `log`: for replays of days that the store has no events of any more.
     package init(
         _ store: any ReplayStore, ahead: (any ReplayStore)? = nil, log: (any RecordLogHistory)? = nil,
@@ -83,38 +83,54 @@ package struct Replayer {
         _ begun: StoredReplay, reprice: Reprice?, repriced: [Repricing] = []
     ) throws(RollupStoreError) -> Ending {
         var replay = begun
-        let ahead = self.ahead.map { ScanAhead($0) }
-        self.ahead = nil
-        defer { ahead?.close() }
+        var second = ahead
+        ahead = nil
+        let pages = second.map {
+            Pages("mr-scan", $0) { (store, asked) throws(RollupStoreError) in
+                try store.scan(asked.replay, limit: asked.limit)
+            }
+        }
+        let steps = second.map { _ in
+            Steps("mr-step", store) { (store, asked) throws(RollupStoreError) in
+                try store.add(asked.step, to: asked.replay.id, under: asked.replay)
+            }
+        }
+        defer {
+            pages?.close()
+            steps?.close()
+            second?.close()
+        }
         var refold = try refold(replay, reprice, repriced)
         // What an earlier run has built.
         try know(replay.plan.days(of: replay.id), &refold)
         try recallEntities(of: nil, from: replay.plan.begin, to: replay.plan.end, &refold)
         var ingest: (at: Int64, since: ContinuousClock.Instant)?
         if try carry(&replay) { return .stopped(replay) }
-        if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest) {
+        if let scan = replay.log, scan.current != nil, try readLog(scan, &replay, &refold, &ingest, steps) {
             return .stopped(replay)
         }
         var isAlone = true
         while !replay.isScanned {
             progress(replay)
             let began = ContinuousClock.now
-            let page = try page(replay, isAlone: isAlone, ahead)
+            let page = try page(&replay, isAlone: isAlone, pages, steps)
             isAlone = isStill(page.ingested, at: began, &ingest)
             if isAlone, !page.isEnd {
                 var next = replay
                 next.cursor = page.cursor
-                ahead?.ask(next, limit: options.scanEvents(isAlone: true))
+                pages?.start((next, options.scanEvents(isAlone: true)))
             }
             for event in page.events { refold.add(event) }
             var step = refold.finish()
             step.cursor = page.cursor
             step.isScanned = page.isEnd
-            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
-                try store.add(step, to: replay.id, under: replay)
-            }
+            try finish(steps, &replay)
+            try write(step, &replay, isAlone && !page.isEnd ? steps : nil)
             let pause = pause(after: began.duration(to: .now), events: page.events.count, isAlone: isAlone)
-            if wait(pause) { return .stopped(replay) }
+            if wait(pause) {
+                try finish(steps, &replay)
+                return .stopped(replay)
+            }
         }
         progress(replay)
         for _ in 0..<options.swapTries {
@@ -161,10 +177,35 @@ package struct Replayer {
         return false
     }
 
+    private typealias Pages = Aside<(replay: StoredReplay, limit: Int), ReplayPage>
+    private typealias Steps = Aside<(step: ReplayStep, replay: StoredReplay), StoredReplay>
+
+    /// Here, or (`steps`) while the next is counted.
+    private mutating func write(
+        _ step: ReplayStep, _ replay: inout StoredReplay, _ steps: Steps?
+    ) throws(RollupStoreError) {
+        if let steps { return steps.start((step, replay)) }
+        replay = try Self.patiently(wait) { () throws(RollupStoreError) in
+            try store.add(step, to: replay.id, under: replay)
+        }
+    }
+
+    /// Waits for the step that is being written, where one is. One that a store away has not taken, or whose answer was
+    /// lost, is asked for again.
+    private mutating func finish(_ steps: Steps?, _ replay: inout StoredReplay) throws(RollupStoreError) {
+        guard let (task, answer) = steps?.finish() else { return }
+        switch answer {
+        case .success(let stands): replay = stands
+        case .failure(let error):
+            guard error.isTransient else { throw error }
+            try write(task.step, &replay, nil)
+        }
+    }
+
     /// The part of the scan that the log is read for. True when it was stopped.
     private mutating func readLog(
         _ scan: LogScan, _ replay: inout StoredReplay, _ refold: inout EventRefold,
-        _ ingest: inout (at: Int64, since: ContinuousClock.Instant)?
+        _ ingest: inout (at: Int64, since: ContinuousClock.Instant)?, _ steps: Steps?
     ) throws(RollupStoreError) -> Bool {
         guard let log else {
             throw RollupStoreError(
@@ -183,25 +224,31 @@ package struct Replayer {
             var step = refold.finish()
             step.events = count
             step.log = passage.scan
+            try finish(steps, &replay)
             if count == 0 { return true }
-            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
-                try store.add(step, to: replay.id, under: replay)
-            }
             let ingested = try Self.patiently(wait) { () throws(RollupStoreError) in try store.ingested() }
             isAlone = isStill(ingested, at: began, &ingest)
-            if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) { return true }
+            try write(step, &replay, isAlone ? steps : nil)
+            if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) {
+                try finish(steps, &replay)
+                return true
+            }
         }
+        try finish(steps, &replay)
         unreadable = passage.unreadable
         return false
     }
 
-    /// The next page of the scan: read ahead, or now.
+    /// The next page of the scan: read ahead, or now, after what is being written.
     private mutating func page(
-        _ replay: StoredReplay, isAlone: Bool, _ ahead: ScanAhead?
+        _ replay: inout StoredReplay, isAlone: Bool, _ pages: Pages?, _ steps: Steps?
     ) throws(RollupStoreError) -> ReplayPage {
-        if let page = ahead?.take() { return page }
+        // Where it failed, whoever reads it again learns why.
+        if let page = try? pages?.finish()?.answer.get() { return page }
+        try finish(steps, &replay)
         let limit = options.scanEvents(isAlone: isAlone)
-        return try Self.patiently(wait) { () throws(RollupStoreError) in try store.scan(replay, limit: limit) }
+        let asked = replay
+        return try Self.patiently(wait) { () throws(RollupStoreError) in try store.scan(asked, limit: limit) }
     }
 
     /// Whether ingest stands still by now.
