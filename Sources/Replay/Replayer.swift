@@ -125,12 +125,8 @@ package struct Replayer {
             step.cursor = page.cursor
             step.isScanned = page.isEnd
             try finish(steps, &replay)
-            try write(step, &replay, isAlone && !page.isEnd ? steps : nil)
             let pause = pause(after: began.duration(to: .now), events: page.events.count, isAlone: isAlone)
-            if wait(pause) {
-                try finish(steps, &replay)
-                return .stopped(replay)
-            }
+            if try write(step, &replay, isAlone && !page.isEnd ? steps : nil, pause) { return .stopped(replay) }
         }
         progress(replay)
         for _ in 0..<options.swapTries {
@@ -169,9 +165,7 @@ package struct Replayer {
             }
             scan.carried = end
             let step = carried.step(scan)
-            replay = try Self.patiently(wait) { () throws(RollupStoreError) in
-                try store.add(step, to: replay.id, under: replay)
-            }
+            try add(step, &replay)
             if wait(pause(after: began.duration(to: .now), events: 0, isAlone: false)) { return true }
         }
         return false
@@ -180,13 +174,23 @@ package struct Replayer {
     private typealias Pages = Aside<(replay: StoredReplay, limit: Int), ReplayPage>
     private typealias Steps = Aside<(step: ReplayStep, replay: StoredReplay), StoredReplay>
 
-    /// Here, or (`steps`) while the next is counted.
+    /// Here, then the pause; or (`steps`) while the next is counted, after the pause: an ingest that waits for the store's
+    /// lock comes in between two steps either way. True when it was stopped.
     private mutating func write(
-        _ step: ReplayStep, _ replay: inout StoredReplay, _ steps: Steps?
-    ) throws(RollupStoreError) {
-        if let steps { return steps.start((step, replay)) }
+        _ step: ReplayStep, _ replay: inout StoredReplay, _ steps: Steps?, _ pause: Duration
+    ) throws(RollupStoreError) -> Bool {
+        if let steps, !wait(pause) {
+            steps.start((step, replay))
+            return false
+        }
+        try add(step, &replay)
+        return steps != nil || wait(pause)
+    }
+
+    private mutating func add(_ step: ReplayStep, _ replay: inout StoredReplay) throws(RollupStoreError) {
+        let under = replay
         replay = try Self.patiently(wait) { () throws(RollupStoreError) in
-            try store.add(step, to: replay.id, under: replay)
+            try store.add(step, to: under.id, under: under)
         }
     }
 
@@ -198,7 +202,7 @@ package struct Replayer {
         case .success(let stands): replay = stands
         case .failure(let error):
             guard error.isTransient else { throw error }
-            try write(task.step, &replay, nil)
+            try add(task.step, &replay)
         }
     }
 
@@ -228,11 +232,8 @@ package struct Replayer {
             if count == 0 { return true }
             let ingested = try Self.patiently(wait) { () throws(RollupStoreError) in try store.ingested() }
             isAlone = isStill(ingested, at: began, &ingest)
-            try write(step, &replay, isAlone ? steps : nil)
-            if wait(pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)) {
-                try finish(steps, &replay)
-                return true
-            }
+            let pause = pause(after: began.duration(to: .now), events: Int(count), isAlone: isAlone)
+            if try write(step, &replay, isAlone ? steps : nil, pause) { return true }
         }
         try finish(steps, &replay)
         unreadable = passage.unreadable
