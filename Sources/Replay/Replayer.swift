@@ -59,7 +59,8 @@ package struct Replayer {
     /// Records of the log that could not be counted, as ingest could not.
     package private(set) var unreadable: Int64 = 0
 
-    /// - `ahead`: a second connection, to read ahead over and to write behind while ingest stands still; `run` closes it.
+    /// - `ahead`: a second connection, over which pages are read ahead while ingest stands still, and steps are written
+    ///   over the first one meanwhile; `run` closes it.
     /// - `log`: for replays of days that the store has no events of any more.
     package init(
         _ store: any ReplayStore, ahead: (any ReplayStore)? = nil, log: (any RecordLogHistory)? = nil,
