@@ -11,6 +11,7 @@
 // a step that leaves nothing pending. Retention leaves an event where it is while it is pending for a generation that
 // could come to answer: first it is settled (`Replayer.settleExpiring`), then it goes.
 
+import EventCodec
 package import Events
 package import Rollups
 
@@ -69,13 +70,17 @@ package struct StoredReplay: Sendable, Equatable {
 }
 
 /// A place in the order of events: by time, then id.
-package struct EventPlace: Sendable, Equatable {
+package struct EventPlace: Sendable, Comparable {
     package var time: EventTime
     package var id: EventID
 
     package init(time: EventTime, id: EventID) {
         self.time = time
         self.id = id
+    }
+
+    package static func < (left: EventPlace, right: EventPlace) -> Bool {
+        left.time != right.time ? left.time < right.time : left.id < right.id
     }
 }
 
@@ -219,23 +224,48 @@ package struct GenerationMap: Sendable, Equatable {
 
 /// What ingest must know of replays while it applies a batch.
 package struct ReplayScope: Sendable, Equatable {
+    private struct Stretch: Sendable, Equatable {
+        /// Up to the begin of the next one.
+        var begin: EventTime
+        /// What an event of this time is pending for.
+        var generations: [Int64]
+    }
+
     package let map: GenerationMap
     /// Every generation that counts events of some days, whether it answers or not; the first one is not among them.
     package let tracked: [GenerationMap.Segment]
+    /// Ascending; nothing is pending before the first one.
+    private let stretches: [Stretch]
 
     /// - `live`: those of `tracked` that are live, in the order of their swaps.
     package init(tracked: [GenerationMap.Segment], live: [GenerationMap.Segment]) {
+        let map = GenerationMap(live: live)
         self.tracked = tracked
-        map = GenerationMap(live: live)
+        self.map = map
+        // Generations begin and end to answer where tracked days do.
+        stretches = Set(tracked.flatMap { [$0.begin, $0.end] }).sorted().map { begin in
+            let answering = map.generation(at: begin)
+            var others = tracked.filter { $0.begin <= begin && begin < $0.end && $0.generation != answering }
+                .map(\.generation)
+            if answering != GenerationMap.first { others.append(GenerationMap.first) }
+            return Stretch(begin: begin, generations: others)
+        }
     }
 
-    /// The generations that an event is pending for.
-    package func pending(at time: EventTime) -> [Int64] {
-        let answering = map.generation(at: time)
-        var others = tracked.filter { $0.begin <= time && time < $0.end && $0.generation != answering }
-            .map(\.generation)
-        if answering != GenerationMap.first { others.append(GenerationMap.first) }
-        return others
+    /// What the events of a batch, less the duplicates, are pending for: every generation that covers one and does not
+    /// answer for it. In the order of generations and places, which stores keep them in.
+    package func pending(
+        _ batch: SealedBatch, withDuplicates duplicates: [Int]
+    ) -> [(generation: Int64, place: EventPlace)] {
+        if stretches.isEmpty { return [] }
+        let left = Set(duplicates)
+        var pending: [(generation: Int64, place: EventPlace)] = []
+        for (index, event) in batch.events.enumerated() where !left.contains(index) {
+            let place = EventPlace(time: event.fields.time, id: event.fields.id)
+            guard let stretch = stretches.last(where: { $0.begin <= place.time }) else { continue }
+            for generation in stretch.generations { pending.append((generation, place)) }
+        }
+        return pending.sorted { $0 < $1 }
     }
 }
 

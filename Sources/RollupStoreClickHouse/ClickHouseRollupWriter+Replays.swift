@@ -19,22 +19,7 @@ struct ReplayDeed: Equatable {
 }
 
 extension ClickHouseRollupWriter {
-    /// For each generation that covers an event and does not answer for it.
-    func pendingRows(
-        _ batch: SealedBatch, _ kept: [Int], _ scope: ReplayScope, _ number: Int64
-    ) -> NativeBlock? {
-        if scope.tracked.isEmpty { return nil }
-        var rows: [(generation: Int64, place: EventPlace)] = []
-        for index in kept {
-            let fields = batch.events[index].fields
-            for other in scope.pending(at: fields.time) {
-                rows.append((other, EventPlace(time: fields.time, id: fields.id)))
-            }
-        }
-        return Self.placeRows(rows, number)
-    }
-
-    private static func placeRows(
+    static func placeRows(
         _ rows: [(generation: Int64, place: EventPlace)], _ number: Int64
     ) -> NativeBlock {
         var block = NativeBlock(rows: rows.count)

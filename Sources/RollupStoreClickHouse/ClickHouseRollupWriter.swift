@@ -163,7 +163,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
                 "proxy_minutes",
                 minuteRows(batch.minutes(withDuplicates: ids.left), number, base.chunk(of: number)), self)
             try inserts.start("dead_letters", deadLetterRows(batch, number), self)
-            try inserts.start("replay_pending", pendingRows(batch, ids.kept, scope, number), self)
+            let pending = scope.pending(batch, withDuplicates: ids.left)
+            try inserts.start("replay_pending", Self.placeRows(pending, number), self)
             try inserts.finish()
             failPoint("rollups_added")
             numbers.inserted()

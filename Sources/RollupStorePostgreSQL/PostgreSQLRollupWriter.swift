@@ -454,24 +454,17 @@ package final class PostgreSQLRollupWriter: RollupWriter {
 
     // MARK: Replays
 
-    /// For each generation that covers an event and does not answer for it. `duplicates` are ascending.
     private func notePending(
         _ batch: SealedBatch, _ duplicates: [Int], _ scope: ReplayScope, _ connection: Connection
     ) throws(ServerFailure) {
-        if scope.tracked.isEmpty { return }
+        let pending = scope.pending(batch, withDuplicates: duplicates)
+        if pending.isEmpty { return }
         try connection.copy("COPY replay_pending (generation, time_us, id) FROM STDIN (FORMAT binary)") { stream in
-            var next = 0
-            for (index, event) in batch.events.enumerated() {
-                if next < duplicates.count && duplicates[next] == index {
-                    next += 1
-                    continue
-                }
-                for other in scope.pending(at: event.fields.time) {
-                    stream.row(columns: 3)
-                    stream.column(Int16(truncatingIfNeeded: other))
-                    stream.column(event.fields.time.microseconds)
-                    stream.column(event.fields.id.high, event.fields.id.low)
-                }
+            for (generation, place) in pending {
+                stream.row(columns: 3)
+                stream.column(Int16(truncatingIfNeeded: generation))
+                stream.column(place.time.microseconds)
+                stream.column(place.id.high, place.id.low)
             }
         }
     }

@@ -21,7 +21,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     let generation: Int64 = 1
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: () -> EventTime
-    /// The id of the event that is being inserted: bound once, rewritten in place.
+    /// The id of the row that is being inserted: bound once a statement, rewritten in place.
     private let idBytes = UnsafeMutableRawBufferPointer.allocate(byteCount: 16, alignment: 8)
 
     init(
@@ -251,8 +251,7 @@ package final class SQLiteRollupWriter: RollupWriter {
     ) {
         func text(_ range: ByteRange) -> UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: bytes[range.range]) }
         let fields = event.fields
-        idBytes.storeBytes(of: fields.id.high.bigEndian, toByteOffset: 0, as: UInt64.self)
-        idBytes.storeBytes(of: fields.id.low.bigEndian, toByteOffset: 8, as: UInt64.self)
+        put(fields.id)
         statement.bind(1, fields.time.microseconds)
         statement.bind(3, series)
         statement.bind(4, Int64(fields.status))
@@ -286,23 +285,24 @@ package final class SQLiteRollupWriter: RollupWriter {
         statement.bindText(32, UnsafeRawBufferPointer(rebasing: extras[event.extra.range]))
     }
 
+    private func put(_ id: EventID) {
+        idBytes.storeBytes(of: id.high.bigEndian, toByteOffset: 0, as: UInt64.self)
+        idBytes.storeBytes(of: id.low.bigEndian, toByteOffset: 8, as: UInt64.self)
+    }
+
     // MARK: Replays
 
-    /// For each generation that covers an event and does not answer for it.
     private func notePending(
         _ batch: SealedBatch, _ duplicates: [Int], _ scope: ReplayScope, _ connection: Connection
     ) throws(RollupStoreError) {
-        if scope.tracked.isEmpty { return }
         let insert = try connection.statement(
             "INSERT INTO replay_pending (generation, time_us, id) VALUES (?1, ?2, ?3)")
-        let left = Set(duplicates)
-        for (index, event) in batch.events.enumerated() where !left.contains(index) {
-            for other in scope.pending(at: event.fields.time) {
-                insert.bind(1, other)
-                insert.bind(2, event.fields.time.microseconds)
-                insert.bindBlob(3, copying: event.fields.id.bytes)
-                try insert.run()
-            }
+        insert.bindBlob(3, UnsafeRawBufferPointer(idBytes))
+        for (generation, place) in scope.pending(batch, withDuplicates: duplicates) {
+            put(place.id)
+            insert.bind(1, generation)
+            insert.bind(2, place.time.microseconds)
+            try insert.run()
         }
     }
 

@@ -1354,6 +1354,32 @@ private final class Poll: Sendable {
         replays.close()
     }
 
+    /// Steps are written while the next is counted, and not back to back: in each pause the store is free, so that an
+    /// ingest that waits for its lock comes in.
+    @Test func noStepIsWrittenInAPause() throws {
+        var random = Random(seed: 127)
+        let ingest = try filled(.sqlite, 600, &random)
+        let store = ingest.store
+        let before = try Contents(store)
+        let writing = Writing()
+        var replays: any ReplayStore = WatchedReplays(store: try store.replays(), writing: writing)
+        let begun = try replays.begin(try plan(nil, from: begin, to: begin + 72 * hour), now: at(begin))
+        var pauses = 0
+        var replayer = try self.replayer(over: replays, ahead: try store.replays(), stepEvents: 20) {
+            pauses += 1
+            return writing.isUnderWay
+        }
+        guard case .swapped(let done) = try replayer.run(begun, reprice: nil) else {
+            Issue.record("a step was being written in pause \(pauses)")
+            return
+        }
+        #expect(done.scanned == begun.total && writing.steps >= Int(begun.total) / 20)
+        #expect(pauses >= writing.steps)
+        #expect(try Contents(store) == before)
+        replays.close()
+        ingest.close()
+    }
+
     // MARK: Without transactions
 
     /// Any request of a replay fails, or is done and its answer lost: each step is taken once.
@@ -1511,5 +1537,41 @@ private final class Poll: Sendable {
         #expect(hours.reduce(0) { $0 + $1.to - $1.from } == 24 * 9)
         #expect(map.cutEvents(from: d(2), to: at(d(4).microseconds + 1)).map(\.generation) == [4, 3, 2])
         #expect(GenerationMap().cut(.minute, from: .min, to: .max).map(\.from) == [.min])
+    }
+
+    /// Of every generation that counts an event's day and does not answer for it; duplicates of none.
+    @Test func eventsArePendingWhereTheyAreNotCounted() throws {
+        var random = Random(seed: 129)
+        for _ in 0..<60 {
+            let tracked = (2..<Int64(2 + random.next() % 5)).map { generation in
+                let from = Int64(random.next() % 4)
+                return GenerationMap.Segment(
+                    begin: at(begin + from * 24 * hour),
+                    end: at(begin + (from + 1 + Int64(random.next() % 3)) * 24 * hour),
+                    generation: generation)
+            }
+            let live = tracked.filter { _ in random.next() % 2 == 0 }.shuffled(using: &random)
+            let scope = ReplayScope(tracked: tracked, live: live)
+            let samples = (0..<40).map { _ in
+                var sample = Sample.random(&random)
+                sample.event.time = at(begin - 24 * hour + Int64(random.next() % 8) * 24 * hour)
+                return sample
+            }
+            var maker = BatchMaker()
+            let batch = try maker.batch([.init(partition: partition, first: 0, epoch: 1, samples: samples)])
+            var wanted: [(generation: Int64, place: EventPlace)] = []
+            for (index, sample) in samples.enumerated() where index % 7 != 3 {
+                let time = sample.event.time
+                let days = tracked.filter { $0.begin <= time && time < $0.end }.map(\.generation)
+                let answering = live.last { $0.begin <= time && time < $0.end }?.generation ?? 1
+                for generation in [1] + days where generation != answering {
+                    wanted.append((generation, EventPlace(time: time, id: sample.event.id)))
+                }
+            }
+            let duplicates = samples.indices.filter { $0 % 7 == 3 }
+            let pending = scope.pending(batch, withDuplicates: duplicates)
+            #expect(pending.map(\.generation) == wanted.map(\.generation).sorted())
+            #expect(pending.elementsEqual(wanted.sorted { $0 < $1 }) { $0 == $1 })
+        }
     }
 }
