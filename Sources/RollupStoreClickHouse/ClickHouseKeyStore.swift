@@ -68,8 +68,7 @@ package struct ClickHouseKeyStore: KeyStore {
             "FROM key_changes ORDER BY _block_number", "read the API keys")
         var all: [(entry: EntryID, key: AccessKey)] = []
         while try answer.next() {
-            let high: UInt64 = try answer.integer()
-            let low: UInt64 = try answer.integer()
+            let entry = try EntryID(&answer)
             let id = try answer.text()
             let revoked = try answer.optionalInteger(Int64.self)
             let bytes = try answer.byteString()
@@ -87,7 +86,7 @@ package struct ClickHouseKeyStore: KeyStore {
                     all[place].key.revoked = EventTime(microseconds: revoked)
                 }
             } else if !all.contains(where: { $0.key.id == id || $0.key.digest == digest }) {
-                all.append((EntryID(high: high.byteSwapped, low: low.byteSwapped), key))
+                all.append((entry, key))
             }
         }
         return all

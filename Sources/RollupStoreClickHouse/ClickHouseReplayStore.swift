@@ -49,7 +49,6 @@ package final class ClickHouseReplayStore: ReplayStore {
         var answer = try connection.select(
             ["number", "asked", "prices"], "FROM replay_plans WHERE number IN (\(numbers))", "read replays")
         while try answer.next() { texts[try answer.integer()] = (try answer.text(), try answer.text()) }
-        let rules = try RulesTexts(connection)
         var all: [StoredReplay] = []
         for replay in replays {
             guard let text = texts[replay.number] else {
@@ -59,7 +58,7 @@ package final class ClickHouseReplayStore: ReplayStore {
             }
             let plan = ReplayPlan(
                 asked: text.asked, from: replay.from, to: replay.to,
-                rules: replay.rules.isEmpty ? nil : try rules.rules(replay.rules),
+                rules: replay.rules.isEmpty ? nil : try writer.texts.rules(replay.rules, connection),
                 prices: text.prices.isEmpty ? nil : text.prices, isDryRun: replay.isDryRun,
                 workspace: replay.workspace.isEmpty ? nil : replay.workspace)
             all.append(StoredReplay(replay, plan))
@@ -186,7 +185,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         _ state: StoreState, _ connection: Connection, map: GenerationMap? = nil
     ) -> ClickHouseSnapshot {
         ClickHouseSnapshot(
-            connection: connection, state: state, map: map ?? state.generations, memory: memory,
+            connection: connection, state: state, map: map ?? state.generations, memory: memory, texts: writer.texts,
             deadline: .now.advanced(by: .seconds(limits.readTime)))
     }
 
@@ -216,11 +215,7 @@ package final class ClickHouseReplayStore: ReplayStore {
         let end = EventTime(microseconds: first.time.microseconds + 1)
         var rows = try connection.select(
             ["id"], state.pending(for: replay.id, from: last.time, to: end), "read what is pending")
-        while try rows.next() {
-            pending.insert(
-                EventID(
-                    high: try rows.integer(UInt64.self).byteSwapped, low: try rows.integer(UInt64.self).byteSwapped))
-        }
+        while try rows.next() { pending.insert(try EventID(&rows)) }
         return ReplayPage(
             events: try withSeries(read.filter { !pending.contains($0.event.id) }, state, connection),
             cursor: EventPlace(time: last.time, id: last.id), isEnd: read.count < limit, ingested: ingested)
@@ -290,7 +285,7 @@ package final class ClickHouseReplayStore: ReplayStore {
 
     package func timeline(without ids: Set<Int64>) throws(RollupStoreError) -> RulesTimeline {
         let connection = try opened()
-        return try RulesTimeline.read(try writer.latest(connection), connection, without: ids)
+        return try RulesTimeline.read(try writer.latest(connection), writer.texts, connection, without: ids)
     }
 
     package func live() throws(RollupStoreError) -> [GenerationMap.Segment] {

@@ -22,6 +22,9 @@ package final class ClickHouseRollupReader: RollupReader, @unchecked Sendable {
     private var idle: [Connection] = []
     private var opened = 0
     private let series = SeriesMemory()
+    private let texts = RulesTexts()
+    /// What the read before found.
+    private let latest = Mutex<CommitLog.Row?>(nil)
 
     init(_ location: ClickHouseLocation, _ tables: Tables, connections: Int, limits: ClickHouseRollupStore.Limits) {
         self.location = location
@@ -44,10 +47,13 @@ package final class ClickHouseRollupReader: RollupReader, @unchecked Sendable {
         defer { connection.isUnwanted = nil }
         try tables.make(connection)
         let deadline = ContinuousClock.now.advanced(by: .seconds(limits.readTime))
-        guard let state = try CommitLog.latest(connection)?.state else { throw CommitLog.missing }
+        guard let row = try CommitLog.latest(connection, known: latest.withLock { $0 }) else { throw CommitLog.missing }
+        latest.withLock { $0 = row }
         return try body(
             ClickHouseSnapshot(
-                connection: connection, state: state, map: state.generations, memory: series, deadline: deadline))
+                connection: connection, state: row.state, map: row.state.generations, memory: series, texts: texts,
+                deadline: deadline
+            ))
     }
 
     private func take() throws(RollupStoreError) -> Connection {
@@ -134,6 +140,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
     let state: StoreState
     let map: GenerationMap
     let memory: SeriesMemory
+    let texts: RulesTexts
     let deadline: ContinuousClock.Instant
     /// Events of the first page of a listing: most want few.
     var firstPage = 512
@@ -162,7 +169,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
 
     var rulesVersion: Int64 { state.rulesVersion }
 
-    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(state, connection) }
+    func rulesTimeline() throws -> RulesTimeline { try RulesTimeline.read(state, texts, connection) }
 
     // MARK: Reconciliation
 
@@ -430,8 +437,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
             state.revisions(of: generation, from: min(a, b), to: EventTime(microseconds: max(a, b).microseconds + 1)),
             "read revisions", [])
         while try answer.next() {
-            let id = EventID(
-                high: try answer.integer(UInt64.self).byteSwapped, low: try answer.integer(UInt64.self).byteSwapped)
+            let id = try EventID(&answer)
             let series: Int64 = try answer.integer()
             let cost = try answer.optionalInteger(Int64.self).map { NanoUSD($0) }
             let priceVersion = try answer.text()
@@ -460,9 +466,7 @@ struct ClickHouseSnapshot: GenerationalSnapshot {
 
     private static func event(_ row: inout Answer) throws(RollupStoreError) -> StoredEvent {
         let time = EventTime(microseconds: try row.integer())
-        let high: UInt64 = try row.integer()
-        let low: UInt64 = try row.integer()
-        var event = RequestEvent(id: EventID(high: high.byteSwapped, low: low.byteSwapped), time: time)
+        var event = RequestEvent(id: try EventID(&row), time: time)
         let series: Int64 = try row.integer()
         event.status = try row.integer()
         event.proxy = try row.text()

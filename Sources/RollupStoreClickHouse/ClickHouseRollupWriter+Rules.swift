@@ -3,6 +3,7 @@
 import Events
 package import RollupStore
 package import Rollups
+import Synchronization
 
 extension ClickHouseRollupWriter {
     package func rules(_ change: RulesChange?) throws(RollupStoreError) -> RulesTimeline {
@@ -10,14 +11,14 @@ extension ClickHouseRollupWriter {
         _ = try settleDoubt(connection)
         while true {
             let seen = try latest(connection)
-            let timeline = try RulesTimeline.read(seen, connection)
+            let timeline = try RulesTimeline.read(seen, texts, connection)
             let counted = seen.positions.compactMap(\.latest).max()
             guard let new = change?.entry(on: timeline, latest: counted.map { EventTime(microseconds: $0) })
             else { return timeline }
             try keep(new.rules, connection)
             var next = seen.next(by: number, settles: isUntouched)
             next.rules.append(StoreState.RulesEntry(from: new.from.microseconds, fingerprint: new.rules.fingerprint))
-            if try win(next, nil, connection) { return try RulesTimeline.read(next, connection) }
+            if try win(next, nil, connection) { return try RulesTimeline.read(next, texts, connection) }
         }
     }
 
@@ -57,19 +58,19 @@ extension ClickHouseRollupWriter {
     }
 }
 
-/// The table `rules`, as a whole.
-struct RulesTexts {
-    private var texts: [String: String] = [:]
+/// The table `rules`. A text is named by its fingerprint and never changes: what was read once is not asked for again.
+final class RulesTexts: Sendable {
+    private let texts = Mutex<[String: String]>([:])
 
-    init(_ connection: Connection) throws(RollupStoreError) {
+    func rules(_ fingerprint: String, _ connection: Connection) throws(RollupStoreError) -> RulesText {
+        if let known = texts.withLock({ $0[fingerprint] }) { return RulesText(fingerprint: fingerprint, text: known) }
         // Two writers may have kept the same one.
         var answer = try connection.select(
             ["fingerprint", "any(text)"], "FROM rules GROUP BY fingerprint", "read the rules")
-        while try answer.next() { texts[try answer.text()] = try answer.text() }
-    }
-
-    func rules(_ fingerprint: String) throws(RollupStoreError) -> RulesText {
-        guard let text = texts[fingerprint] else {
+        var read: [String: String] = [:]
+        while try answer.next() { read[try answer.text()] = try answer.text() }
+        texts.withLock { $0 = read }
+        guard let text = read[fingerprint] else {
             throw RollupStoreError(
                 code: .corrupt, tried: "read the rules timeline", reason: "the rules \(fingerprint) are missing",
                 next: "Restore the table rules.")
@@ -81,18 +82,17 @@ struct RulesTexts {
 extension RulesTimeline {
     /// - `without`: as if these replays were not there.
     static func read(
-        _ state: StoreState, _ connection: Connection, without: Set<Int64> = []
+        _ state: StoreState, _ texts: RulesTexts, _ connection: Connection, without: Set<Int64> = []
     ) throws(RollupStoreError) -> RulesTimeline {
         var timeline = RulesTimeline(version: state.rulesVersion)
         if state.rules.isEmpty { return timeline }
-        let texts = try RulesTexts(connection)
         for entry in state.rules {
             timeline.entries.append(
-                Entry(from: EventTime(microseconds: entry.from), rules: try texts.rules(entry.fingerprint)))
+                Entry(from: EventTime(microseconds: entry.from), rules: try texts.rules(entry.fingerprint, connection)))
         }
         for replay in state.live(without: without) where !replay.rules.isEmpty {
             timeline.overlay(
-                try texts.rules(replay.rules), from: replay.from, to: replay.to,
+                try texts.rules(replay.rules, connection), from: replay.from, to: replay.to,
                 of: replay.workspace.isEmpty ? nil : replay.workspace)
         }
         return timeline

@@ -73,6 +73,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
     /// When a dead letter was filed; for people, nothing is decided by it.
     private let now: @Sendable () -> EventTime
     var numbers = SeriesNumbers()
+    let texts = RulesTexts()
 
     /// As last seen: another writer may have moved on.
     private(set) var state: StoreState?
@@ -386,9 +387,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
                 + "FROM numbers(\(digits.count / 32))) AND \(condition)", "find copies")
         var found: Set<EventID> = []
         while try answer.next() {
-            let high: UInt64 = try answer.integer()
-            let low: UInt64 = try answer.integer()
-            found.insert(EventID(high: high.byteSwapped, low: low.byteSwapped))
+            found.insert(try EventID(&answer))
         }
         return found
     }

@@ -58,10 +58,20 @@ enum CommitLog {
         next: "Restore it, or rebuild the store from the log.")
 
     /// The state that holds now; nil in a store that is only being made.
-    static func latest(_ connection: Connection) throws(RollupStoreError) -> Row? {
-        try first(
-            "FROM commits WHERE slot = (SELECT max(slot) FROM commits) ORDER BY _block_number LIMIT 1", "read commits",
-            connection)
+    ///
+    /// - `known`: one that held before. What has won a slot never loses it, so where it is still the latest no more is
+    ///   read than that.
+    static func latest(_ connection: Connection, known: Row? = nil) throws(RollupStoreError) -> Row? {
+        let rest = "FROM commits WHERE slot = (SELECT max(slot) FROM commits) ORDER BY _block_number LIMIT 1"
+        let tried = "read commits"
+        if let known {
+            var answer = try connection.select(["slot", "entry"], rest, tried)
+            guard try answer.next() else { return nil }
+            let (slot, entry) = (try answer.integer(Int64.self), try EntryID(&answer))
+            try answer.end()
+            if slot == known.state.slot && entry == known.entry { return known }
+        }
+        return try first(rest, tried, connection)
     }
 
     /// Puts the state into its slot, and says what holds there then: this, or what another has put there first. Nothing
@@ -83,7 +93,9 @@ enum CommitLog {
         let tried = "read a commit"
         var answer = try connection.select(["entry"], rest, tried)
         guard try answer.next() else { return nil }
-        if try answer.entry() == entry {
+        let holds = try EntryID(&answer)
+        try answer.end()
+        if holds == entry {
             return Row(entry: entry, schemaVersion: ClickHouseRollupStore.schemaVersion, state: state)
         }
         return try first(rest, tried, connection)
@@ -160,7 +172,7 @@ enum CommitLog {
         let epochs: [Int64] = try integers(&answer)
         let cursorTimes = try optionals(&answer)
         let cursorIDs = try answer.array { (answer) throws(RollupStoreError) in
-            EventID(high: try answer.integer(UInt64.self).byteSwapped, low: try answer.integer(UInt64.self).byteSwapped)
+            try EventID(&answer)
         }
         let scannedFlags: [UInt8] = try integers(&answer)
         var counts: [[Int64]] = []
@@ -227,7 +239,7 @@ enum CommitLog {
         var answer = try connection.select(columns, rest, tried)
         guard try answer.next() else { return nil }
         let slot: Int64 = try answer.integer()
-        let entry = try answer.entry()
+        let entry = try EntryID(&answer)
         let version: UInt32 = try answer.integer()
         let excluded: [Int64] = try integers(&answer)
         var state = StoreState(chunkSize: max(1, try answer.integer()))
@@ -237,9 +249,7 @@ enum CommitLog {
         let runs: [Int64] = try integers(&answer)
         let levels: [UInt8] = try integers(&answer)
         state.runs = zip(runs, levels).map { StoreState.Run(number: $0, level: $1) }
-        let high: UInt64 = try answer.integer()
-        let low: UInt64 = try answer.integer()
-        state.highestID = EventID(high: high.byteSwapped, low: low.byteSwapped)
+        state.highestID = try EventID(&answer)
         let whats: [UInt8] = try integers(&answer)
         let boundaries: [Int64] = try integers(&answer)
         state.retained = Dictionary(zip(whats, boundaries)) { max($0, $1) }
@@ -253,6 +263,7 @@ enum CommitLog {
         var counts: [[Int64]] = []
         for _ in 0..<9 { counts.append(try integers(&answer)) }
         let latest = try optionals(&answer)
+        try answer.end()
         let sizes = Set([topics.count, partitions.count, latest.count, generations.count] + counts.map(\.count))
         guard sizes.count == 1, runs.count == levels.count, eras.count == rules.count else {
             throw uneven(slot, tried)
@@ -279,8 +290,16 @@ enum CommitLog {
     }
 }
 
-extension Answer {
-    fileprivate mutating func entry() throws(RollupStoreError) -> EntryID {
-        EntryID(high: try integer(UInt64.self).byteSwapped, low: try integer(UInt64.self).byteSwapped)
+extension EventID {
+    init(_ answer: inout Answer) throws(RollupStoreError) {
+        let (high, low) = try answer.halves()
+        self.init(high: high, low: low)
+    }
+}
+
+extension EntryID {
+    init(_ answer: inout Answer) throws(RollupStoreError) {
+        let (high, low) = try answer.halves()
+        self.init(high: high, low: low)
     }
 }

@@ -451,6 +451,17 @@ struct Answer: ~Copyable {
             next: "See the server's log; it is asked again.")
     }
 
+    /// The end of the answer, where no row is wanted any more: a connection whose answer was not read to it is not used
+    /// again.
+    mutating func end() throws(RollupStoreError) { while try next() {} }
+
+    /// Both halves of a `FixedString(16)`, the highest byte first.
+    mutating func halves() throws(RollupStoreError) -> (high: UInt64, low: UInt64) {
+        let high: UInt64 = try integer()
+        let low: UInt64 = try integer()
+        return (high.byteSwapped, low.byteSwapped)
+    }
+
     @inline(__always)
     mutating func integer<Value: FixedWidthInteger>(_ type: Value.Type = Value.self) throws(RollupStoreError) -> Value {
         let place = try take(MemoryLayout<Value>.size)
