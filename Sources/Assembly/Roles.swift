@@ -69,7 +69,7 @@ final class Roles {
             journalDirectory: configuration.journal.directory, log: log, metrics: shippingMetrics,
             journalMetrics: journalMetrics
         ) { () throws(RecordLogError) in try KafkaProducer(options, log: log, metrics: metrics) }
-        try shipper.start()
+        try shipper.start(takesOver: configuration.proxy.reusesPort)
         running.onStop { shipper.stop(flushMilliseconds: Self.flushMilliseconds) }
         checks.append(HealthCheck(name: "log", isNeeded: false) { shipper.degraded })
     }

@@ -3,7 +3,8 @@
 // One thread owns cursors, progress and producer. A session lasts as long as its producer: it reads while there is room
 // in flight, sends, serves reports. A producer that throws ends the session; after a pause the next one sends again
 // all that was not acknowledged. A log that is away is no special case: the journal grows and drains.
-// A lane is shipped whoever writes it, also when its writer is gone; one process ships a directory (a lock says so).
+// A lane is shipped whoever writes it, also when its writer is gone; one process ships a directory (a lock says so), and
+// one that is to take over from it waits for that lock.
 
 import Glibc
 package import Journal
@@ -58,15 +59,34 @@ package final class Shipper: Sendable {
     package var degraded: String? { degradation.withLock { $0 } }
 
     /// Throws `shipper_in_use` where a process already ships this directory.
-    package func start() throws(JournalError) {
+    ///
+    /// - `takesOver`: waits until that one has ended instead. Until then it ships what this process writes as well.
+    package func start(takesOver: Bool = false) throws(JournalError) {
         let path = "\(directory)/shipper.lock"
-        guard let lock = FileLock(path: path) else {
+        let lock = FileLock(path: path)
+        if lock == nil {
             if errno != EWOULDBLOCK { throw JournalError.system("lock \(path)", errno: errno) }
-            throw JournalError(
-                code: .shipperInUse, tried: "lock \(path)", reason: "another process ships this journal",
-                next: "Give each proxy a journal.directory of its own.")
+            guard takesOver else {
+                throw JournalError(
+                    code: .shipperInUse, tried: "lock \(path)", reason: "another process ships this journal",
+                    next: "Give each proxy a journal.directory of its own; one that is to take over from another needs "
+                        + "proxy.reuse_port.")
+            }
+            log(.shippingWaits)
         }
-        thread.withLock { $0 = ServiceThread("shipper") { [self] in ship(holding: lock) } }
+        thread.withLock {
+            $0 = ServiceThread("shipper") { [self] in
+                if let lock = lock ?? awaited(path) { ship(holding: lock) }
+            }
+        }
+    }
+
+    /// nil where it is time to stop before.
+    private func awaited(_ path: String) -> FileLock? {
+        while !stopping.wait(milliseconds: 50) {
+            if let lock = FileLock(path: path) { return lock }
+        }
+        return nil
     }
 
     /// Ships what is in the journal for up to `flushMilliseconds`; the next start ships the rest.

@@ -71,6 +71,10 @@ extension LogLine {
             [("lane", .number(Int64(lane))), ("from", .number(from)), ("to", .number(to))])
     }
 
+    package static let shippingWaits = LogLine(
+        .info, "shipping_waits",
+        "Another process ships this journal, what is written here too; this one takes over when it has ended.", [])
+
     package static func shippingProducerFailed(reason: String, retryMilliseconds: Int) -> LogLine {
         LogLine(
             .warning, "shipping_producer_failed",

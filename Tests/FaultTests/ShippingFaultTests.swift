@@ -125,13 +125,13 @@ extension FaultSuite {
                 try Journal(directory: directory, options: options, log: log, metrics: journalMetrics)
             }
 
-            func shipper(_ metrics: ShippingMetrics) throws -> Shipper {
+            func shipper(_ metrics: ShippingMetrics, takesOver: Bool = false) throws -> Shipper {
                 let kafka = KafkaOptions(bootstrapServers: mock.servers, topic: topic, partitions: 1)
                 let log = log
                 let shipper = Shipper(
                     journalDirectory: directory, log: log, metrics: metrics, journalMetrics: journalMetrics
                 ) { () throws(RecordLogError) in try KafkaProducer(kafka, log: log, metrics: KafkaMetrics()) }
-                try shipper.start()
+                try shipper.start(takesOver: takesOver)
                 return shipper
             }
 
@@ -153,6 +153,37 @@ extension FaultSuite {
             func keys() throws -> [[UInt8]] {
                 try LogEvidence(Broker(servers: mock.servers), topic).records.map(\.key).filter { $0.count == 16 }
             }
+        }
+
+        @Test("A shipper that is to take over waits for the one that ships both lanes, and goes on behind it")
+        func takesOver() throws {
+            let shipped = try Shipped("takeover")
+            let (old, new) = (try shipped.journal(), try shipped.journal())
+            for journal in [old, new] { journal.start() }
+            let lanes = (try old.openLane(), try new.openLane())
+            let first = ShippingMetrics()
+            let before = try shipped.shipper(first)
+            let refusal = #expect(throws: JournalError.self) { _ = try shipped.shipper(ShippingMetrics()) }
+            #expect(refusal?.code == .shipperInUse)
+            let second = ShippingMetrics()
+            let after = try shipped.shipper(second, takesOver: true)
+            #expect(shipped.lines.codes.withLock { $0.contains("shipping_waits") })
+            var sent: [[UInt8]] = []
+            for _ in 0..<200 { sent += [shipped.append(to: lanes.0), shipped.append(to: lanes.1)] }
+            try waitUntil("the first ships both lanes", seconds: 30) { first.shipped.value == 400 }
+            #expect(second.shipped.value == 0)
+            old.stop()
+            before.stop(flushMilliseconds: 10_000)
+            for _ in 0..<200 { sent.append(shipped.append(to: lanes.1)) }
+            try waitUntil("the second goes on", seconds: 30) { second.shipped.value == 200 }
+            // One that is stopped while it waits has nothing to do.
+            let third = try shipped.shipper(ShippingMetrics(), takesOver: true)
+            third.stop(flushMilliseconds: 10_000)
+            after.stop(flushMilliseconds: 10_000)
+            new.stop()
+            #expect(
+                try shipped.keys().sorted { $0.lexicographicallyPrecedes($1) }
+                    == sent.sorted { $0.lexicographicallyPrecedes($1) })
         }
 
         @Test("A frame damaged in mid-segment goes to refused.log, and the checkpoint goes on behind it")
