@@ -232,8 +232,8 @@ package final class Consumer: Sendable {
                     clock.handed(chunk)
                     failPoint("fetched")
                 }
-                guard let message = taken(event) else { continue }
-                guard try deliver(message, &reader, &clock, &backoff) else { break }
+                if let message = taken(event), !(try deliver(message, &reader, &clock, &backoff)) { break }
+                // Where nothing comes, too: what was applied meanwhile is behind us no more.
                 show(reader.lag, clock)
             }
         } catch {

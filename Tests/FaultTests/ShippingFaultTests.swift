@@ -93,6 +93,10 @@ extension FaultSuite {
             expected.acknowledged = installation.acknowledged
             try expectInvariants(broker, topic, installation.store, expected)
             #expect(member.metrics.applied.value == UInt64(rounds * 300))
+            // Though nothing comes any more.
+            try waitUntil("the lag is seen to be gone", seconds: 10) {
+                member.partitions == 3 && member.metrics.lag.values.allSatisfy { $0.value == 0 }
+            }
         }
 
         private final class Lines: Sendable {
