@@ -223,10 +223,12 @@ final class Connection: @unchecked Sendable {
         }
     }
 
-    /// Rows as RowBinary; `columns` are expressions. Each row begins with a byte that no message of an error has.
+    /// Rows as RowBinary; `columns` are expressions. Each row begins with a byte that no message of an error has. Nothing
+    /// is asked for a read that is no longer wanted.
     func select(
         _ columns: [String], _ rest: String, _ tried: String, parameters: [(name: String, value: String)] = []
     ) throws(RollupStoreError) -> Answer {
+        if isUnwanted?() == true { throw away(tried, "the answer is no longer wanted") }
         let statement = "SELECT toUInt8(\(Answer.rowMark)), \(columns.joined(separator: ", ")) \(rest)"
         let request = Request(
             body: Array(statement.utf8), tried: tried, anyDatabase: false,
