@@ -94,6 +94,7 @@ soak: setup swift
 	  --filter '^StoreTests\.(MetadataOracleTests|QuestionTests|ReplayTests/commandsKilled)' \
 	  --filter '^PureTests\.NormalizerTests/itAgrees'
 	@$(MAKE) --no-print-directory test-deploy
+	@Tests/Deploy/upgrade
 	@Tests/Deploy/soak --binary .build/release/millrace --minutes $(MINUTES)
 
 mutants: setup swift
