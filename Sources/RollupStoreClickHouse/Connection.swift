@@ -453,9 +453,10 @@ struct Answer: ~Copyable {
             next: "See the server's log; it is asked again.")
     }
 
-    /// The end of the answer, where no row is wanted any more: a connection whose answer was not read to it is not used
-    /// again.
-    mutating func end() throws(RollupStoreError) { while try next() {} }
+    /// Behind the last row. A connection whose answer was not read to its end is not used again.
+    mutating func end() throws(RollupStoreError) {
+        if try next() { throw unreadable }
+    }
 
     /// Both halves of a `FixedString(16)`, the highest byte first.
     mutating func halves() throws(RollupStoreError) -> (high: UInt64, low: UInt64) {
