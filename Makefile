@@ -15,7 +15,7 @@ help:
 	@echo "make run      set up, build for release, start the demo"
 	@echo "make build    build for release: .build/release/millrace"
 	@echo "make test     set up, build for debugging with warnings as errors, run all tests (SUITES=Proxy: one suite)"
-	@echo "make soak     the fault tests' loops for longer (ROUNDS=200), test-deploy, a fault every minute (MINUTES=30)"
+	@echo "make soak     the fault tests' loops for longer (ROUNDS=200), test-deploy, upgrade, a fault every minute (MINUTES=30)"
 	@echo "make mutants  break the consumer on purpose, one way at a time; a test must notice each"
 	@echo "make deb      a Debian package of the release build: .build/packages; make tarball for other systems"
 	@echo "make check-deploy   hold deploy/ and docs/ to running roles; make test-deploy installs the package as well"
