@@ -39,7 +39,7 @@ class Site:
         self.configs = {"proxy": self.config, "consumer": wired, "api": self.config}
         self.work.start("provider", [binary, "mock-provider", "--listen", f"127.0.0.1:{self.ports['provider']}"])
         run([binary, "topics", "ensure", "--config", self.config], 60)
-        self.children, self.known, self.replaced = {}, 0, 0
+        self.children, self.names, self.known, self.replaced = {}, {}, 0, 0
         for role in ROLES:
             self.start(role)
 
@@ -64,6 +64,7 @@ auth: {{ mode: open }}
     # MARK: Roles
 
     def start(self, role):
+        self.names[role] = role
         self.children[role] = self.work.start(role, [self.binary, role, "--config", self.configs[role]])
         port = self.ports["api" if role == "api" else f"{role}_ops"]
         wait_ready(self.work, role, self.children[role], f"http://127.0.0.1:{port}/readyz")
@@ -79,15 +80,20 @@ auth: {{ mode: open }}
         if role == "consumer":
             self.ports["consumer_ops"] = free_port()
             command += ["--consumer.ops_listen", f"127.0.0.1:{self.ports['consumer_ops']}"]
+        self.names[role] = name
         self.children[role] = self.work.start(name, command)
         if role == "proxy":
             # Both answer at the operations port.
-            wait_until(f"{name} listens", 60, lambda: "ops_listening" in self.work.log_of(name), lambda: self.work.log_of(name))
+            wait_until(f"{name} listens", 60, lambda: "ops_listening" in self.log_of(role), lambda: self.log_of(role))
         else:
             port = self.ports["api" if role == "api" else "consumer_ops"]
             wait_ready(self.work, name, self.children[role], f"http://127.0.0.1:{port}/readyz")
         if old:
             self.end(old)
+
+    def log_of(self, role):
+        """Of the process that has the role now."""
+        return self.work.log_of(self.names[role])
 
     def end(self, child):
         status = self.work.stop(child)
@@ -122,7 +128,7 @@ auth: {{ mode: open }}
     def full_rate(self, events):
         clock = time.monotonic()
         run(self.loadgen(events, "--seed", "2"), 300)
-        wait_until("they are applied", 300, lambda: self.applied() >= events, lambda: self.work.log_of("consumer"))
+        wait_until("they are applied", 300, lambda: self.applied() >= events, lambda: self.log_of("consumer"))
         return events / (time.monotonic() - clock)
 
     def start_load(self, events, rate):
@@ -138,7 +144,7 @@ auth: {{ mode: open }}
             if load.poll() not in (None, 0):
                 raise SystemExit(f"loadgen ended with {load.returncode}: {self.work.log_of('loadgen')}")
             if time.monotonic() > deadline:
-                raise SystemExit(f"{lag} records wait after 300 s:\n{self.work.log_of('consumer')}")
+                raise SystemExit(f"{lag} records wait after 300 s:\n{self.log_of('consumer')}")
             time.sleep(0.2)
 
     # MARK: Faults
@@ -197,9 +203,9 @@ auth: {{ mode: open }}
 
     def judge(self, before, sent, clients):
         """What does not hold, a sentence each."""
-        wait_until("the lag is gone", 300, lambda: self.lag() == 0, lambda: self.work.log_of("consumer"))
-        wait_until("the proxy has shipped everything", 120, self.is_shipped, lambda: self.work.log_of("proxy"))
-        wait_until("the lag is gone", 120, lambda: self.lag() == 0, lambda: self.work.log_of("consumer"))
+        wait_until("the lag is gone", 300, lambda: self.lag() == 0, lambda: self.log_of("consumer"))
+        wait_until("the proxy has shipped everything", 120, self.is_shipped, lambda: self.log_of("proxy"))
+        wait_until("the lag is gone", 120, lambda: self.lag() == 0, lambda: self.log_of("consumer"))
         failures = []
         seen = {}
         for line in self.export():
