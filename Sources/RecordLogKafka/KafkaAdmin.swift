@@ -44,7 +44,8 @@ package enum KafkaAdmin {
             guard error.code == .unreachable, let refusal = handle.refusal() else { throw error }
             var next =
                 "Check log.kafka.properties: security.protocol, ssl.ca.location for who signed the brokers' "
-                + "certificates, sasl.mechanism, sasl.username and sasl.password for the user."
+                + "certificates, ssl.certificate.location and ssl.key.location for the client's own, sasl.mechanism, "
+                + "sasl.username and sasl.password for the user."
             // Their client repeats its own half of the nonce, which Kafka 4 no longer lets pass.
             if options.sendsBadNonces {
                 next +=

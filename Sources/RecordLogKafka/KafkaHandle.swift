@@ -106,7 +106,10 @@ final class KafkaHandle: @unchecked Sendable {
     func refusal() -> String? {
         while let event = rd_kafka_queue_poll(queue, 0) {
             defer { rd_kafka_event_destroy(event) }
-            if let (code, text) = serve(event), classified(code) == .notAuthorized { return text }
+            guard let (code, text) = serve(event) else { continue }
+            // A broker that wants a certificate of the client's says so after the handshake, where the library takes it
+            // for an error of the wire; only OpenSSL's words tell it.
+            if classified(code) == .notAuthorized || text.contains("SSL routines") { return text }
         }
         return nil
     }

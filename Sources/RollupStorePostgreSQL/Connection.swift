@@ -99,6 +99,11 @@ final class Connection {
 
     /// The library has no codes for what keeps it from connecting, only texts, and those in English.
     private static func advice(_ reason: String) -> String {
+        if reason.contains("client certificate") || reason.contains("certificate authentication") {
+            return
+                "In store.url, name the client's certificate and its key by sslcert=FILE and sslkey=FILE; it is made out "
+                + "to the user's name"
+        }
         if reason.contains("certificate") {
             return "In store.url, name the host as its certificate does, and by sslrootcert=FILE who signed that"
         }

@@ -25,14 +25,14 @@ extension PipelineTests {
 
         // MARK: Kafka
 
-        @Test("Kafka over TLS, and with a user's name and password", arguments: ["3.9.2", "4.2.0"])
+        @Test("Kafka over TLS, by a client's certificate, by name and password", arguments: ["3.9.2", "4.2.0"])
         func kafka(_ version: String) throws {
             let kafka = try SecureKafka(version)
             for wire in SecureKafka.Wire.allCases {
                 let pipeline = try Pipeline("tls", log: kafka.log(wire))
                 let ensured = try command(["topics", "ensure"], pipeline, wire.environment())
                 try expectNoSecrets(pipeline, [ensured.text])
-                if wire == .scram && !kafka.takesSCRAM {
+                if wire.isSCRAM && !kafka.takesSCRAM {
                     #expect(ensured.status == 1)
                     #expect(ensured.text.contains("librdkafka before 2.6.1"), "\(ensured.text)")
                     continue
@@ -54,12 +54,21 @@ extension PipelineTests {
         func kafkaRefuses() throws {
             let kafka = try SecureKafka("3.9.2")
             for wire in SecureKafka.Wire.allCases {
-                let authority = wire == .tls ? kafka.certificates.wrongAuthority : kafka.certificates.authority
-                let pipeline = try Pipeline("tls", log: kafka.log(wire, trusting: authority))
+                let (log, words) =
+                    switch wire {
+                    case .tls:
+                        (
+                            try kafka.log(wire, trusting: kafka.certificates.wrongAuthority),
+                            ["certificate verify failed", "ssl.ca.location"]
+                        )
+                    case .certified:
+                        // As a client without a certificate would go there.
+                        (try kafka.log(.tls, on: wire), ["SSL alert", "ssl.certificate.location"])
+                    case .plain, .plainOverTLS, .scram256, .scram512:
+                        (try kafka.log(wire), ["uthentication failed", "sasl.username"])
+                    }
+                let pipeline = try Pipeline("tls", log: log)
                 let looked = try command(["doctor"], pipeline, wire.environment(password: "\(Secret.mark)-other"))
-                let words =
-                    wire == .tls
-                    ? ["certificate verify failed", "ssl.ca.location"] : ["uthentication failed", "sasl.username"]
                 #expect(looked.status == 1, "\(wire): \(looked.text)")
                 for word in words { #expect(looked.text.contains(word), "\(wire), \(word): \(looked.text)") }
                 try expectNoSecrets(pipeline, [looked.text])
@@ -67,15 +76,6 @@ extension PipelineTests {
         }
 
         // MARK: PostgreSQL
-
-        private struct Look {
-            var mode: String
-            var host = "localhost"
-            var isTrusted = true
-            var password = Secret.postgresql
-            /// What the refusal says; empty: it is not refused.
-            var words: [String] = []
-        }
 
         @Test("PostgreSQL over TLS: its name and its authority are looked at")
         func postgresql() throws {
@@ -90,8 +90,12 @@ extension PipelineTests {
                 Look(
                     mode: "verify-full", password: "\(Secret.mark)-other",
                     words: ["password authentication failed", "passfile"]),
+                Look(mode: "verify-full", database: "certified", password: "", isCertified: true),
+                Look(
+                    mode: "verify-full", database: "certified",
+                    words: ["requires a valid client certificate", "sslcert=FILE and sslkey=FILE"]),
             ] {
-                let pipeline = try Pipeline("tls", store: try server.url(look.mode, host: look.host, look.isTrusted))
+                let pipeline = try Pipeline("tls", store: try server.url(look))
                 try server.writePassword(look.password, host: look.host)
                 let migrated = try command(["migrate"], pipeline)
                 let looked = try command(["doctor"], pipeline)
@@ -144,7 +148,8 @@ extension PipelineTests {
         func everything() throws {
             let (kafka, server) = (try SecureKafka("4.2.0"), try SecurePostgreSQL())
             let certificates = kafka.certificates
-            let pipeline = try Pipeline("tls", log: kafka.log(.plainOverTLS), store: try server.url("verify-full"))
+            let pipeline = try Pipeline(
+                "tls", log: kafka.log(.plainOverTLS), store: try server.url(Look(mode: "verify-full")))
             try server.writePassword(Secret.postgresql)
             let environment = SecureKafka.Wire.plainOverTLS.environment()
             func listener(_ key: String) -> [String] {
@@ -272,13 +277,16 @@ private enum Secret {
     static let (kafka, postgresql, clickhouse) = ("\(mark)-kafka", "\(mark)-postgresql", "\(mark)-clickhouse")
 }
 
-/// An authority, its certificate for `localhost` and 127.0.0.1, and an authority that has signed nothing of these.
+/// An authority, its certificates for `localhost` and 127.0.0.1 and for a client `millrace`, and an authority that has
+/// signed nothing of these.
 private struct Certificates {
     let directory: String
     var authority: String { "\(directory)/ca.pem" }
     var wrongAuthority: String { "\(directory)/wrong.pem" }
     var certificate: String { "\(directory)/server.pem" }
     var key: String { "\(directory)/server.key" }
+    var clientCertificate: String { "\(directory)/client.pem" }
+    var clientKey: String { "\(directory)/client.key" }
     /// Key and certificate in one file.
     var both: String { "\(directory)/both.pem" }
 
@@ -294,6 +302,8 @@ private struct Certificates {
             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 \
             -extfile names
             cat server.key server.pem > both.pem
+            openssl req $new -keyout client.key -out client.csr -subj /CN=millrace
+            openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out client.pem -days 2
             """
         let made = try run(["bash", "-c", script], directory: directory)
         guard made.status == 0 else { throw ChildError(made.errors) }
@@ -310,18 +320,57 @@ private func documented(_ first: String) throws -> String {
 
 /// Apache Kafka with a listener of each kind.
 private final class SecureKafka {
-    enum Wire: String, CaseIterable {
-        case tls = "SSL"
-        case plain = "SASL_PLAINTEXT"
-        case scram = "SASL_SSL"
-        case plainOverTLS = "SASL_SSL_PLAIN"
+    enum Wire: CaseIterable {
+        case tls, certified, plain, plainOverTLS, scram256, scram512
 
-        /// As `security.protocol` has it; the listener bears the case's name.
-        var `protocol`: String { self == .plainOverTLS ? Wire.scram.rawValue : rawValue }
+        /// As `security.protocol` has it.
+        var `protocol`: String {
+            switch self {
+            case .tls, .certified: "SSL"
+            case .plain: "SASL_PLAINTEXT"
+            case .plainOverTLS, .scram256, .scram512: "SASL_SSL"
+            }
+        }
+
+        /// As `sasl.mechanism` has it; nil: no user is asked for.
+        var mechanism: String? {
+            switch self {
+            case .tls, .certified: nil
+            case .plain, .plainOverTLS: "PLAIN"
+            case .scram256: "SCRAM-SHA-256"
+            case .scram512: "SCRAM-SHA-512"
+            }
+        }
+
+        var isSCRAM: Bool { mechanism?.hasPrefix("SCRAM") ?? false }
+
+        /// The broker's name for this listener.
+        var listener: String { "\(self)".uppercased() }
 
         /// The password, which does not stand in the file.
         func environment(password: String = Secret.kafka) -> [String: String] {
-            self == .tls ? [:] : ["MILLRACE_LOG_KAFKA_PROPERTIES_SASL_PASSWORD": password]
+            mechanism == nil ? [:] : ["MILLRACE_LOG_KAFKA_PROPERTIES_SASL_PASSWORD": password]
+        }
+
+        /// What the broker is told of it. PLAIN's users stand there, those of SCRAM in the cluster's metadata.
+        func properties(authority: String) -> [String] {
+            let of = "listener.name.\("\(self)".lowercased())"
+            guard let mechanism else {
+                guard self == .certified else { return [] }
+                return [
+                    "\(of).ssl.client.auth=required", "\(of).ssl.truststore.type=PEM",
+                    "\(of).ssl.truststore.location=\(authority)",
+                ]
+            }
+            let module = "org.apache.kafka.common.security"
+            let login =
+                isSCRAM
+                ? "\(module).scram.ScramLoginModule required;"
+                : "\(module).plain.PlainLoginModule required user_millrace=\"\(Secret.kafka)\";"
+            return [
+                "\(of).sasl.enabled.mechanisms=\(mechanism)",
+                "\(of).\(mechanism.lowercased()).sasl.jaas.config=\(login)",
+            ]
         }
     }
 
@@ -339,23 +388,17 @@ private final class SecureKafka {
         var ports: [Wire: UInt16] = [:]
         for wire in Wire.allCases { ports[wire] = try freePort() }
         self.ports = ports
-        let wires = ports.map { "\($0.rawValue)://127.0.0.1:\($1)" }
+        let wires = ports.map { "\($0.listener)://127.0.0.1:\($1)" }
         let listeners = ["PLAINTEXT://127.0.0.1:\(port)", "CONTROLLER://127.0.0.1:\(controller)"] + wires
-        let protocols = Wire.allCases.map { "\($0.rawValue):\($0.protocol)" }
-        let module = "org.apache.kafka.common.security"
-        let (plain, secure) = ("listener.name.sasl_plaintext", "listener.name.sasl_ssl_plain")
-        let scram = "listener.name.sasl_ssl"
-        let user =
-            "plain.sasl.jaas.config=\(module).plain.PlainLoginModule required user_millrace=\"\(Secret.kafka)\";"
-        let properties = [
-            "listeners=\(listeners.joined(separator: ","))", "controller.quorum.voters=1@127.0.0.1:\(controller)",
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
-                + protocols.joined(separator: ","),
-            "ssl.keystore.type=PEM", "ssl.keystore.location=\(certificates.both)",
-            "\(plain).sasl.enabled.mechanisms=PLAIN", "\(scram).sasl.enabled.mechanisms=SCRAM-SHA-512",
-            "\(secure).sasl.enabled.mechanisms=PLAIN", "\(plain).\(user)", "\(secure).\(user)",
-            "\(scram).scram-sha-512.sasl.jaas.config=\(module).scram.ScramLoginModule required;",
-        ]
+        let protocols = Wire.allCases.map { "\($0.listener):\($0.protocol)" }
+        let authority = certificates.authority
+        let properties =
+            [
+                "listeners=\(listeners.joined(separator: ","))", "controller.quorum.voters=1@127.0.0.1:\(controller)",
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+                    + protocols.joined(separator: ","),
+                "ssl.keystore.type=PEM", "ssl.keystore.location=\(certificates.both)",
+            ] + Wire.allCases.flatMap { $0.properties(authority: authority) }
         let started = try run(
             [
                 Place.kafka, "start", "--dir", "\(work.path)/kafka", "--version", version, "--heap", "384m", "--port",
@@ -365,32 +408,39 @@ private final class SecureKafka {
         guard started.status == 0 else { throw ChildError("kafka: \(started.output)\(started.errors)") }
         // The jars lie beside the script.
         let script = Place.kafka.split(separator: "/", omittingEmptySubsequences: false).dropLast()
-        let known = try run(
-            [
-                "java", "-cp", script.joined(separator: "/") + "/jars/\(version)/*", "kafka.admin.ConfigCommand",
-                "--bootstrap-server", "127.0.0.1:\(port)", "--alter", "--entity-type", "users", "--entity-name",
-                "millrace", "--add-config", "SCRAM-SHA-512=[password=\(Secret.kafka)]",
-            ], directory: work.path)
-        guard known.status == 0 else { throw ChildError("a user of Kafka: \(known.output)\(known.errors)") }
+        // A user's two ways in one request are refused as the same credential twice.
+        for wire in Wire.allCases where wire.isSCRAM {
+            let known = try run(
+                [
+                    "java", "-cp", script.joined(separator: "/") + "/jars/\(version)/*", "kafka.admin.ConfigCommand",
+                    "--bootstrap-server", "127.0.0.1:\(port)", "--alter", "--entity-type", "users", "--entity-name",
+                    "millrace", "--add-config", "\(wire.mechanism ?? "")=[password=\(Secret.kafka)]",
+                ], directory: work.path)
+            guard known.status == 0 else { throw ChildError("a user of Kafka: \(known.output)\(known.errors)") }
+        }
     }
 
     deinit { _ = try? run([Place.kafka, "stop", "--dir", "\(work.path)/kafka", "--kill"], directory: "/tmp") }
 
-    /// The YAML of `log:`, the documented one; a topic of its own for each.
-    func log(_ wire: Wire, trusting authority: String? = nil) throws -> String {
+    /// The YAML of `log:`, the documented one, on the broker's listener of another wire where one is named; a topic of its
+    /// own for each.
+    func log(_ wire: Wire, on listener: Wire? = nil, trusting authority: String? = nil) throws -> String {
         let lines = try documented("log:").split(separator: "\n").compactMap { line in
             let name = line.prefix { $0 != ":" }.filter { $0 != " " }
             let margin = line.prefix { $0 == " " }
             switch name {
             case "log": return "\n"
             case "bootstrap_servers":
-                return "\(margin)bootstrap_servers: 127.0.0.1:\(ports[wire] ?? 0)\n"
+                return "\(margin)bootstrap_servers: 127.0.0.1:\(ports[listener ?? wire] ?? 0)\n"
                     + "\(margin)topic: t-\(UInt32.random(in: 0 ... .max))\n\(margin)partitions: 3"
             case "security.protocol": return "\(margin)\(name): \(wire.protocol)"
-            case "ssl.ca.location": return "\(margin)\(name): \(authority ?? certificates.authority)"
-            case "sasl.mechanism":
-                return wire == .tls ? nil : "\(margin)\(name): \(wire == .scram ? "SCRAM-SHA-512" : "PLAIN")"
-            case "sasl.username": return wire == .tls ? nil : String(line)
+            case "ssl.ca.location":
+                let trusted = "\(margin)\(name): \(authority ?? certificates.authority)"
+                guard wire == .certified else { return trusted }
+                return trusted + "\n\(margin)ssl.certificate.location: \(certificates.clientCertificate)"
+                    + "\n\(margin)ssl.key.location: \(certificates.clientKey)"
+            case "sasl.mechanism": return wire.mechanism.map { "\(margin)\(name): \($0)" }
+            case "sasl.username": return wire.mechanism == nil ? nil : String(line)
             default: return String(line)
             }
         }
@@ -398,7 +448,21 @@ private final class SecureKafka {
     }
 }
 
-/// Debian's PostgreSQL, which takes nobody without TLS and the right password.
+/// A way to ask PostgreSQL, and what comes of it.
+private struct Look {
+    var mode: String
+    var host = "localhost"
+    var database = "postgres"
+    var isTrusted = true
+    var password = Secret.postgresql
+    /// A certificate of the client's goes along.
+    var isCertified = false
+    /// What the refusal says; empty: it is not refused.
+    var words: [String] = []
+}
+
+/// Debian's PostgreSQL, which takes nobody without TLS and the right password; into the database `certified`, with a
+/// certificate of the user's name and no password.
 private final class SecurePostgreSQL {
     private static let programs = "/usr/lib/postgresql/15/bin/"
     private static let asUser =
@@ -415,7 +479,9 @@ private final class SecurePostgreSQL {
         let (path, port) = (work.path, port)
         try writeText("\(path)/password", Secret.postgresql)
         if getuid() == 0 {
-            let owned = try run(["chown", "-R", "postgres:postgres", path], directory: "/")
+            // The client's key stays with the user who asks: libpq takes no other's.
+            let owned = try run(
+                ["bash", "-c", "chown -R postgres:postgres . && chown root client.key"], directory: path)
             guard owned.status == 0 else { throw ChildError("no user postgres: \(owned.errors)") }
         }
         let made = try run(
@@ -424,12 +490,19 @@ private final class SecurePostgreSQL {
                 "\(path)/password", "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync",
             ], directory: path)
         guard made.status == 0 else { throw ChildError("initdb: \(made.errors)") }
-        try writeText("\(path)/hba", "hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        try writeText(
+            "\(path)/hba",
+            """
+            hostssl certified all 127.0.0.1/32 cert
+            hostssl all all 127.0.0.1/32 scram-sha-256
+
+            """)
         process = try ChildProcess(
             Self.asUser + [
                 Self.programs + "postgres", "-D", "\(path)/data", "-p", "\(port)", "-c", "listen_addresses=127.0.0.1",
                 "-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "hba_file=\(path)/hba", "-c", "ssl=on", "-c",
-                "ssl_cert_file=\(certificates.certificate)", "-c", "ssl_key_file=\(certificates.key)",
+                "ssl_cert_file=\(certificates.certificate)", "-c", "ssl_key_file=\(certificates.key)", "-c",
+                "ssl_ca_file=\(certificates.authority)",
             ], name: "postgresql", directory: path, outputTo: path)
         let process = process
         try waitUntil("PostgreSQL is up", seconds: 60, detail: { process.errors }) {
@@ -438,18 +511,25 @@ private final class SecurePostgreSQL {
                 [Self.programs + "pg_isready", "--host", "127.0.0.1", "--port", "\(port)"], directory: path
             ).status == 0
         }
+        let created = try run(
+            [
+                Self.programs + "createdb", "--host", "127.0.0.1", "--port", "\(port)", "--username", "millrace",
+                "certified",
+            ],
+            directory: path, environment: ["PGPASSWORD": Secret.postgresql, "PGSSLMODE": "require"])
+        guard created.status == 0 else { throw ChildError("createdb: \(created.errors)") }
     }
 
     /// `store.url`, the documented one. Whatever the name, it is this server.
-    func url(_ mode: String, host: String = "localhost", _ isTrusted: Bool = true) throws -> String {
+    func url(_ look: Look) throws -> String {
         let lines = try documented("store:").split(separator: "\n")
         let url = try #require(lines.first { $0.contains("url: ") }).drop { $0 != "p" }
-        return url.replacing("postgres.example:5432/millrace", with: "\(host):\(port)/postgres")
-            .replacing("verify-full", with: mode)
-            .replacing(
-                "/etc/millrace/tls/ca.pem", with: isTrusted ? certificates.authority : certificates.wrongAuthority
-            )
+        let authority = look.isTrusted ? certificates.authority : certificates.wrongAuthority
+        return url.replacing("postgres.example:5432/millrace", with: "\(look.host):\(port)/\(look.database)")
+            .replacing("verify-full", with: look.mode).replacing("/etc/millrace/tls/ca.pem", with: authority)
             .replacing("/etc/millrace/pgpass", with: "\(work.path)/pgpass") + "&hostaddr=127.0.0.1"
+            + (look.isCertified
+                ? "&sslcert=\(certificates.clientCertificate)&sslkey=\(certificates.clientKey)" : "")
     }
 
     func writePassword(_ password: String, host: String = "localhost") throws {
