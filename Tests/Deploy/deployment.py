@@ -72,6 +72,7 @@ auth: {{ mode: open }}
     def replace(self, role, binary):
         """Another program in its place, as docs/operating.md has it: of proxies and consumers the new one is there before
         the old one leaves."""
+        self.binary = binary
         self.replaced += 1
         old, name, command = self.children[role], f"{role}-{self.replaced}", [binary, role, "--config", self.configs[role]]
         if role == "api":
