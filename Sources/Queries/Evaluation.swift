@@ -47,7 +47,6 @@ struct Evaluation {
     private var groups: [Int32] = []
     /// For each distinct key, the values of each series.
     private var distinctOfSeries: [[[Int32]]] = []
-    private let positions: PositionIndex
 
     private(set) var cells: [Cell] = []
     /// Bucket and group of each cell.
@@ -93,7 +92,6 @@ struct Evaluation {
         }
         components = question.groupBy.map { _ in ValueNumbers() }
         distinctNumbers = shape.distinct.map { _ in ValueNumbers() }
-        positions = PositionIndex(catalog.ids)
         areCellsDisjoint = !question.groupBy.contains { $0.each }
         overlappingTotal = shape.empty
         groupSeries()
@@ -141,7 +139,7 @@ struct Evaluation {
                 for index in tables.indices {
                     choices[index] = tables[index].numbers[Int(tables[index].ofSeries[series])]
                 }
-                groups += groupsOf(choices)
+                if areCellsDisjoint { groups.append(group(ofOnly: choices)) } else { groups += groupsOf(choices) }
             }
             groupStart[series + 1] = Int32(groups.count)
         }
@@ -162,11 +160,7 @@ struct Evaluation {
 
     /// Every combination of one number from each choice.
     private mutating func groupsOf(_ choices: [[Int32]]) -> [Int32] {
-        if choices.allSatisfy({ $0.count == 1 }) {
-            var key = SIMD4<Int32>(repeating: 0)
-            for index in choices.indices { key[index] = choices[index][0] }
-            return [group(of: key)]
-        }
+        if choices.allSatisfy({ $0.count == 1 }) { return [group(ofOnly: choices)] }
         var keys = [SIMD4<Int32>(repeating: 0)]
         for (index, choice) in choices.enumerated() {
             keys = keys.flatMap { key in
@@ -178,6 +172,12 @@ struct Evaluation {
             }
         }
         return keys.map { group(of: $0) }
+    }
+
+    private mutating func group(ofOnly choices: [[Int32]]) -> Int32 {
+        var key = SIMD4<Int32>(repeating: 0)
+        for index in choices.indices { key[index] = choices[index][0] }
+        return group(of: key)
     }
 
     private mutating func group(of key: SIMD4<Int32>) -> Int32 {
@@ -245,9 +245,9 @@ struct Evaluation {
 
     mutating func add(_ row: StoredRollup, grain: Grain) {
         guard goesOn() else { return }
-        guard let series = positions[row.series], rowVerdicts[series] == .holds, row.measures.requests != 0 else {
-            return
-        }
+        guard row.measures.requests != 0, let series = catalog.position(of: row.series),
+            rowVerdicts[series] == .holds
+        else { return }
         let bucket = gridIndex(grain, row.bucket)
         if !areCellsDisjoint { Self.fill(&overlappingTotal, row, series, shape, catalog, distinctOfSeries) }
         for index in Int(groupStart[series])..<Int(groupStart[series + 1]) {
@@ -261,19 +261,13 @@ struct Evaluation {
         _ distinct: [[[Int32]]]
     ) {
         cell.add(row.measures, isError: catalog.isError[series])
-        // Those of a kind stand together.
-        var rest = row.bins[...]
-        while let kind = rest.first?.kind {
-            let end = rest.firstIndex { $0.kind != kind } ?? rest.endIndex
-            if let index = shape.sketches.firstIndex(of: kind) { cell.sketches[index].add(rest[..<end]) }
-            rest = rest[end...]
-        }
+        for (index, kind) in shape.sketches.enumerated() { cell.sketches[index].add(row.bins, of: kind) }
         for index in distinct.indices { cell.distinct[index].formUnion(distinct[index][series]) }
     }
 
     mutating func add(_ stored: StoredEvent) {
         guard goesOn() else { return }
-        guard let series = positions[stored.series], eventVerdicts[series] != .fails else { return }
+        guard let series = catalog.position(of: stored.series), eventVerdicts[series] != .fails else { return }
         let isFiled = catalog.isFiled(series)
         let extra = eventKeys.isEmpty && !isFiled ? [] : metadataPairs(stored.extra) ?? []
         func value(_ dimension: Dimension) -> MetadataValue? { catalog.value(of: dimension, series: series, extra) }
@@ -310,31 +304,6 @@ struct Evaluation {
             guard let cell = cell(bucket: bucket, group: group) else { return }
             fill(&cells[cell])
         }
-    }
-}
-
-/// Series id -> position in the catalog. Ids are dense in practice; where they are not, a dictionary does.
-struct PositionIndex: Sendable {
-    private var dense: [Int32] = []
-    private var first: Int64 = 0
-    private var sparse: [Int64: Int32] = [:]
-
-    init(_ ids: [Int64]) {
-        guard let least = ids.first, let last = ids.last else { return }
-        first = least
-        if last - least < Int64(ids.count) * 8 + 1024 {
-            dense = [Int32](repeating: -1, count: Int(last - least) + 1)
-            for (position, id) in ids.enumerated() { dense[Int(id - least)] = Int32(position) }
-        } else {
-            for (position, id) in ids.enumerated() { sparse[id] = Int32(position) }
-        }
-    }
-
-    subscript(id: Int64) -> Int? {
-        if dense.isEmpty { return sparse[id].map { Int($0) } }
-        guard id >= first, id - first < Int64(dense.count) else { return nil }
-        let position = dense[Int(id - first)]
-        return position < 0 ? nil : Int(position)
     }
 }
 

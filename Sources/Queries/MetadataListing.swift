@@ -145,6 +145,7 @@ struct SetTally {
 
 /// Series id -> which of several catalogs has it, and which of its sets. No two have the same series.
 private struct SetIndex {
+    private let ids: [Int64]
     private let positions: PositionIndex
     private var places: [(catalog: Int32, set: Int32)] = []
 
@@ -155,12 +156,13 @@ private struct SetIndex {
             for (series, set) in zip(catalog.ids, catalog.setOfSeries) { found.append((series, Int32(number), set)) }
         }
         if catalogs.count > 1 { found.sort { $0.series < $1.series } }
-        positions = PositionIndex(found.map(\.series))
+        ids = found.map(\.series)
+        positions = PositionIndex(ids)
         places = found.map { ($0.catalog, $0.set) }
     }
 
     subscript(series: Int64) -> (catalog: Int, set: Int)? {
-        positions[series].map { (Int(places[$0].catalog), Int(places[$0].set)) }
+        positions.position(of: series, in: ids).map { (Int(places[$0].catalog), Int(places[$0].set)) }
     }
 }
 

@@ -76,7 +76,6 @@ extension QueryEngine {
             let catalog = try catalog(workspace, snapshot)
             let verdicts = catalog.decide(
                 condition, eventKeys: try eventKeys(from: from, to: to, of: workspace, snapshot), ofEvents: true)
-            let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails }.map { catalog.ids[$0] }
             var page = EventPage(events: [], retainedFrom: try snapshot.retained(nil))
             var last: EventCursor?
@@ -87,7 +86,7 @@ extension QueryEngine {
                 series: selected.count == catalog.count ? .all : .only(selected), snapshot
             ) { stored in
                 passed += 1
-                guard let series = positions[stored.series], verdicts[series] != .fails,
+                guard let series = catalog.position(of: stored.series), verdicts[series] != .fails,
                     condition?.holds(stored, series: series, catalog) ?? true
                 else {
                     // Long without a match: the page ends short, and the next one begins here.
@@ -114,7 +113,7 @@ extension QueryEngine {
         try storeErrorsNamed {
             guard let stored = try snapshot.event(id: id) else { return nil }
             let catalog = try catalog(workspace, snapshot)
-            guard let series = PositionIndex(catalog.ids)[stored.series] else { return nil }
+            guard let series = catalog.position(of: stored.series) else { return nil }
             return stored.json(of: workspace, series: series, catalog)
         }
     }
@@ -126,7 +125,7 @@ extension QueryEngine {
         try storeErrorsNamed {
             guard let stored = try snapshot.event(id: id) else { return nil }
             let catalog = try catalog(workspace, snapshot)
-            return PositionIndex(catalog.ids)[stored.series] == nil ? nil : EventCursor(after: stored)
+            return catalog.position(of: stored.series) == nil ? nil : EventCursor(after: stored)
         }
     }
 

@@ -28,7 +28,6 @@ extension QueryEngine {
             let verdicts = catalog.decide(
                 question.condition,
                 eventKeys: try eventKeys(from: question.from, to: question.to, of: workspace, snapshot), ofEvents: true)
-            let positions = PositionIndex(catalog.ids)
             let selected = verdicts.indices.filter { verdicts[$0] != .fails && catalog.isError[$0] }
             var counts: [[Int]: Int64] = [:]
             var watch = BudgetWatch(budget)
@@ -38,7 +37,7 @@ extension QueryEngine {
                         from: question.from, to: question.to, series: .only(selected.map { catalog.ids[$0] }), snapshot
                     ) { stored in
                         guard watch.goesOn() else { return false }
-                        guard let series = positions[stored.series],
+                        guard let series = catalog.position(of: stored.series),
                             question.condition?.holds(stored, series: series, catalog) ?? true
                         else { return true }
                         let bucket = grid.index(of: stored.event.time.microseconds)

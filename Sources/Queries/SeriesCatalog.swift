@@ -1,7 +1,7 @@
 // All series of a workspace as columns of small numbers: StoredSeries -> what filters and groups are decided on.
 //
 // Each metadata set is parsed once and each text stored once, however many questions follow. A filter is decided once
-// for each distinct set and each distinct value; a series then only looks the results up.
+// for each distinct value; a series then only looks the result up.
 
 import Events
 import RollupStore
@@ -26,8 +26,34 @@ struct SeriesCatalog: Sendable {
         }
     }
 
+    /// The values of one metadata key, and for each set the number of its value.
+    private struct KeyColumn: Sendable {
+        private(set) var values: [MetadataValue] = []
+        /// By set, up to the last one that has the key; -1: it has it not.
+        private var ofSet: [Int32] = []
+        private var numbers: [MetadataValue: Int32] = [:]
+
+        /// Sets ascending. `isAlone`: the set has no other key, so no other such set has the value, and it is not worth
+        /// looking up: entities' values are many, and each in a set of its own.
+        mutating func append(_ value: MetadataValue, set: Int, isAlone: Bool) {
+            if set < ofSet.count { return }
+            while ofSet.count < set { ofSet.append(-1) }
+            if !isAlone, let number = numbers[value] {
+                ofSet.append(number)
+                return
+            }
+            let number = Int32(values.count)
+            if !isAlone { numbers[value] = number }
+            values.append(value)
+            ofSet.append(number)
+        }
+
+        func number(ofSet set: Int) -> Int32 { set < ofSet.count ? ofSet[set] : -1 }
+    }
+
     /// The ids, ascending; everything else is by position in this list.
     private(set) var ids: [Int64] = []
+    private var positions = PositionIndex([])
     private(set) var isError: [Bool] = []
     private(set) var columns: [Dimension: Column] = [:]
     /// Distinct sets, each as pairs of key number and value.
@@ -35,9 +61,12 @@ struct SeriesCatalog: Sendable {
     private(set) var setOfSeries: [Int32] = []
     /// By set: a budget left keys out.
     private var isOpen: [Bool] = []
+    /// By set: a budget left something out.
+    private var isFiled: [Bool] = []
     /// A budget has left something out of some set.
     private(set) var hasFiled = false
     private(set) var keys: [String] = []
+    private var keyColumns: [KeyColumn] = []
     private var keyNumbers: [String: Int32] = [:]
     private var setNumbers: [[UInt8]: Int32] = [:]
 
@@ -47,6 +76,9 @@ struct SeriesCatalog: Sendable {
 
     var count: Int { ids.count }
 
+    /// Of the series of this id.
+    func position(of id: Int64) -> Int? { positions.position(of: id, in: ids) }
+
     /// Takes in what the store has added. Series are only ever added, at the end; anything else starts afresh.
     mutating func update(_ series: [StoredSeries]) {
         if let last = ids.last, series.count < ids.count || series[ids.count - 1].id != last {
@@ -55,7 +87,9 @@ struct SeriesCatalog: Sendable {
             if series.count < ids.count, ids[series.count - 1] == end.id { return }
             self = SeriesCatalog()
         }
+        if series.count == ids.count { return }
         for added in series[ids.count...] { append(added) }
+        positions = PositionIndex(ids)
     }
 
     private mutating func append(_ series: StoredSeries) {
@@ -75,10 +109,15 @@ struct SeriesCatalog: Sendable {
         let number = Int32(sets.count)
         setNumbers[key.set] = number
         let set = metadataSet(key.set) ?? ([], false)
-        sets.append(set.pairs.map { (self.number(ofKey: $0.key), $0.value) })
+        var pairs = set.pairs.map { (key: self.number(ofKey: $0.key), value: $0.value) }
+        if set.isOpen { pairs.append((self.number(ofKey: MetadataValue.filedName), .filed)) }
+        for pair in pairs {
+            keyColumns[Int(pair.key)].append(pair.value, set: sets.count, isAlone: pairs.count == 1)
+        }
+        sets.append(pairs)
         isOpen.append(set.isOpen)
-        if set.isOpen { sets[sets.count - 1].append((self.number(ofKey: MetadataValue.filedName), .filed)) }
-        if sets[sets.count - 1].contains(where: { $0.value == .filed }) { hasFiled = true }
+        isFiled.append(pairs.contains { $0.value == .filed })
+        if isFiled[isFiled.count - 1] { hasFiled = true }
         setOfSeries.append(number)
     }
 
@@ -87,15 +126,23 @@ struct SeriesCatalog: Sendable {
         let number = Int32(keys.count)
         keyNumbers[key] = number
         keys.append(key)
+        keyColumns.append(KeyColumn())
         return number
     }
 
-    /// For each distinct value of the dimension (each set, for a metadata key) what it is; nil where missing.
+    /// The values that the dimension has, nil where it is missing; one may be there twice.
     /// The second list says which of them each series has.
     func values(of dimension: Dimension) -> (distinct: [MetadataValue?], ofSeries: [Int32]) {
         if case .metadata(let key) = dimension {
-            if keyNumbers[key] == nil, !hasFiled { return ([nil], [Int32](repeating: 0, count: count)) }
-            return (sets.indices.map { value(of: key, set: $0) }, setOfSeries)
+            let column = keyNumbers[key].map { keyColumns[Int($0)] } ?? KeyColumn()
+            let missing = Int32(column.values.count)
+            return (
+                column.values + [nil, .filed],
+                setOfSeries.map { set in
+                    let number = column.number(ofSet: Int(set))
+                    return number >= 0 ? number : isOpen[Int(set)] ? missing + 1 : missing
+                }
+            )
         }
         let column = columns[dimension] ?? Column()
         return (column.values.map { $0.isEmpty ? nil : .text($0) }, column.ofSeries)
@@ -111,8 +158,11 @@ struct SeriesCatalog: Sendable {
     }
 
     private func value(of key: String, set: Int) -> MetadataValue? {
-        let number = keyNumbers[key]
-        return sets[set].first { $0.key == number }?.value ?? (isOpen[set] ? .filed : nil)
+        if let key = keyNumbers[key] {
+            let number = keyColumns[Int(key)].number(ofSet: set)
+            if number >= 0 { return keyColumns[Int(key)].values[Int(number)] }
+        }
+        return isOpen[set] ? .filed : nil
     }
 
     /// Of one event, which has beside its set what the rules or a budget left out of it.
@@ -126,7 +176,7 @@ struct SeriesCatalog: Sendable {
     /// Something was left out of the series' set.
     func isFiled(_ series: Int) -> Bool { isFiled(set: Int(setOfSeries[series])) }
 
-    func isFiled(set: Int) -> Bool { hasFiled && sets[set].contains { $0.value == .filed } }
+    func isFiled(set: Int) -> Bool { isFiled[set] }
 
     /// What a condition says of each series' rows, or of its events where rows do not have all that it takes.
     func decide(_ condition: Condition?, eventKeys: Set<String>, ofEvents: Bool) -> [Verdict] {

@@ -7,6 +7,7 @@
 // the running day is not taken in at every batch; a thread beside the reads takes in what is wanted (BucketFiller), so
 // that none waits for it.
 
+import CSQLite
 import Events
 import RollupStore
 import Rollups
@@ -15,6 +16,9 @@ import Threading
 
 /// The rows of one bucket, ascending by series.
 struct RememberedBucket: Sendable {
+    /// Rows whose memory is waited for at once.
+    private static let together = 32
+
     let version: Int64
     let hasBins: Bool
     private var series: [Int64] = []
@@ -51,10 +55,19 @@ struct RememberedBucket: Sendable {
                 return true
             }
             guard case .only(let wanted) = selection else { return series.indices.allSatisfy(answer) }
+            // The rows lie far apart, and each is a wait for memory: the waits of some pass together.
+            var found: [Int] = []
+            found.reserveCapacity(Self.together)
+            func answerFound() -> Bool {
+                defer { found.removeAll(keepingCapacity: true) }
+                return found.allSatisfy(answer)
+            }
             var (row, want) = (0, 0)
             while row < series.count && want < wanted.count {
                 if series[row] == wanted[want] {
-                    if !answer(row) { return false }
+                    found.append(row)
+                    if let bytes = bytes.baseAddress { fetch_ahead(bytes + Int(ends[row])) }
+                    if found.count == Self.together, !answerFound() { return false }
                     row += 1
                     want += 1
                 } else if series[row] < wanted[want] {
@@ -63,7 +76,7 @@ struct RememberedBucket: Sendable {
                     want = wanted.firstIndex(from: want + 1, notBelow: series[row])
                 }
             }
-            return true
+            return answerFound()
         }
     }
 }

@@ -99,20 +99,41 @@ package final class SQLiteRollupReader: RollupReader, @unchecked Sendable {
 /// Every series that any read has loaded. Series never change and ids only rise, so more is never wrong: a read of an
 /// older state finds no rows for those it is too old for.
 final class SeriesMemory: Sendable {
+    /// By what their sets are (`SetText`, `EntitySet`). Entities are many, and most questions are not about them.
+    enum Kind: CaseIterable {
+        case dimensions, entities
+
+        /// The least text of such a set, and the least one beyond.
+        var first: String { self == .dimensions ? "{" : "[" }
+        var end: String { self == .dimensions ? "|" : "\\" }
+    }
+
     struct State {
         var shelf = SeriesShelf()
-        var last: Int64 = 0
+        /// Up to which id each kind is loaded.
+        var loaded: [Kind: Int64] = [:]
         /// One copy of each set, however many series share it.
         var sets: [Int64: [UInt8]] = [:]
 
-        mutating func update(_ connection: Connection) throws(RollupStoreError) {
+        mutating func update(_ kind: Kind, _ connection: Connection) throws(RollupStoreError) {
+            let from = loaded[kind] ?? 0
+            let last = try Self.lastSeries(connection)
+            if last <= from { return }
+            // Few of many by their sets, of which an index has the texts.
+            let join =
+                from == 0 && kind == .dimensions
+                ? "metadata_sets m CROSS JOIN series s ON s.set_id = m.id"
+                : "series s CROSS JOIN metadata_sets m ON m.id = s.set_id"
             let statement = try connection.statement(
                 """
                 SELECT s.id, s.set_id, s.workspace, s.api_key, s.provider, s.operation, s.model, s.outcome,
                     s.status_class, m.pairs
-                FROM series s JOIN metadata_sets m ON m.id = s.set_id WHERE s.id > ?1 ORDER BY s.id
+                FROM \(join) WHERE s.id > ?1 AND s.id <= ?2 AND m.pairs >= ?3 AND m.pairs < ?4 ORDER BY s.id
                 """)
-            statement.bind(1, last)
+            statement.bind(1, from)
+            statement.bind(2, last)
+            statement.bind(3, copying: kind.first)
+            statement.bind(4, copying: kind.end)
             defer { statement.reset() }
             while try statement.step() {
                 let number = statement.integer(0)
@@ -126,15 +147,21 @@ final class SeriesMemory: Sendable {
                         Outcome(rawValue: UInt8(truncatingIfNeeded: statement.integer(7)))),
                     statusClass: UInt8(truncatingIfNeeded: statement.integer(8)), set: set)
                 shelf.add(StoredSeries(id: number, key: key))
-                last = number
             }
+            loaded[kind] = last
+        }
+
+        private static func lastSeries(_ connection: Connection) throws(RollupStoreError) -> Int64 {
+            let statement = try connection.statement("SELECT coalesce(max(id), 0) FROM series")
+            defer { statement.reset() }
+            return try statement.step() ? statement.integer(0) : 0
         }
     }
     private let state = Mutex(State())
 
     func series(workspace: String, entity: String?, _ connection: Connection) throws -> [StoredSeries] {
         try state.withLock { state in
-            try state.update(connection)
+            try state.update(entity == nil ? .dimensions : .entities, connection)
             return state.shelf.series(of: workspace, entity: entity)
         }
     }
@@ -143,7 +170,9 @@ final class SeriesMemory: Sendable {
     func key(of id: Int64) -> SeriesKey? { state.withLock { $0.shelf.key(of: id) } }
 
     func update(_ connection: Connection) throws(RollupStoreError) {
-        try state.withLock { state throws(RollupStoreError) in try state.update(connection) }
+        try state.withLock { state throws(RollupStoreError) in
+            for kind in Kind.allCases { try state.update(kind, connection) }
+        }
     }
 }
 

@@ -142,6 +142,11 @@ struct VarintReader {
     /// nil where the bytes end too soon, or one has no end.
     @inline(__always)
     mutating func next() -> UInt64? {
+        // Most are of one byte.
+        if position < bytes.count, bytes[position] < 0x80 {
+            position += 1
+            return UInt64(bytes[position - 1])
+        }
         var value: UInt64 = 0
         var shift: UInt64 = 0
         while position < bytes.count, shift < 64 {

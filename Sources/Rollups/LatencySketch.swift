@@ -22,6 +22,13 @@ package struct LatencySketch: Sendable {
         count &+= added
     }
 
+    /// Those of this kind, which stand together.
+    package mutating func add(_ bins: [SketchBin], of kind: SketchKind) {
+        guard let begin = bins.firstIndex(where: { $0.kind.rawValue == kind.rawValue }) else { return }
+        let end = bins[begin...].firstIndex { $0.kind.rawValue != kind.rawValue } ?? bins.endIndex
+        add(bins[begin..<end])
+    }
+
     /// Whatever the kinds of the bins.
     package mutating func add(_ bins: ArraySlice<SketchBin>) {
         guard let first = bins.first else { return }
