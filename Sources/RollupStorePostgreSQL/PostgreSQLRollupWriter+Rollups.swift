@@ -11,24 +11,33 @@ extension PostgreSQLRollupWriter {
         "first_token_sum_us", "overhead_count", "overhead_sum_us",
     ]
     private static let rowColumns = "generation, series, bucket, grain, \(measureColumns.joined(separator: ", ")), bins"
+    private static let insertRollups = "COPY rollups (\(rowColumns), shard) FROM STDIN (FORMAT binary)"
     private static let stageRollups = "COPY added_rollups (\(rowColumns)) FROM STDIN (FORMAT binary)"
 
-    /// Adds the staged rows, and answers those whose bins have become a long list.
+    /// Adds the staged rows. Rows of the shard are this writer's alone, so what a look finds still holds at the write;
+    /// `INSERT … ON CONFLICT` would reckon with others row by row.
     private static func mergeRollups(_ sums: [String]) -> String {
         """
-        WITH merged AS (
-            INSERT INTO rollups AS r (shard, \(rowColumns))
-            SELECT $1::smallint, \(rowColumns) FROM added_rollups
-            ON CONFLICT (generation, grain, bucket, series, shard)
-            DO UPDATE SET \(sums.joined(separator: ", ")), bins = r.bins || excluded.bins
-            RETURNING r.generation, r.grain, r.bucket, r.series,
-                CASE WHEN octet_length(r.bins) > \(BinParts.longest) THEN r.bins END AS bins
-        )
-        SELECT generation, grain, bucket, series, bins FROM merged WHERE bins IS NOT NULL
+        MERGE INTO rollups AS r USING added_rollups AS a
+        ON r.generation = a.generation AND r.grain = a.grain AND r.bucket = a.bucket AND r.series = a.series
+            AND r.shard = $1::smallint
+        WHEN MATCHED THEN UPDATE SET \(sums.joined(separator: ", ")), bins = r.bins || a.bins
+        WHEN NOT MATCHED THEN INSERT (\(rowColumns), shard)
+            VALUES (a.generation, a.series, a.bucket, a.grain, \(measureColumns.map { "a.\($0)" }.joined(separator: ", ")),
+                a.bins, $1::smallint)
         """
     }
-    private static let addRollups = mergeRollups(measureColumns.map { "\($0) = r.\($0) + excluded.\($0)" })
-    private static let replaceSums = mergeRollups(measureColumns.map { "\($0) = excluded.\($0)" })
+    private static let addRollups = mergeRollups(measureColumns.map { "\($0) = r.\($0) + a.\($0)" })
+    private static let replaceSums = mergeRollups(measureColumns.map { "\($0) = a.\($0)" })
+    /// How many batches are added before one looks for long lists among its rows: a prime, so that rows that only every
+    /// second or third batch adds to have their turn.
+    private static let mergesToShortening = 17
+    private static let longBins = """
+        SELECT r.generation, r.grain, r.bucket, r.series, r.bins FROM added_rollups AS a JOIN rollups AS r
+        ON r.generation = a.generation AND r.grain = a.grain AND r.bucket = a.bucket AND r.series = a.series
+            AND r.shard = $1::smallint
+        WHERE octet_length(r.bins) > \(BinParts.longest)
+        """
 
     /// `series` are the numbers of the delta's; `generation` says which rollups a row is of.
     func addRollups(
@@ -39,43 +48,53 @@ extension PostgreSQLRollupWriter {
         order.reserveCapacity(delta.rows.count)
         var longest = 0
         for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
-            let bucket = UInt64(row.grain.rawValue) << 32 | UInt64(UInt32(bitPattern: row.bucket ^ .min))
-            order.append(
-                Place(
-                    bucket: bucket, series: series[Int(row.series)],
-                    generation: Int16(truncatingIfNeeded: generation(row)), row: index))
+            let bucket = FreshBuckets.Bucket(
+                generation: Int16(truncatingIfNeeded: generation(row)), grain: Int16(row.grain.rawValue),
+                number: row.bucket)
+            order.append(Place(bucket: bucket, series: series[Int(row.series)], row: index))
             longest = max(longest, row.bins.count)
         }
         if order.isEmpty { return }
         order.sort { $0.bucket != $1.bucket ? $0.bucket < $1.bucket : $0.series < $1.series }
+        let fresh = try freshBuckets.take(order.map(\.bucket), connection)
 
         let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
         let bins = bins.sized(BinParts.capacity(longest))
-        try connection.copy(Self.stageRollups) { stream in
-            for place in order {
-                let row = delta.rows[place.row]
-                stream.row(columns: Int16(Self.measureColumns.count + 5))
-                stream.column(place.generation)
-                stream.column(place.series)
-                stream.column(row.bucket)
-                stream.column(Int16(row.grain.rawValue))
-                var measures = row.measures
-                if let sums = stored[place.row] { measures += sums }
-                Self.write(measures, to: &stream)
-                let count = BinParts.encode(row.bins, into: bins)
-                stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
+        func copy(_ statement: String, _ rows: [Place], into shard: Int16? = nil) throws(ServerFailure) {
+            if rows.isEmpty { return }
+            try connection.copy(statement) { stream in
+                for place in rows {
+                    let row = delta.rows[place.row]
+                    stream.row(columns: Int16(Self.measureColumns.count + (shard == nil ? 5 : 6)))
+                    stream.column(place.bucket.generation)
+                    stream.column(place.series)
+                    stream.column(row.bucket)
+                    stream.column(Int16(row.grain.rawValue))
+                    var measures = row.measures
+                    if let sums = stored[place.row] { measures += sums }
+                    Self.write(measures, to: &stream)
+                    let count = BinParts.encode(row.bins, into: bins)
+                    stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
+                    if let shard { stream.column(shard) }
+                }
             }
         }
+        try copy(Self.insertRollups, order.filter { fresh.contains($0.bucket) }, into: shard)
+        let added = order.filter { !fresh.contains($0.bucket) }
+        if added.isEmpty { return }
+        try copy(Self.stageRollups, added)
         var parameters = Parameters()
         parameters.add(shard)
-        let long = try connection.query(isWrapping ? Self.replaceSums : Self.addRollups, parameters)
-        try shorten(long, connection)
+        _ = try connection.query(isWrapping ? Self.replaceSums : Self.addRollups, parameters)
+        merges += 1
+        if merges % Self.mergesToShortening == 0 {
+            try shorten(try connection.query(Self.longBins, parameters), connection)
+        }
     }
 
     private struct Place {
-        var bucket: UInt64
+        var bucket: FreshBuckets.Bucket
         var series: Int64
-        var generation: Int16
         var row: Int
     }
 
@@ -104,9 +123,9 @@ extension PostgreSQLRollupWriter {
     ) throws(ServerFailure) -> [Int: Measures] {
         var parameters = Parameters()
         parameters.add(shard)
-        parameters.add(smallints: order.map(\.generation))
-        parameters.add(smallints: order.map { Int16(delta.rows[$0.row].grain.rawValue) })
-        parameters.add(integers: order.map { delta.rows[$0.row].bucket })
+        parameters.add(smallints: order.map(\.bucket.generation))
+        parameters.add(smallints: order.map(\.bucket.grain))
+        parameters.add(integers: order.map(\.bucket.number))
         parameters.add(bigints: order.map(\.series))
         parameters.add(bigints: order.map { Int64($0.row) })
         let rows = try connection.query(

@@ -18,7 +18,8 @@
 // what is read of them then decides which generations the batch's rows are of, and for which others an event is pending.
 //
 // Rollups. Each writer's session holds a shard by an advisory lock and adds to rows of that shard alone: no two writers
-// wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order.
+// wait for each other's rows. Nothing but that waiting depends on it: sums are made by the server, rows in order. Of a
+// bucket that has no row yet all rows are new, and are copied straight into the table (FreshBuckets).
 
 import EventCodec
 import Events
@@ -42,6 +43,9 @@ package final class PostgreSQLRollupWriter: RollupWriter {
     private(set) var shard: Int16 = 0
     var numbers = SeriesNumbers()
     private var partitions = EventPartitions()
+    var freshBuckets = FreshBuckets()
+    /// Batches whose rows were added to those of earlier ones.
+    var merges = 0
     /// The store is asked for known ids before events are copied.
     private var expectsDuplicates = false
     /// The sums of what is in hand go beyond 63 bits, which the server refuses to add.
@@ -178,6 +182,7 @@ package final class PostgreSQLRollupWriter: RollupWriter {
         // What a crashed server has forgotten must not be remembered here.
         numbers.forget()
         partitions.forget()
+        freshBuckets.forget()
         connection = opened
         return opened
     }

@@ -27,15 +27,20 @@ struct SeriesNumbers {
         if known.count + series.count > Self.limit { forget() }
         var missing = series.filter { known[$0] == nil }
         if !missing.isEmpty {
-            try find(&missing, connection)
-            if !missing.isEmpty {
+            do throws(ServerFailure) {
                 try connection.execute(
                     """
                     BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off;
                     SELECT pg_advisory_xact_lock(\(AdvisoryLock.numbers));
                     """)
-                try add(&missing, connection)
+                try findSets(of: missing, connection)
+                try findSeries(&missing, connection)
+                if !missing.isEmpty { try add(missing, connection) }
                 try connection.execute("COMMIT")
+            } catch {
+                // Numbers that were given in it are given to others.
+                forget()
+                throw error
             }
         }
         var numbers: [Int64] = []
@@ -47,31 +52,45 @@ struct SeriesNumbers {
         return numbers
     }
 
-    private mutating func find(_ missing: inout [SeriesKey], _ connection: Connection) throws(ServerFailure) {
-        try findSets(of: missing, connection)
-        try findSeries(&missing, connection)
-    }
-
-    private mutating func add(_ missing: inout [SeriesKey], _ connection: Connection) throws(ServerFailure) {
+    /// What was not found is not there, and nobody else adds to it: the lock is held. So numbers are taken first, and no
+    /// row is looked for again to learn its own.
+    private mutating func add(_ missing: [SeriesKey], _ connection: Connection) throws(ServerFailure) {
         let sets = unknownSets(of: missing)
         if !sets.isEmpty {
+            let numbers = try Self.newNumbers("metadata_sets", sets.count, connection)
             var parameters = Parameters()
+            parameters.add(bigints: numbers)
             parameters.add(bytes: sets)
             _ = try connection.query(
                 """
-                INSERT INTO metadata_sets (pairs) SELECT pairs FROM unnest($1::bytea[]) AS w (pairs)
-                ON CONFLICT DO NOTHING
+                INSERT INTO metadata_sets (id, pairs) OVERRIDING SYSTEM VALUE
+                SELECT * FROM unnest($1::bigint[], $2::bytea[])
                 """, parameters)
-            try findSets(of: missing, connection)
+            for (number, set) in zip(numbers, sets) { knownSets[set] = number }
         }
+        let numbers = try Self.newNumbers("series", missing.count, connection)
+        var parameters = try columns(missing)
+        parameters.add(bigints: numbers)
         _ = try connection.query(
             """
-            INSERT INTO series (set_id, outcome, status_class, workspace, api_key, provider, operation, model)
+            INSERT INTO series (set_id, outcome, status_class, workspace, api_key, provider, operation, model, id)
+            OVERRIDING SYSTEM VALUE
             SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bytea[], $5::bytea[], $6::bytea[],
-                $7::bytea[], $8::bytea[])
-            ON CONFLICT DO NOTHING
-            """, try columns(missing))
-        try findSeries(&missing, connection)
+                $7::bytea[], $8::bytea[], $9::bigint[])
+            """, parameters)
+        for (number, key) in zip(numbers, missing) { known[key] = number }
+    }
+
+    /// The next of a table's numbers, ascending.
+    private static func newNumbers(
+        _ table: String, _ count: Int, _ connection: Connection
+    ) throws(ServerFailure) -> [Int64] {
+        var parameters = Parameters()
+        parameters.add(Int64(count))
+        let rows = try connection.query(
+            "SELECT nextval(pg_get_serial_sequence('\(table)', 'id')) FROM generate_series(1, $1::bigint)", parameters)
+        guard rows.count == count else { throw lost() }
+        return (0..<count).map { rows.integer($0, 0) }
     }
 
     private func unknownSets(of series: [SeriesKey]) -> [[UInt8]] {
@@ -114,10 +133,7 @@ struct SeriesNumbers {
 
     private func columns(_ series: [SeriesKey]) throws(ServerFailure) -> Parameters {
         var sets: [Int64?] = []
-        for key in series {
-            guard let set = knownSets[key.set] else { throw Self.lost() }
-            sets.append(set)
-        }
+        for key in series { sets.append(try knownNumber(ofSet: key.set)) }
         var parameters = Parameters()
         parameters.add(bigints: sets)
         parameters.add(smallints: series.map { Int16($0.outcome.rawValue) })
@@ -128,6 +144,11 @@ struct SeriesNumbers {
         parameters.add(bytes: series.map { Array($0.operation.utf8) })
         parameters.add(bytes: series.map { Array($0.model.utf8) })
         return parameters
+    }
+
+    private func knownNumber(ofSet set: [UInt8]) throws(ServerFailure) -> Int64 {
+        guard let number = knownSets[set] else { throw Self.lost() }
+        return number
     }
 
     private static func lost() -> ServerFailure {
