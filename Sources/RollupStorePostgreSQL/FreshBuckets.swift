@@ -25,7 +25,7 @@ struct FreshBuckets {
     mutating func forget() { known.removeAll() }
 
     /// Those of them that are fresh. None is afterwards, whether or not anything is written.
-    mutating func take(_ buckets: some Sequence<Bucket>, _ connection: Connection) throws(ServerFailure) -> Set<Bucket> {
+    mutating func take(_ buckets: [Bucket], _ connection: Connection) throws(ServerFailure) -> Set<Bucket> {
         let unmet = Set(buckets).subtracting(known).sorted()
         if unmet.isEmpty { return [] }
         if known.count + unmet.count > Self.limit { forget() }
