@@ -51,7 +51,8 @@ extension FaultSuite {
             let ports = [installation.opsPort, try freePort()]
             try installation.load(500)
             var members = try ports.map { try installation.start(opsPort: $0) }
-            let load = try installation.loading(2_500 * rounds, rate: 500)
+            // Of more seconds than the rounds take, beside other work too.
+            let load = try installation.loading(2_500 * rounds, rate: 250)
             /// Goes on until it is true; who has died meanwhile comes back.
             func revive(_ what: String, until isDone: () throws -> Bool) throws {
                 // A stopped member may hold rows for as long as the server lets it.
