@@ -22,11 +22,14 @@ package struct LatencySketch: Sendable {
         count &+= added
     }
 
-    /// Those of this kind, which stand together.
+    /// Those of this kind, wherever they stand.
     package mutating func add(_ bins: [SketchBin], of kind: SketchKind) {
-        guard let begin = bins.firstIndex(where: { $0.kind.rawValue == kind.rawValue }) else { return }
-        let end = bins[begin...].firstIndex { $0.kind.rawValue != kind.rawValue } ?? bins.endIndex
-        add(bins[begin..<end])
+        var rest = bins[...]
+        while let begin = rest.firstIndex(where: { $0.kind.rawValue == kind.rawValue }) {
+            let end = rest[begin...].firstIndex { $0.kind.rawValue != kind.rawValue } ?? rest.endIndex
+            add(rest[begin..<end])
+            rest = rest[end...]
+        }
     }
 
     /// Whatever the kinds of the bins.
