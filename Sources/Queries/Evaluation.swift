@@ -139,7 +139,7 @@ struct Evaluation {
                 for index in tables.indices {
                     choices[index] = tables[index].numbers[Int(tables[index].ofSeries[series])]
                 }
-                if areCellsDisjoint { groups.append(group(ofOnly: choices)) } else { groups += groupsOf(choices) }
+                groups += groupsOf(choices)
             }
             groupStart[series + 1] = Int32(groups.count)
         }
@@ -160,7 +160,11 @@ struct Evaluation {
 
     /// Every combination of one number from each choice.
     private mutating func groupsOf(_ choices: [[Int32]]) -> [Int32] {
-        if choices.allSatisfy({ $0.count == 1 }) { return [group(ofOnly: choices)] }
+        if choices.allSatisfy({ $0.count == 1 }) {
+            var key = SIMD4<Int32>(repeating: 0)
+            for index in choices.indices { key[index] = choices[index][0] }
+            return [group(of: key)]
+        }
         var keys = [SIMD4<Int32>(repeating: 0)]
         for (index, choice) in choices.enumerated() {
             keys = keys.flatMap { key in
@@ -172,12 +176,6 @@ struct Evaluation {
             }
         }
         return keys.map { group(of: $0) }
-    }
-
-    private mutating func group(ofOnly choices: [[Int32]]) -> Int32 {
-        var key = SIMD4<Int32>(repeating: 0)
-        for index in choices.indices { key[index] = choices[index][0] }
-        return group(of: key)
     }
 
     private mutating func group(of key: SIMD4<Int32>) -> Int32 {
