@@ -93,6 +93,8 @@ soak: setup swift
 	  --filter '^PipelineTests\.PipelineTests/(KillTests/killsProxy|PowerTests)' \
 	  --filter '^StoreTests\.(MetadataOracleTests|QuestionTests|ReplayTests/commandsKilled)' \
 	  --filter '^PureTests\.NormalizerTests/itAgrees'
+	@MILLRACE_TEST_CLUSTER=main=2x2 MILLRACE_TEST_SKIP=postgresql $(SWIFT) test --skip-build --disable-xctest \
+	  --filter '^StoreTests\.'
 	@$(MAKE) --no-print-directory test-deploy
 	@Tests/Deploy/upgrade
 	@Tests/Deploy/soak --binary .build/release/millrace --minutes $(MINUTES)

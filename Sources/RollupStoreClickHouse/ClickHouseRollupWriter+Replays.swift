@@ -80,7 +80,8 @@ extension ClickHouseRollupWriter {
             var answer = try connection.select(
                 ["toUInt8(1)"], "FROM \(table) WHERE \(rows) LIMIT 1", "look for rows of ended replays")
             if try answer.next() {
-                try connection.run("DELETE FROM \(table) WHERE \(rows)", "delete \(table) of ended replays")
+                try connection.run(
+                    "DELETE FROM \(connection.everywhere(table)) WHERE \(rows)", "delete \(table) of ended replays")
             }
         }
     }

@@ -74,13 +74,14 @@ extension ClickHouseRollupWriter {
             guard let boundary = state.retained[grain.rawValue] else { continue }
             let bucket = grain.bucket(of: EventTime(microseconds: boundary))
             try connection.run(
-                "DELETE FROM rollups WHERE grain = \(grain.rawValue) AND bucket < \(bucket)",
+                "DELETE FROM \(connection.everywhere("rollups")) WHERE grain = \(grain.rawValue) AND bucket < \(bucket)",
                 "delete rollups past their time")
         }
         if let minute = state.retained[StoreState.minutes] {
             for table in ["manifests", "proxy_minutes"] {
                 try connection.run(
-                    "DELETE FROM \(table) WHERE minute_us < \(minute)", "delete \(table) past their time")
+                    "DELETE FROM \(connection.everywhere(table)) WHERE minute_us < \(minute)",
+                    "delete \(table) past their time")
             }
         }
         retainedSince?.isDeleted = !isAnyHeld
@@ -110,9 +111,9 @@ extension ClickHouseRollupWriter {
             for table in tables {
                 let delete =
                     counting.isEmpty
-                    ? "ALTER TABLE \(table) DROP PARTITION \(day)"
-                    : "ALTER TABLE \(table) DELETE IN PARTITION \(day) WHERE \(state.settledCondition) "
-                        + "SETTINGS mutations_sync = 1"
+                    ? "ALTER TABLE \(connection.everywhere(table)) DROP PARTITION \(day)"
+                    : "ALTER TABLE \(connection.everywhere(table)) DELETE IN PARTITION \(day) WHERE \(state.settledCondition) "
+                        + "SETTINGS mutations_sync = 2"
                 try connection.run(delete, "delete \(table) past their time")
             }
         }

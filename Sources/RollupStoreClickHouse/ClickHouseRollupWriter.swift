@@ -504,6 +504,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
         guard let summing = seen.dueSumming(fanOut: limits.fanOut) else { return }
         isUntouched = false
         let bins = "sumMap(bin_codes, bin_counts)"
+        let cluster = location.cluster
         let sums =
             Self.measureNames.map { ($0, "sum(\($0))") }
             + [("bin_codes", "tupleElement(\(bins), 1)"), ("bin_counts", "tupleElement(\(bins), 2)")]
@@ -515,7 +516,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
                 "INSERT INTO \(table) (\((keys + sums.map(\.0)).joined(separator: ", ")), chunk, number) "
                     + "SELECT \((keys + sums.map(\.1)).joined(separator: ", ")), \(-number), \(number) FROM \(table) "
                     + "WHERE \(seen.condition(of: summing)) GROUP BY \(keys.joined(separator: ", ")) "
-                    + "SETTINGS optimize_aggregation_in_order = 1, insert_deduplicate = 0", "sum \(table)")
+                    + "SETTINGS \(try cluster?.insertSettings(table) ?? "")optimize_aggregation_in_order = 1, "
+                    + "insert_deduplicate = 0", "sum \(table)")
         }
         var before = seen
         while true {
@@ -542,7 +544,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
             outdated[chunk] = since
             if since.duration(to: .now) < .seconds(limits.graceTime) { continue }
             for table in ["rollups", "proxy_minutes"] {
-                try connection.run("ALTER TABLE \(table) DROP PARTITION \(chunk)", "delete summed \(table)")
+                try connection.run(
+                    "ALTER TABLE \(connection.everywhere(table)) DROP PARTITION \(chunk)", "delete summed \(table)")
             }
         }
         let oldest = state.slot / CommitLog.slotsTogether - 1
@@ -554,7 +557,8 @@ package final class ClickHouseRollupWriter: RollupWriter {
     func partitions(of table: String, _ connection: Connection) throws(RollupStoreError) -> [Int64] {
         var answer = try connection.select(
             ["toInt64(partition)"],
-            "FROM system.parts WHERE database = currentDatabase() AND table = '\(table)' AND active AND rows > 0 "
+            "FROM \(location.cluster?.parts(of: table) ?? "system.parts") WHERE database = currentDatabase() "
+                + "AND table = '\(location.cluster?.rowsTable(table) ?? table)' AND active AND rows > 0 "
                 + "GROUP BY partition", "list partitions")
         var all: [Int64] = []
         while try answer.next() { all.append(try answer.integer()) }

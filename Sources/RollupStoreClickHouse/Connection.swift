@@ -17,13 +17,17 @@ package struct ClickHouseLocation: Sendable {
     package var isSecure: Bool
     package var user: String
     fileprivate var password: String
+    /// Whose tables they are; nil: those of one server.
+    let cluster: ClickHouseCluster?
 
     /// Without a port 8123, or 8443 where secure; without a user `default`; without a database `default`.
     package init(url: String) throws(RollupStoreError) {
         func refused(_ reason: String) -> RollupStoreError {
             RollupStoreError(
                 code: .configuration, tried: "read store.url", reason: reason,
-                next: "It reads clickhouse://USER:PASSWORD@HOST:PORT/DATABASE, with ?secure=true for TLS.")
+                next:
+                    "It reads clickhouse://USER:PASSWORD@HOST:PORT/DATABASE, with ?secure=true for TLS and cluster=NAME "
+                    + "for the tables of a cluster.")
         }
         _ = Connection.library
         guard let parsed = curl_url() else { throw refused("no memory") }
@@ -43,12 +47,14 @@ package struct ClickHouseLocation: Sendable {
             return String(cString: text)
         }
         var isSecure = false
+        var clusterName: String?
         let options = try part(CURLUPART_QUERY, decoded: false) ?? ""
         for option in options.split(separator: "&") {
             switch option {
             case "secure=true": isSecure = true
             case "secure=false": isSecure = false
-            default: throw refused("it has an option that is not known; allowed: secure=true or false")
+            case _ where option.hasPrefix("cluster="): clusterName = String(option.dropFirst("cluster=".count))
+            default: throw refused("it has an option that is not known; allowed: secure=true or false, cluster=NAME")
             }
         }
         guard let host = try part(CURLUPART_HOST), !host.isEmpty else { throw refused("it names no host") }
@@ -60,6 +66,10 @@ package struct ClickHouseLocation: Sendable {
         self.isSecure = isSecure
         user = try part(CURLUPART_USER) ?? "default"
         password = try part(CURLUPART_PASSWORD) ?? ""
+        cluster = clusterName.flatMap { [database = self.database] in ClickHouseCluster(name: $0, database: database) }
+        if clusterName != nil && cluster == nil {
+            throw refused("names of a cluster and of its database have letters, digits, _ and - only")
+        }
     }
 
     /// For people: no user, no password.
@@ -185,6 +195,9 @@ final class Connection: @unchecked Sendable {
         curl_slist_free_all(headers)
     }
 
+    /// How a statement names a table whose rows it deletes.
+    func everywhere(_ table: String) -> String { location.cluster?.everywhere(table) ?? table }
+
     // MARK: Requests
 
     /// A statement that answers nothing of interest.
@@ -202,9 +215,10 @@ final class Connection: @unchecked Sendable {
 
     /// As `insert`, but it goes on while others are started; they are all moved on by waiting for one of them.
     func start(_ block: NativeBlock, into table: String, token: String) throws(RollupStoreError) -> Pending {
+        let ofCluster = try location.cluster?.insertSettings(table) ?? ""
         let statement =
             "INSERT INTO \(table) (\(block.names.joined(separator: ", "))) "
-            + "SETTINGS async_insert = 0, insert_deduplicate = 1, insert_deduplication_token = '\(token)', "
+            + "SETTINGS \(ofCluster)async_insert = 0, insert_deduplicate = 1, insert_deduplication_token = '\(token)', "
             + "max_partitions_per_insert_block = 0 FORMAT Native"
         let request = Request(
             statement: statement, body: block.bytes, tried: "insert \(table)", anyDatabase: false, settings: [],
@@ -226,12 +240,13 @@ final class Connection: @unchecked Sendable {
     /// Rows as RowBinary; `columns` are expressions. Each row begins with a byte that no message of an error has. Nothing
     /// is asked for a read that is no longer wanted.
     func select(
-        _ columns: [String], _ rest: String, _ tried: String, parameters: [(name: String, value: String)] = []
+        _ columns: [String], _ rest: String, _ tried: String, parameters: [(name: String, value: String)] = [],
+        anyDatabase: Bool = false
     ) throws(RollupStoreError) -> Answer {
         if isUnwanted?() == true { throw away(tried, "the answer is no longer wanted") }
         let statement = "SELECT toUInt8(\(Answer.rowMark)), \(columns.joined(separator: ", ")) \(rest)"
         let request = Request(
-            body: Array(statement.utf8), tried: tried, anyDatabase: false,
+            body: Array(statement.utf8), tried: tried, anyDatabase: anyDatabase,
             settings: [("default_format", "RowBinary"), ("max_query_size", "\(Limits.querySize)")],
             parameters: parameters)
         return Answer(self, try begin(request), request.tried)
@@ -270,6 +285,7 @@ final class Connection: @unchecked Sendable {
         func add(_ name: String, _ value: String) { url += "&\(name)=\(Self.escaped(value))" }
         if !request.anyDatabase { add("database", location.database) }
         if let statement = request.statement { add("query", statement) }
+        if location.cluster != nil { for (name, value) in ClickHouseCluster.settings { add(name, value) } }
         for (name, value) in request.settings { add(name, value) }
         for (name, value) in request.parameters { add("param_\(name)", value) }
         let exchange = Exchange(isUnanswered: fault == .unanswered)
@@ -382,6 +398,13 @@ final class Connection: @unchecked Sendable {
             return RollupStoreError(
                 code: .corrupt, tried: tried, reason: reason,
                 next: "The tables are not as this program made them; restore them, or name another database.")
+        // No quorum, or none yet; Keeper is away or the table read-only for want of it.
+        case 225, 242, 285, 286, 319, 999:
+            return RollupStoreError(
+                code: .unavailable, tried: tried, reason: reason,
+                next:
+                    "Each replica must take an insert: see system.replicas for the one that is away, or take it out of "
+                    + "the cluster in remote_servers; it is tried again.")
         default:
             return RollupStoreError(
                 code: .unavailable, tried: tried, reason: reason,

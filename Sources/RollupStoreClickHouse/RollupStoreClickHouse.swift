@@ -2,8 +2,9 @@
 //
 // What it promises: each event counts once through a kill of the writer or of the server at any point, lost answers,
 // writers that come back late, and, as inserts are synced to disk before they are answered, a power cut of the server.
-// It holds for one server, or one whose tables all writers and readers reach through the same node; no
-// deduplication window and no client-side memory is part of it. ClickHouseRollupWriter.swift says why.
+// No deduplication window and no client-side memory is part of it; ClickHouseRollupWriter.swift says why. It holds for
+// one server; for the nodes of a cluster, where each insert is on every replica before it counts, ClickHouseCluster.swift
+// says how.
 
 package import RollupStore
 import Schemas
@@ -100,6 +101,7 @@ final class Tables: Sendable {
     init(_ limits: ClickHouseRollupStore.Limits) { self.limits = limits }
 
     func make(_ connection: Connection) throws(RollupStoreError) {
+        try connection.location.cluster?.learn(connection)
         if areMade.withLock({ $0 }) { return }
         try migrate(connection, connection.location)
         areMade.withLock { $0 = true }
@@ -109,8 +111,19 @@ final class Tables: Sendable {
     private func migrate(
         _ connection: Connection, _ location: ClickHouseLocation
     ) throws(RollupStoreError) {
-        let name = location.database.split(separator: "`", omittingEmptySubsequences: false).joined(separator: "``")
-        try connection.run("CREATE DATABASE IF NOT EXISTS `\(name)`", "make the database", anyDatabase: true)
+        let cluster = location.cluster
+        let all = Schemas.clickhouse.split(separator: ";\n").map(String.init)
+            .flatMap { cluster?.statements($0) ?? [$0] }
+        let tables = all.filter { $0.contains("CREATE TABLE") }
+        // A statement for all nodes waits for all of them: where the tables are, none is sent.
+        var isComplete = try cluster?.hasAll(tables.count, connection) ?? false
+        if isComplete { isComplete = try hasColumn(Self.newestOfCommits, of: ["commits"], connection) }
+        if !isComplete {
+            let name = location.database.split(separator: "`", omittingEmptySubsequences: false).joined(separator: "``")
+            let everywhere = cluster.map { " ON CLUSTER '\($0.name)'" } ?? ""
+            try connection.run(
+                "CREATE DATABASE IF NOT EXISTS `\(name)`\(everywhere)", "make the database", anyDatabase: true)
+        }
         // `commits` comes first: what it says of the version decides whether the rest may be touched.
         let present = try present(connection)
         guard present.isEmpty || present.contains("commits") else {
@@ -119,7 +132,8 @@ final class Tables: Sendable {
                 reason: "the database has another program's tables: \(present.joined(separator: ", "))",
                 next: "Name another database in store.url.")
         }
-        let statements = Schemas.clickhouse.split(separator: ";\n").map(String.init)
+        if !present.isEmpty { try checkCluster(connection) }
+        let statements = isComplete ? [] : all
         for statement in statements where [" EXISTS commits ", " TABLE commits "].contains(where: statement.contains) {
             try connection.run(statement, "make the tables")
         }
@@ -136,7 +150,7 @@ final class Tables: Sendable {
             try connection.run(statement, "make the tables")
         }
         if try !hasColumn("pair_hashes", of: ["events", "revisions"], connection) {
-            for statement in statements where statement.contains("ALTER TABLE") {
+            for statement in all where statement.contains("ALTER TABLE") {
                 try connection.run(statement, "bring the tables forward")
             }
         }
@@ -145,6 +159,24 @@ final class Tables: Sendable {
             _ = try CommitLog.fill(StoreState(chunkSize: limits.chunkSize), .random(), connection)
         }
     }
+
+    /// Tables of one server do not become those of a cluster by asking for it, nor the reverse.
+    private func checkCluster(_ connection: Connection) throws(RollupStoreError) {
+        var answer = try connection.select(
+            ["comment"], "FROM system.tables WHERE database = currentDatabase() AND name = 'commits'",
+            "look whose tables they are")
+        let made = try answer.next() ? try answer.text() : ""
+        try answer.end()
+        let wanted = connection.location.cluster?.mark ?? ""
+        if made == wanted { return }
+        throw RollupStoreError(
+            code: .configuration, tried: "open the store \(connection.location.shown)",
+            reason: "its tables are made for \(made.isEmpty ? "one server" : made), "
+                + "and store.url asks for \(wanted.isEmpty ? "one server" : wanted)",
+            next: "Name cluster=… as it was when the tables were made, or another database and fill it from the log.")
+    }
+
+    private static let newestOfCommits = "replay_workspaces"
 
     private func hasColumn(
         _ name: String, of tables: [String], _ connection: Connection

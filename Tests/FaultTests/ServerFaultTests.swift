@@ -54,10 +54,11 @@ extension FaultSuite {
             // Of more seconds than the rounds take, beside other work too.
             let load = try installation.loading(2_500 * rounds, rate: 250)
             /// Goes on until it is true; who has died meanwhile comes back.
-            func revive(_ what: String, until isDone: () throws -> Bool) throws {
+            func revive(_ what: String, seconds: Int = 90, until isDone: () throws -> Bool) throws {
                 // A stopped member may hold rows for as long as the server lets it.
                 try waitUntil(
-                    what, seconds: 90, detail: { members.map { $0.errors.suffix(1_000) }.joined(separator: "\n--\n") }
+                    what, seconds: seconds,
+                    detail: { members.map { $0.errors.suffix(1_000) }.joined(separator: "\n--\n") }
                 ) {
                     for (place, member) in members.enumerated() where !member.isRunning {
                         let status = try member.wait(seconds: 1)
@@ -96,7 +97,8 @@ extension FaultSuite {
                     members[victim] = try installation.start(failAt: step, opsPort: ports[victim])
                 }
             }
-            try revive("all is sent") { !load.isRunning }
+            // 10 s a round are sent in all, however soon the rounds were done.
+            try revive("all is sent", seconds: 90 + 10 * rounds) { !load.isRunning }
             #expect(try load.wait(seconds: 1) == 0, "\(load.errors)")
             let end = try LogEvidence(installation.broker, installation.topic).high.values.reduce(0, +)
             try revive("all is applied") { try installation.next() >= end }
@@ -194,7 +196,7 @@ extension FaultSuite {
                 }
                 try server.restart()
             }
-            #expect(try load.wait(seconds: 60 + rounds) == 0, "\(load.errors)")
+            #expect(try load.wait(seconds: 60 + 5 * rounds) == 0, "\(load.errors)")
             var expected = Expectation()
             expected.replay = installation.replay
             try installation.expectInvariants(under: process, expected)

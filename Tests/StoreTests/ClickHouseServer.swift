@@ -17,13 +17,24 @@ final class ClickHouseServer: Sendable {
 
     let directory: String
     let port: Int
+    /// NAME=SHARDSxREPLICAS.
+    private let cluster: String?
 
     /// One server for all tests that do not hurt it; each has a database of its own. It ends with this process. Two tests
     /// run beside one another and ask for little: more threads a statement would wait for one another.
-    static let shared = Result { try ClickHouseServer(settings: ["max_threads=1"]) }
+    /// MILLRACE_TEST_CLUSTER=NAME=SHARDSxREPLICAS makes it a node of such a cluster, for all of them.
+    static let shared =
+        ProcessInfo.processInfo.environment["MILLRACE_TEST_CLUSTER"].map { cluster in
+            Result { try ClickHouseServer(settings: ["max_threads=1"], cluster: cluster) }
+        } ?? single
+    /// The same, where nothing is said of a cluster; and one that is of none, whatever is said.
+    static let single = Result { try ClickHouseServer(settings: ["max_threads=1"]) }
     private static let started = Mutex<[String]>([])
 
-    init(user: String = "default", password: String = "", settings: [String] = []) throws {
+    init(
+        user: String = "default", password: String = "", settings: [String] = [], cluster: String? = nil
+    ) throws {
+        self.cluster = cluster
         directory = NSTemporaryDirectory() + "millrace-clickhouse-\(UUID().uuidString)"
         let isFirst = Self.started.withLock { [directory] all in
             all.append(directory)
@@ -32,7 +43,8 @@ final class ClickHouseServer: Sendable {
         if isFirst { atexit { ClickHouseServer.endAll() } }
         let text = try Self.run(
             "start", directory,
-            ["--while", "\(getpid())", "--user", user, "--password", password] + settings.flatMap { ["--set", $0] })
+            ["--while", "\(getpid())", "--user", user, "--password", password] + settings.flatMap { ["--set", $0] }
+                + (cluster.map { ["--cluster", $0] } ?? []))
         guard let port = Int(text) else { throw Failure(description: "no port in \(text)") }
         self.port = port
     }
@@ -41,7 +53,19 @@ final class ClickHouseServer: Sendable {
 
     func restart() throws { _ = try Self.run("start", directory, ["--while", "\(getpid())"]) }
 
-    func url(_ database: String) -> String { "clickhouse://127.0.0.1:\(port)/\(database)" }
+    func url(_ database: String) -> String {
+        "clickhouse://127.0.0.1:\(port)/\(database)" + (cluster.map { "?cluster=\($0.prefix { $0 != "=" })" } ?? "")
+    }
+
+    /// Of a cluster: as if a replica had been lost, or come back.
+    func loseReplica(_ isLost: Bool) throws {
+        let sign = directory + "/away"
+        if isLost {
+            try Data().write(to: URL(filePath: sign))
+        } else {
+            try FileManager.default.removeItem(atPath: sign)
+        }
+    }
 
     /// Another client, and another judge of the tables.
     func ask(_ database: String, _ statement: String) throws -> String {

@@ -220,7 +220,7 @@ private final class Once: Sendable {
     /// Between reading and committing, the others go on for longer than the server remembers tokens.
     @Test func aZombieThatSleptBeyondTheWindowLosesItsSlot() throws {
         let faults = Faults()
-        let store = try ClickHouseUnderTest(faults: faults.befall)
+        let store = try ClickHouseUnderTest(Servers.one.server(), faults: faults.befall)
         for table in ["commits", "events", "rollups"] {
             _ = try store.ask("ALTER TABLE \(table) MODIFY SETTING non_replicated_deduplication_window = 2")
         }
@@ -441,13 +441,14 @@ private final class Once: Sendable {
 
     /// Small chunks and levels: sums of sums, with given-up numbers among them, under readers' eyes, and what was summed
     /// goes.
-    @Test func deltasAreSummedIntoRunsAndNothingChanges() throws {
+    @Test(arguments: Servers.allCases)
+    func deltasAreSummedIntoRunsAndNothingChanges(_ servers: Servers) throws {
         var limits = ClickHouseRollupStore.Limits()
         limits.chunkSize = 4
         limits.fanOut = 3
         limits.graceTime = 0
         let faults = Faults()
-        let store = try ClickHouseUnderTest(limits: limits, faults: faults.befall)
+        let store = try ClickHouseUnderTest(servers.server(), limits: limits, faults: faults.befall)
         let writer = try store.store.makeWriter()
         _ = try writer.acquire([Self.partition])
         var random = Random(seed: 111)
@@ -486,10 +487,11 @@ private final class Once: Sendable {
         }
     }
 
-    @Test func whatIsPastItsTimeIsDeletedInTheEnd() throws {
+    @Test(arguments: Servers.allCases)
+    func whatIsPastItsTimeIsDeletedInTheEnd(_ servers: Servers) throws {
         var limits = ClickHouseRollupStore.Limits()
         limits.graceTime = 0
-        let store = try ClickHouseUnderTest(limits: limits)
+        let store = try ClickHouseUnderTest(servers.server(), limits: limits)
         let writer = try store.store.makeWriter()
         _ = try writer.acquire([Self.partition])
         let day: Int64 = 86_400_000_000

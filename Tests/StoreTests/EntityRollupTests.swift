@@ -145,7 +145,7 @@ private func figures(_ answer: Answer) -> Set<String> {
 
     @Test(arguments: StoreKind.allCases)
     func whatAnEarlierVersionHasCountedIsAnsweredFromEvents(_ kind: StoreKind) throws {
-        let store = try kind.make()
+        let store = try kind.makeOnOneServer()
         var ingest = try BudgetedIngest(store, try rules())
         try ingest.apply(sampleEvents(0..<200), at: 0)
         let before = figures(try ask(store, days: 2))

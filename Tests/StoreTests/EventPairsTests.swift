@@ -182,7 +182,7 @@ func expectTheIndexHoldsAll(
     @Test(arguments: StoreKind.allCases)
     func aStoreOfAnEarlierVersionAnswersAllTheSame(_ kind: StoreKind) throws {
         var random = Random(seed: 71)
-        let store = try kind.make()
+        let store = try kind.makeOnOneServer()
         var writer = try store.writer()
         _ = try writer.acquire([partition])
         var maker = BatchMaker()

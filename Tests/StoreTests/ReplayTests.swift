@@ -850,8 +850,8 @@ private final class Poll: Sendable {
             let day = (begin + 48 * hour) / 86_400_000_000
             #expect(
                 try store.ask(
-                    "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'events' AND active "
-                        + "AND toInt64(partition) < \(day)")
+                    "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() "
+                        + "AND table IN ('events', 'events_shard') AND active AND toInt64(partition) < \(day)")
                     == store.ask("SELECT count() FROM events WHERE time_us < \(begin + 48 * hour)"))
         }
         // Late ones of days that have no other events any more.

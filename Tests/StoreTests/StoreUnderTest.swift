@@ -33,6 +33,13 @@ enum StoreKind: String, CaseIterable, CustomTestStringConvertible {
     }
 }
 
+extension StoreKind {
+    /// One whose tables the test changes by hand: never of a cluster.
+    func makeOnOneServer() throws -> any StoreUnderTest {
+        try self == .clickhouse ? ClickHouseUnderTest(Servers.one.server()) : make()
+    }
+}
+
 protocol StoreUnderTest: AnyObject {
     /// Another writer, as another process would open it, whatever the first one is doing.
     func writer() throws -> any RollupWriter

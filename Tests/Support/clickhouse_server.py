@@ -2,13 +2,18 @@
 """ClickHouse's engine (PyPI's chdb-core) behind ClickHouse's HTTP interface, for tests where no server is at hand.
 
     clickhouse_server.py start --dir DIR [--port N] [--user U --password P] [--set NAME=VALUE]... [--while PID]
-                               [--tls FILE]
+                               [--tls FILE] [--cluster NAME=SHARDSxREPLICAS]
                                                             prints the port, one line
     clickhouse_server.py stop --dir DIR [--kill]            SIGTERM and wait; --kill is SIGKILL
 
 Started again on the same directory it has the same data and port. `--while PID`: it ends when that process has ended.
 `--tls`: it speaks HTTPS, with the key and the certificates in that file (PEM).
 `--set`: what a setting is where a request does not say, as a user's profile would have it.
+`--cluster`: it has such a cluster in its configuration, and plays one node of it. The engine here is told of no other
+node: it can't replicate, nor run a statement on a cluster, nor reach a shard over the network. So its tables are plain
+ones for replicated, `ON CLUSTER` is done here alone, and a Distributed table is one over this node as the only shard.
+An insert whose quorum is less than the replicas of a shard is refused; and each one that has a quorum while there is a
+file DIR/away, as if a replica were.
 Of the interface it has what a client of tables needs: the statement in `query`, in the body, or its beginning in the one
 and its data in the other; `database`, `default_format`, `param_NAME`, every other parameter a setting; user and password
 as X-ClickHouse-User and -Key or basic authorization; answers in chunks as the engine makes them; errors as status and
@@ -27,6 +32,14 @@ NAMES = {"user", "password", "query", "database", "default_format", "query_id", 
 INSERT = re.compile(rb"\s*INSERT\s.*?\bFORMAT\s+(\w+)\s*\Z", re.IGNORECASE | re.DOTALL)
 RETURNS = re.compile(rb"\s*(?:SELECT|WITH)\b", re.IGNORECASE)
 CODE = re.compile(r"Code: (\d+)\.")
+# What the engine is not able to do by itself, and what it is given instead.
+AS_ONE_NODE = [(re.compile(wanted), given) for wanted, given in (
+    (r" ON CLUSTER '[\w-]+'", ""),
+    (r"ReplicatedMergeTree\('[^']*', '[^']*'\)", "MergeTree"),
+    (r"\breplicated_deduplication_window = ", "non_replicated_deduplication_window = "),
+    (r", replicated_deduplication_window_seconds = \d+", ""),
+    (r" AS \w+ ENGINE = Distributed\('[\w-]+', ('\w+', '\w+', [^\n]+)\)\Z", r" AS remote('127.0.0.1', \1)"),
+    (r"\bcluster(?:AllReplicas)?\('[\w-]+', (system\.\w+)\)", r"\1"))]
 STATUS = {60: 404, 62: 400, 81: 404, 192: 403, 193: 403, 194: 403, 497: 403, 516: 403, 241: 500}
 
 
@@ -105,9 +118,13 @@ class Handler(BaseHTTPRequestHandler):
         shape = parameters.get("default_format", "TabSeparated")
         try:
             with self.server.sessions.one(parameters.get("database"), settings) as connection:
+                if self.server.replicas and b"INSERT INTO" in (text := start + body[:100_000]):
+                    self.server.check_quorum(text)
                 if insert := INSERT.match(start):
                     return self.insert(connection, start[: insert.start(1)], insert.group(1).decode(), body)
                 text = start + (b"\n" if start and body else b"") + body
+                if self.server.replicas:
+                    text = as_one_node(text.decode()).encode()
                 if RETURNS.match(text):
                     return self.stream(connection, text.decode(), shape, given)
                 answer = connection.query(text.decode(), shape, params=given or None).bytes()
@@ -148,6 +165,23 @@ class Handler(BaseHTTPRequestHandler):
             raise ConnectionError("failed in mid-answer") from error
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
+
+
+def as_one_node(text):
+    for wanted, given in AS_ONE_NODE:
+        text = wanted.sub(given, text)
+    return text
+
+
+def cluster(text):
+    """The configuration by which the engine lists the cluster, and how many replicas a shard has."""
+    found = re.fullmatch(r"([\w-]+)=(\d+)x(\d+)", text)
+    if not found:
+        sys.exit(f"clickhouse_server: --cluster {text} is not NAME=SHARDSxREPLICAS")
+    name, shards, replicas = found[1], int(found[2]), int(found[3])
+    shard = "<shard>" + "<replica><host>127.0.0.1</host><port>9000</port></replica>" * replicas + "</shard>"
+    servers = f"<remote_servers><{name}>{shard * shards}</{name}></remote_servers>"
+    return f"<clickhouse><tcp_port>9000</tcp_port>{servers}</clickhouse>\n", replicas
 
 
 class Sessions:
@@ -204,6 +238,14 @@ class Server(socketserver.ThreadingTCPServer):
     def handle_error(self, *_):
         """A client that left is no news."""
 
+    def check_quorum(self, insert):
+        wanted = re.search(rb"\binsert_quorum = (\d+)", insert)
+        if wanted and int(wanted[1]) < self.replicas:
+            raise ValueError("Code: 36. DB::Exception: the quorum is less than the replicas. (BAD_ARGUMENTS)")
+        if wanted and (self.directory / "away").exists():
+            raise ValueError("Code: 285. DB::Exception: Number of alive replicas is less than requested quorum. "
+                             "(TOO_FEW_LIVE_REPLICAS)")
+
 
 def serve(args, directory):
     from chdb.state import sqlitelike
@@ -217,6 +259,11 @@ def serve(args, directory):
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         server.settings = dict(one.split("=", 1) for one in args.set)
         data = str(directory / "data")
+        server.directory, server.replicas = directory, None
+        if args.cluster:
+            configuration, server.replicas = cluster(args.cluster)
+            (directory / "config.xml").write_text(configuration)
+            data += f"?config-file={directory / 'config.xml'}"
         # Kept open: the engine ends with its last connection.
         first = sqlitelike.Connection(data)
         server.sessions = Sessions(lambda: sqlitelike.Connection(data))
@@ -258,8 +305,9 @@ def start(args, directory):
     def command(port):
         watch = ["--while", str(args.while_pid)] if args.while_pid else []
         tls = ["--tls", pathlib.Path(args.tls).resolve()] if args.tls else []
-        return [PYTHON, __file__, "serve", "--dir", directory, "--port", str(port), "--user", args.user,
-                "--password", args.password, *(word for one in args.set for word in ("--set", one)), *tls, *watch]
+        cluster = ["--cluster", args.cluster] if args.cluster else []
+        return [PYTHON, __file__, "serve", "--dir", directory, "--port", str(port), "--user", args.user, "--password",
+                args.password, *(word for one in args.set for word in ("--set", one)), *tls, *cluster, *watch]
 
     print(background(directory).start(command, lambda port: answers(port, args.tls), args.wait, args.port))
 
@@ -282,6 +330,7 @@ def main():
             command.add_argument("--user", default="default")
             command.add_argument("--password", default="")
             command.add_argument("--tls", metavar="FILE")
+            command.add_argument("--cluster", metavar="NAME=SHARDSxREPLICAS")
             command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
             command.add_argument("--while", type=int, dest="while_pid", metavar="PID")
     args = parser.parse_args()
