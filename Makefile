@@ -62,23 +62,12 @@ run: packages build
 build: swift
 	@MILLRACE_COMMIT=$(COMMIT) $(SWIFT) build -c release --product millrace --static-swift-stdlib
 
-# One suite of the package at a time: each has the machine, its servers and its deadlines to itself. One that comes to no
-# end is ended, and what it had begun is shown.
-SUITES ?= $(patsubst Tests/%Tests,%,$(wildcard Tests/*Tests))
-SUITE_SECONDS ?= 2400
-
 # Brokers of a few seconds' life: half of what starting one takes is its compiler's second thoughts.
 test soak check-deploy test-deploy: export JAVA_TOOL_OPTIONS ?= -XX:TieredStopAtLevel=1
 
 test: setup swift
 	@$(SWIFT) build --build-tests
-	@for suite in $(SUITES); do \
-	  echo "-- $${suite}Tests"; log=$$(mktemp); \
-	  if timeout $(SUITE_SECONDS) $(SWIFT) test --skip-build --disable-xctest --filter "^$${suite}Tests\." \
-	    >"$$log" 2>&1; then \
-	    grep 'Test run with' "$$log" || { cat "$$log"; rm "$$log"; echo "no test ran" >&2; exit 1; }; rm "$$log"; \
-	  else cat "$$log"; rm "$$log"; echo "$${suite}Tests failed; again: make test SUITES=$$suite" >&2; exit 1; fi; \
-	done
+	@Tests/run $(SUITES)
 
 # Kills, rebalances, power cuts and restarts, ROUNDS times each; QUESTIONS at random, asked on each store.
 ROUNDS ?= 200
