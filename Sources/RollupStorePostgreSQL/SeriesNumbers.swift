@@ -87,8 +87,12 @@ struct SeriesNumbers {
     ) throws(ServerFailure) -> [Int64] {
         var parameters = Parameters()
         parameters.add(Int64(count))
+        // The name of the sequence is looked up once, not for each number.
         let rows = try connection.query(
-            "SELECT nextval(pg_get_serial_sequence('\(table)', 'id')) FROM generate_series(1, $1::bigint)", parameters)
+            """
+            SELECT nextval(name) FROM (SELECT pg_get_serial_sequence('\(table)', 'id')::regclass AS name OFFSET 0) AS s,
+                generate_series(1, $1::bigint)
+            """, parameters)
         guard rows.count == count else { throw lost() }
         return (0..<count).map { rows.integer($0, 0) }
     }
