@@ -14,8 +14,8 @@
 import RollupStore
 import Synchronization
 
-/// One cluster of the server's `remote_servers`. How many shards and replicas it has is asked when it is first reached,
-/// and again after an insert found a replica away.
+/// One cluster of the server's `remote_servers`. How many shards and replicas it has is asked before each step, where that
+/// was not done lately.
 final class ClickHouseCluster: Sendable {
     struct Shape: Equatable {
         var shards: Int
@@ -122,8 +122,11 @@ final class ClickHouseCluster: Sendable {
         isSplit(table) ? "\(rowsTable(table)) ON CLUSTER '\(name)'" : table
     }
 
-    /// `system.parts` of all rows of a table.
-    func parts(of table: String) -> String { isSplit(table) ? "cluster('\(name)', system.parts)" : "system.parts" }
+    /// Rows of `system.parts`, of all shards that have some of the table. Another node has another current database.
+    func parts(of table: String) -> String {
+        (isSplit(table) ? "cluster('\(name)', system.parts)" : "system.parts")
+            + " WHERE database = '\(database)' AND table = '\(rowsTable(table))'"
+    }
 
     // MARK: The servers
 

@@ -555,11 +555,11 @@ package final class ClickHouseRollupWriter: RollupWriter {
     }
 
     func partitions(of table: String, _ connection: Connection) throws(RollupStoreError) -> [Int64] {
+        let parts =
+            location.cluster?.parts(of: table)
+            ?? "system.parts WHERE database = currentDatabase() AND table = '\(table)'"
         var answer = try connection.select(
-            ["toInt64(partition)"],
-            "FROM \(location.cluster?.parts(of: table) ?? "system.parts") WHERE database = currentDatabase() "
-                + "AND table = '\(location.cluster?.rowsTable(table) ?? table)' AND active AND rows > 0 "
-                + "GROUP BY partition", "list partitions")
+            ["toInt64(partition)"], "FROM \(parts) AND active AND rows > 0 GROUP BY partition", "list partitions")
         var all: [Int64] = []
         while try answer.next() { all.append(try answer.integer()) }
         return all
