@@ -212,7 +212,10 @@ final class Installation {
         let process = try start(store: "again", opsPort: port)
         let evidence = evidence("again")
         let log = try LogEvidence(broker, topic)
-        try waitUntil("the second store is filled", seconds: 60, detail: { process.errors.suffix(2_000).description }) {
+        // Long loops leave hundreds of thousands of records.
+        let seconds = 60 + Int(log.high.values.reduce(0, +) / 1_000)
+        let detail = { process.errors.suffix(2_000).description }
+        try waitUntil("the second store is filled", seconds: seconds, detail: detail) {
             let ledger = try evidence.ledger(topic)
             return log.high.allSatisfy { ledger[$0.key]?.next ?? 0 >= $0.value }
         }
