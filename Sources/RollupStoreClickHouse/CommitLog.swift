@@ -13,6 +13,12 @@
 // The server writes the token down before the rows are there. Killed in between it comes back with the token alone, drops
 // whatever is put into that slot and says that all is well. Where a slot is empty after an insert was answered, the row is
 // put there again under a token of its own.
+//
+// On a cluster the token is in Keeper, written down in one step with the row, and decides alone: numbers of blocks are given
+// out before their rows can be seen, so between two rows that come at once they tell nothing yet. Where a slot is empty
+// after an insert was answered, another's row is on its way to this node, or went with its only replica. This node is
+// first brought up to all that Keeper knows of; where the slot is empty then too, the next token is tried, which again is
+// the same one for all writers.
 
 import Events
 import RecordLog
@@ -79,7 +85,13 @@ enum CommitLog {
     static func fill(_ state: StoreState, _ entry: EntryID, _ connection: Connection) throws(RollupStoreError) -> Row? {
         try put(state, entry, token: "slot-\(state.slot)", connection)
         if let row = try winner(state, entry, connection) { return row }
-        try put(state, entry, token: "slot-\(state.slot)-\(entry.high)-\(entry.low)", connection)
+        if connection.location.cluster != nil {
+            try connection.run("SYSTEM SYNC REPLICA commits", "wait for the other replicas' commits")
+            if let row = try winner(state, entry, connection) { return row }
+            try put(state, entry, token: "slot-\(state.slot)-again", connection)
+        } else {
+            try put(state, entry, token: "slot-\(state.slot)-\(entry.high)-\(entry.low)", connection)
+        }
         return try winner(state, entry, connection)
     }
 

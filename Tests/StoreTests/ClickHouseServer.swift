@@ -51,7 +51,9 @@ final class ClickHouseServer: Sendable {
 
     func kill() throws { _ = try Self.run("stop", directory, ["--kill"]) }
 
-    func restart() throws { _ = try Self.run("start", directory, ["--while", "\(getpid())"]) }
+    func restart() throws {
+        _ = try Self.run("start", directory, ["--while", "\(getpid())"] + (cluster.map { ["--cluster", $0] } ?? []))
+    }
 
     func url(_ database: String) -> String {
         "clickhouse://127.0.0.1:\(port)/\(database)" + (cluster.map { "?cluster=\($0.prefix { $0 != "=" })" } ?? "")

@@ -399,8 +399,9 @@ private final class Once: Sendable {
 
     /// Killed after it has noted the token of an insert and before the rows are there, a server comes back with the token
     /// alone: it then drops whatever comes under it, and says that all is well.
-    @Test(.timeLimit(.minutes(2))) func aSlotWhoseTokenIsSpentIsFilledAllTheSame() throws {
-        let server = try ClickHouseServer()
+    @Test(.timeLimit(.minutes(2)), arguments: [nil, "pair=1x2"])
+    func aSlotWhoseTokenIsSpentIsFilledAllTheSame(_ cluster: String?) throws {
+        let server = try ClickHouseServer(cluster: cluster)
         let store = try ClickHouseUnderTest(server)
         let given = samples(40, seed: 111)
         var maker = BatchMaker()

@@ -39,6 +39,7 @@ AS_ONE_NODE = [(re.compile(wanted), given) for wanted, given in (
     (r"\breplicated_deduplication_window = ", "non_replicated_deduplication_window = "),
     (r", replicated_deduplication_window_seconds = \d+", ""),
     (r" AS \w+ ENGINE = Distributed\('[\w-]+', ('\w+', '\w+', [^\n]+)\)\Z", r" AS remote('127.0.0.1', \1)"),
+    (r"\ASYSTEM SYNC REPLICA \w+\Z", "SELECT 1"),
     (r"\bcluster(?:AllReplicas)?\('[\w-]+', (system\.\w+)\)", r"\1"))]
 STATUS = {60: 404, 62: 400, 81: 404, 192: 403, 193: 403, 194: 403, 497: 403, 516: 403, 241: 500}
 
