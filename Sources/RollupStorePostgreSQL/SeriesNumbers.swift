@@ -25,8 +25,13 @@ struct SeriesNumbers {
     /// The numbers of a batch's series, in its order. Not within a transaction.
     mutating func resolve(_ series: [SeriesKey], _ connection: Connection) throws(ServerFailure) -> [Int64] {
         if known.count + series.count > Self.limit { forget() }
-        var missing = series.filter { known[$0] == nil }
-        if !missing.isEmpty {
+        var numbers = [Int64](repeating: 0, count: series.count)
+        var unnumbered: [Int] = []
+        for index in series.indices {
+            if let number = known[series[index]] { numbers[index] = number } else { unnumbered.append(index) }
+        }
+        if !unnumbered.isEmpty {
+            var missing = unnumbered.map { series[$0] }
             do throws(ServerFailure) {
                 try connection.execute(
                     """
@@ -43,11 +48,9 @@ struct SeriesNumbers {
                 throw error
             }
         }
-        var numbers: [Int64] = []
-        numbers.reserveCapacity(series.count)
-        for key in series {
-            guard let number = known[key] else { throw Self.lost() }
-            numbers.append(number)
+        for index in unnumbered {
+            guard let number = known[series[index]] else { throw Self.lost() }
+            numbers[index] = number
         }
         return numbers
     }
