@@ -22,17 +22,16 @@ final class ClickHouseServer: Sendable {
 
     /// One server for all tests that do not hurt it; each has a database of its own. It ends with this process. Two tests
     /// run beside one another and ask for little: more threads a statement would wait for one another.
-    /// MILLRACE_TEST_CLUSTER=NAME=SHARDSxREPLICAS makes it a node of such a cluster, for all of them.
-    static let shared =
-        ProcessInfo.processInfo.environment["MILLRACE_TEST_CLUSTER"].map { cluster in
-            Result { try ClickHouseServer(settings: ["max_threads=1"], cluster: cluster) }
-        } ?? single
-    /// The same, where nothing is said of a cluster; and one that is of none, whatever is said.
-    static let single = Result { try ClickHouseServer(settings: ["max_threads=1"]) }
+    static let shared = Result { try ClickHouseServer(settings: ["max_threads=1"]) }
+    /// One that is of no cluster, whatever is said.
+    static let single =
+        wantedCluster == nil ? shared : Result { try ClickHouseServer(settings: ["max_threads=1"], cluster: nil) }
+    /// MILLRACE_TEST_CLUSTER=NAME=SHARDSxREPLICAS makes each server a node of such a cluster.
+    static let wantedCluster = ProcessInfo.processInfo.environment["MILLRACE_TEST_CLUSTER"]
     private static let started = Mutex<[String]>([])
 
     init(
-        user: String = "default", password: String = "", settings: [String] = [], cluster: String? = nil
+        user: String = "default", password: String = "", settings: [String] = [], cluster: String? = wantedCluster
     ) throws {
         self.cluster = cluster
         directory = NSTemporaryDirectory() + "millrace-clickhouse-\(UUID().uuidString)"
