@@ -241,7 +241,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def check_quorum(self, insert):
         wanted = re.search(rb"\binsert_quorum = (\d+)", insert)
-        if wanted and int(wanted[1]) < self.replicas:
+        if wanted and 1 < self.replicas > int(wanted[1]):
             raise ValueError("Code: 36. DB::Exception: the quorum is less than the replicas. (BAD_ARGUMENTS)")
         if wanted and (self.directory / "away").exists():
             raise ValueError("Code: 285. DB::Exception: Number of alive replicas is less than requested quorum. "
