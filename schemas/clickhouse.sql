@@ -55,6 +55,11 @@ CREATE TABLE IF NOT EXISTS commits (
     replay_ranks Array(Int64),
     -- How often it came to answer or was taken back: part of the version of the rules timeline.
     replay_turns Array(Int64),
+    -- Of a replay that reads the log: up to which instant (its first line), and by partition where the log began, how far
+    -- it is read and where it ends (topic, partition, begin, next, end). Empty: it reads stored events alone.
+    replay_log_scans Array(String),
+    -- Of a replay of one workspace: whose events are put under its rules and prices. Empty: those of all.
+    replay_workspaces Array(String),
     -- By partition of the log: the only truth about offsets.
     -- next - start = applied + duplicates + manifests + dead letters + skipped + lost.
     generations Array(Int64),
@@ -74,12 +79,9 @@ CREATE TABLE IF NOT EXISTS commits (
 SETTINGS enable_block_number_column = 1, non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Of a replay that reads the log: up to which instant (its first line), and by partition where the log began, how far it
--- is read and where it ends (topic, partition, begin, next, end). Empty: it reads stored events alone.
-ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_log_scans Array(String) AFTER replay_turns;
-
--- Of a replay of one workspace: whose events are put under its rules and prices. Empty: those of all.
-ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_workspaces Array(String) AFTER replay_log_scans;
+-- Of a store that was made before.
+ALTER TABLE commits ADD COLUMN IF NOT EXISTS replay_log_scans Array(String) AFTER replay_turns,
+    ADD COLUMN IF NOT EXISTS replay_workspaces Array(String) AFTER replay_log_scans;
 
 -- One row for each combination of all dimensions; found by the hash of the combination. Two writers that meet the same
 -- one at the same moment may give it two ids: both count.

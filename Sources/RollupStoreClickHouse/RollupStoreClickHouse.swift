@@ -116,8 +116,7 @@ final class Tables: Sendable {
             .flatMap { cluster?.statements($0) ?? [$0] }
         let tables = all.filter { $0.contains("CREATE TABLE") }
         // A statement for all nodes waits for all of them: where the tables are, none is sent.
-        var isComplete = try cluster?.hasAll(tables.count, connection) ?? false
-        if isComplete { isComplete = try hasColumn(Self.newestOfCommits, of: ["commits"], connection) }
+        let isComplete = try cluster?.hasAll(tables.count, connection) ?? false
         if !isComplete {
             let name = location.database.split(separator: "`", omittingEmptySubsequences: false).joined(separator: "``")
             let everywhere = cluster.map { " ON CLUSTER '\($0.name)'" } ?? ""
@@ -133,9 +132,15 @@ final class Tables: Sendable {
                 next: "Name another database in store.url.")
         }
         if !present.isEmpty { try checkCluster(connection) }
-        let statements = isComplete ? [] : all
-        for statement in statements where [" EXISTS commits ", " TABLE commits "].contains(where: statement.contains) {
-            try connection.run(statement, "make the tables")
+        if !isComplete {
+            for statement in tables where statement.contains(" EXISTS commits ") {
+                try connection.run(statement, "make the tables")
+            }
+        }
+        if try !hasColumn("replay_workspaces", of: ["commits"], connection) {
+            for statement in all where statement.contains("ALTER TABLE commits ") {
+                try connection.run(statement, "bring the tables forward")
+            }
         }
         if let row = try CommitLog.latest(connection) {
             guard row.schemaVersion <= ClickHouseRollupStore.schemaVersion else {
@@ -146,11 +151,11 @@ final class Tables: Sendable {
                     next: "Run the newer program, or name another database in store.url.")
             }
         }
-        for statement in statements where statement.contains("CREATE TABLE") {
-            try connection.run(statement, "make the tables")
+        if !isComplete {
+            for statement in tables { try connection.run(statement, "make the tables") }
         }
         if try !hasColumn("pair_hashes", of: ["events", "revisions"], connection) {
-            for statement in all where statement.contains("ALTER TABLE") {
+            for statement in all where statement.contains("ALTER TABLE ") && !statement.contains(" commits ") {
                 try connection.run(statement, "bring the tables forward")
             }
         }
@@ -175,8 +180,6 @@ final class Tables: Sendable {
                 + "and store.url asks for \(wanted.isEmpty ? "one server" : wanted)",
             next: "Name cluster=… as it was when the tables were made, or another database and fill it from the log.")
     }
-
-    private static let newestOfCommits = "replay_workspaces"
 
     private func hasColumn(
         _ name: String, of tables: [String], _ connection: Connection
