@@ -234,16 +234,26 @@ struct Count: Equatable {
         }
         var found: [Place: Sums] = [:]
         var strangers = 0
+        struct RowTwice: Error { var series: Int64 }
+        var twice: RowTwice?
         for grain in Grain.allCases {
+            var numbers: Set<[Int64]> = []
             try snapshot.scanRollups(grain: grain, from: .min, to: .max, series: .all, withBins: true) { row in
                 guard let key = keys[row.series] else {
                     strangers += 1
                     return
                 }
-                var sums = Sums(measures: row.measures)
-                for bin in row.bins { sums.bins[Int(bin.kind.rawValue) << 16 + Int(bin.index)] = bin.count }
-                found[Place(grain: grain, bucket: row.bucket, key: key)] = sums
+                // A series that two writers met at once has two numbers, and both count: of each there is one row.
+                if !numbers.insert([Int64(row.bucket), row.series]).inserted { twice = RowTwice(series: row.series) }
+                let place = Place(grain: grain, bucket: row.bucket, key: key)
+                var sums = found[place] ?? Sums()
+                sums.measures += row.measures
+                for bin in row.bins {
+                    sums.bins[Int(bin.kind.rawValue) << 16 + Int(bin.index), default: 0] += bin.count
+                }
+                found[place] = sums
             }
+            if let twice { throw twice }
         }
         struct RowOfNoSeries: Error { var count: Int }
         if strangers > 0 { throw RowOfNoSeries(count: strangers) }
