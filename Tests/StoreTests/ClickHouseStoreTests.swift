@@ -201,6 +201,30 @@ private final class Once: Sendable {
         #expect(step >= 6)
     }
 
+    /// What a dead writer's insert leaves where the server does it late: its heir has numbered the series, too.
+    @Test func aSeriesOfTwoNumbersCountsAsOne() throws {
+        let store = try ClickHouseUnderTest()
+        let early = samples(30, seed: 113)
+        var maker = BatchMaker()
+        let writer = try store.store.makeWriter()
+        _ = try writer.acquire([Self.partition])
+        _ = try writer.apply(try maker.batch([part(0, 1, early)]))
+        let numbered = try store.ask("SELECT uniqExact(series) FROM rollups")
+        // Of two the lower stays, so the heir takes the other one.
+        let rest = "workspace, api_key, provider, operation, model, outcome, status_class, pairs, number"
+        _ = try store.ask("INSERT INTO series SELECT hash, id - 1000000, \(rest) FROM series")
+        let heir = try store.store.makeWriter()
+        _ = try heir.acquire([Self.partition])
+        let late = early.map { sample in
+            var sample = sample
+            sample.event.id = EventID(high: sample.event.id.high, low: ~sample.event.id.low)
+            return sample
+        }
+        _ = try heir.apply(try maker.batch([part(30, 2, late)]))
+        #expect(try store.ask("SELECT uniqExact(series) / 2 FROM rollups") == numbered)
+        try check(store, holds: early + late)
+    }
+
     @Test func anAcquisitionWhoseAnswerIsLostIsTriedAgain() throws {
         let faults = Faults()
         let store = try ClickHouseUnderTest(faults: faults.befall)
