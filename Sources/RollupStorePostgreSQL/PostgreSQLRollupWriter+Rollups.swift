@@ -46,24 +46,17 @@ extension PostgreSQLRollupWriter {
         // In the order of the key: each page is looked up once, and two writers could not wait for each other.
         var order: [Place] = []
         order.reserveCapacity(delta.rows.count)
-        var buckets: [FreshBuckets.Bucket] = []
         var longest = 0
-        // Fields one by one: a row that is copied counts a reference to its bins.
-        for index in delta.rows.indices where delta.rows[index].measures.requests != 0 {
-            let (grain, number) = (Int16(delta.rows[index].grain.rawValue), delta.rows[index].bucket)
-            // Rows of a bucket follow one another.
-            if buckets.last?.grain != grain || buckets.last?.number != number {
-                let generation = Int16(truncatingIfNeeded: generation(delta.rows[index]))
-                buckets.append(FreshBuckets.Bucket(generation: generation, grain: grain, number: number))
-            }
-            let place = Place(
-                bucket: buckets[buckets.count - 1], series: series[Int(delta.rows[index].series)], row: index)
-            order.append(place)
-            longest = max(longest, delta.rows[index].bins.count)
+        for (index, row) in delta.rows.enumerated() where row.measures.requests != 0 {
+            let bucket = FreshBuckets.Bucket(
+                generation: Int16(truncatingIfNeeded: generation(row)), grain: Int16(row.grain.rawValue),
+                number: row.bucket)
+            order.append(Place(bucket: bucket, series: series[Int(row.series)], row: index))
+            longest = max(longest, row.bins.count)
         }
         if order.isEmpty { return }
         order.sort { $0.bucket != $1.bucket ? $0.bucket < $1.bucket : $0.series < $1.series }
-        let fresh = try freshBuckets.take(buckets, connection)
+        let fresh = try freshBuckets.take(order.map(\.bucket), connection)
 
         let stored = isWrapping ? try storedSums(delta, order, connection) : [:]
         let bins = bins.sized(BinParts.capacity(longest))
@@ -71,29 +64,23 @@ extension PostgreSQLRollupWriter {
             if rows.isEmpty { return }
             try connection.copy(statement) { stream in
                 for place in rows {
+                    let row = delta.rows[place.row]
                     stream.row(columns: Int16(Self.measureColumns.count + (shard == nil ? 5 : 6)))
                     stream.column(place.bucket.generation)
                     stream.column(place.series)
-                    stream.column(place.bucket.number)
-                    stream.column(place.bucket.grain)
-                    var measures = delta.rows[place.row].measures
+                    stream.column(row.bucket)
+                    stream.column(Int16(row.grain.rawValue))
+                    var measures = row.measures
                     if let sums = stored[place.row] { measures += sums }
                     Self.write(measures, to: &stream)
-                    let count = BinParts.encode(delta.rows[place.row].bins, into: bins)
+                    let count = BinParts.encode(row.bins, into: bins)
                     stream.column(UnsafeRawBufferPointer(rebasing: bins[..<count]))
                     if let shard { stream.column(shard) }
                 }
             }
         }
-        var (new, added): ([Place], [Place]) = ([], [])
-        var begin = 0
-        while begin < order.count {
-            let bucket = order[begin].bucket
-            let end = order[begin...].firstIndex { $0.bucket != bucket } ?? order.count
-            if fresh.contains(bucket) { new += order[begin..<end] } else { added += order[begin..<end] }
-            begin = end
-        }
-        try copy(Self.insertRollups, new, into: shard)
+        try copy(Self.insertRollups, order.filter { fresh.contains($0.bucket) }, into: shard)
+        let added = order.filter { !fresh.contains($0.bucket) }
         if added.isEmpty { return }
         try copy(Self.stageRollups, added)
         var parameters = Parameters()
