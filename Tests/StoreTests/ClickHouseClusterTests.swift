@@ -29,11 +29,6 @@ enum Servers: String, CaseIterable {
 @Suite struct ClickHouseClusterTests {
     private static let partitions = (0..<2).map { TopicPartition(topic: "events", partition: Int32($0)) }
 
-    private func samples(_ count: Int, seed: UInt64) -> [Sample] {
-        var random = Random(seed: seed)
-        return (0..<count).map { _ in Sample.random(&random) }
-    }
-
     private func cluster(_ shards: Int, _ replicas: Int) throws -> ClickHouseCluster {
         try #require(
             ClickHouseCluster(name: "c-1", database: "db", shape: .init(shards: shards, replicas: replicas)))

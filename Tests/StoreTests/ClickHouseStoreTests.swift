@@ -54,11 +54,6 @@ private final class Once: Sendable {
         try ClickHouseRollupStore.open(url: url, upkeepFailed: { Issue.record("\($0)") })
     }
 
-    private func samples(_ count: Int, seed: UInt64) -> [Sample] {
-        var random = Random(seed: seed)
-        return (0..<count).map { _ in Sample.random(&random) }
-    }
-
     private func part(
         _ first: Int, _ epoch: Int64, _ samples: some Sequence<Sample>, of partition: TopicPartition = Self.partition
     ) -> BatchMaker.Part {

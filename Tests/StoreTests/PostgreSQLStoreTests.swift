@@ -16,11 +16,6 @@ import Threading
     private static let second = TopicPartition(topic: "events", partition: 1)
     private static let day: Int64 = 86_400_000_000
 
-    private func samples(_ count: Int, seed: UInt64) -> [Sample] {
-        var random = Random(seed: seed)
-        return (0..<count).map { _ in Sample.random(&random) }
-    }
-
     private func check(_ store: PostgreSQLUnderTest, holds expected: [Sample]) throws {
         #expect(try Count(reading: store.reader) == Count(expected))
         let ledger = try store.reader.read { try $0.ledger() }

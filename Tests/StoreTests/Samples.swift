@@ -154,6 +154,11 @@ struct BatchMaker {
     }
 }
 
+func samples(_ count: Int, seed: UInt64) -> [Sample] {
+    var random = Random(seed: seed)
+    return (0..<count).map { _ in Sample.random(&random) }
+}
+
 /// What a store must hold: each distinct event once, added up one by one, by the definition and not by the fold.
 struct Count: Equatable {
     struct Place: Hashable {

@@ -13,11 +13,6 @@ import Threading
     private static let first = TopicPartition(topic: "events", partition: 0)
     private static let second = TopicPartition(topic: "events", partition: 1)
 
-    private func samples(_ count: Int, seed: UInt64) -> [Sample] {
-        var random = Random(seed: seed)
-        return (0..<count).map { _ in Sample.random(&random) }
-    }
-
     private func check(_ reader: any RollupReader, holds expected: [Sample]) throws {
         #expect(try Count(reading: reader) == Count(expected))
         let ledger = try reader.read { try $0.ledger() }
