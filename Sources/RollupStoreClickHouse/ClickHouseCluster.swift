@@ -17,7 +17,7 @@ import Synchronization
 /// One cluster of the server's `remote_servers`. How many shards and replicas it has is asked before each step, where that
 /// was not done lately.
 final class ClickHouseCluster: Sendable {
-    struct Shape: Equatable {
+    struct Shape {
         var shards: Int
         /// Of one shard: all have as many.
         var replicas: Int
@@ -38,7 +38,9 @@ final class ClickHouseCluster: Sendable {
 
     /// Those that grow with the traffic, and by which column a row finds its shard. What is one place of `rollups` is in
     /// one shard, and an event with its revisions.
-    static let sharded = ["events": "cityHash64(id)", "revisions": "cityHash64(id)", "rollups": "cityHash64(series)"]
+    private static let sharded = [
+        "events": "cityHash64(id)", "revisions": "cityHash64(id)", "rollups": "cityHash64(series)",
+    ]
 
     /// Names stand in statements, paths of Keeper and addresses as they are. `shape`: as if it had just been asked for.
     init?(name: String, database: String, shape: Shape? = nil) {
@@ -57,9 +59,7 @@ final class ClickHouseCluster: Sendable {
     // MARK: Names and settings
 
     /// The table that has the rows: for what a Distributed table does not do.
-    func rowsTable(_ table: String) -> String {
-        isSplit(table) ? "\(table)_shard" : table
-    }
+    private func rowsTable(_ table: String) -> String { isSplit(table) ? "\(table)_shard" : table }
 
     private func isSplit(_ table: String) -> Bool { (shape?.shards ?? 1) > 1 && Self.sharded[table] != nil }
 
@@ -156,7 +156,7 @@ final class ClickHouseCluster: Sendable {
     /// What the comment on `commits` says: a store is made for one cluster, or for none, and for so many shards.
     var mark: String { "cluster \(name), shards \(shape?.shards ?? 1)" }
 
-    func refusal(_ connection: Connection, _ reason: String) -> RollupStoreError {
+    private func refusal(_ connection: Connection, _ reason: String) -> RollupStoreError {
         RollupStoreError(
             code: .configuration, tried: "open the store \(connection.location.shown)", reason: reason,
             next: "Check cluster=… in store.url against system.clusters (docs/stores.md, ClickHouse: a cluster).")

@@ -504,7 +504,6 @@ package final class ClickHouseRollupWriter: RollupWriter {
         guard let summing = seen.dueSumming(fanOut: limits.fanOut) else { return }
         isUntouched = false
         let bins = "sumMap(bin_codes, bin_counts)"
-        let cluster = location.cluster
         let sums =
             Self.measureNames.map { ($0, "sum(\($0))") }
             + [("bin_codes", "tupleElement(\(bins), 1)"), ("bin_counts", "tupleElement(\(bins), 2)")]
@@ -516,7 +515,7 @@ package final class ClickHouseRollupWriter: RollupWriter {
                 "INSERT INTO \(table) (\((keys + sums.map(\.0)).joined(separator: ", ")), chunk, number) "
                     + "SELECT \((keys + sums.map(\.1)).joined(separator: ", ")), \(-number), \(number) FROM \(table) "
                     + "WHERE \(seen.condition(of: summing)) GROUP BY \(keys.joined(separator: ", ")) "
-                    + "SETTINGS \(try cluster?.insertSettings(table) ?? "")optimize_aggregation_in_order = 1, "
+                    + "SETTINGS \(try connection.insertSettings(table))optimize_aggregation_in_order = 1, "
                     + "insert_deduplicate = 0", "sum \(table)")
         }
         var before = seen

@@ -195,6 +195,11 @@ final class Connection: @unchecked Sendable {
         curl_slist_free_all(headers)
     }
 
+    /// What an insert needs on a cluster, before its own settings.
+    func insertSettings(_ table: String) throws(RollupStoreError) -> String {
+        try location.cluster?.insertSettings(table) ?? ""
+    }
+
     /// How a statement names a table whose rows it deletes.
     func everywhere(_ table: String) -> String { location.cluster?.everywhere(table) ?? table }
 
@@ -215,10 +220,9 @@ final class Connection: @unchecked Sendable {
 
     /// As `insert`, but it goes on while others are started; they are all moved on by waiting for one of them.
     func start(_ block: NativeBlock, into table: String, token: String) throws(RollupStoreError) -> Pending {
-        let ofCluster = try location.cluster?.insertSettings(table) ?? ""
         let statement =
             "INSERT INTO \(table) (\(block.names.joined(separator: ", "))) "
-            + "SETTINGS \(ofCluster)async_insert = 0, insert_deduplicate = 1, insert_deduplication_token = '\(token)', "
+            + "SETTINGS \(try insertSettings(table))async_insert = 0, insert_deduplicate = 1, insert_deduplication_token = '\(token)', "
             + "max_partitions_per_insert_block = 0 FORMAT Native"
         let request = Request(
             statement: statement, body: block.bytes, tried: "insert \(table)", anyDatabase: false, settings: [],

@@ -114,9 +114,15 @@ final class Tables: Sendable {
         let cluster = location.cluster
         let all = Schemas.clickhouse.split(separator: ";\n").map(String.init)
             .flatMap { cluster?.statements($0) ?? [$0] }
-        let tables = all.filter { $0.contains("CREATE TABLE") }
+        let (creations, alterations) = (
+            all.filter { $0.contains("CREATE TABLE ") }, all.filter { $0.contains("ALTER TABLE ") }
+        )
+        func isOfCommits(_ statement: String) -> Bool {
+            [" EXISTS commits ", " TABLE commits "].contains(where: statement.contains)
+        }
         // A statement for all nodes waits for all of them: where the tables are, none is sent.
-        let isComplete = try cluster?.hasAll(tables.count, connection) ?? false
+        let isComplete = try cluster?.hasAll(creations.count, connection) ?? false
+        let due = isComplete ? [] : creations
         if !isComplete {
             let name = location.database.split(separator: "`", omittingEmptySubsequences: false).joined(separator: "``")
             let everywhere = cluster.map { " ON CLUSTER '\($0.name)'" } ?? ""
@@ -125,20 +131,17 @@ final class Tables: Sendable {
         }
         // `commits` comes first: what it says of the version decides whether the rest may be touched.
         let present = try present(connection)
-        guard present.isEmpty || present.contains("commits") else {
+        let commits = present.first { $0.name == "commits" }
+        guard present.isEmpty || commits != nil else {
             throw RollupStoreError(
                 code: .configuration, tried: "open the store \(location.shown)",
-                reason: "the database has another program's tables: \(present.joined(separator: ", "))",
+                reason: "the database has another program's tables: \(present.map(\.name).joined(separator: ", "))",
                 next: "Name another database in store.url.")
         }
-        if !present.isEmpty { try checkCluster(connection) }
-        if !isComplete {
-            for statement in tables where statement.contains(" EXISTS commits ") {
-                try connection.run(statement, "make the tables")
-            }
-        }
+        if let commits { try checkCluster(made: commits.comment, location) }
+        for statement in due where isOfCommits(statement) { try connection.run(statement, "make the tables") }
         if try !hasColumn("replay_workspaces", of: ["commits"], connection) {
-            for statement in all where statement.contains("ALTER TABLE commits ") {
+            for statement in alterations where isOfCommits(statement) {
                 try connection.run(statement, "bring the tables forward")
             }
         }
@@ -151,11 +154,9 @@ final class Tables: Sendable {
                     next: "Run the newer program, or name another database in store.url.")
             }
         }
-        if !isComplete {
-            for statement in tables { try connection.run(statement, "make the tables") }
-        }
+        for statement in due where !isOfCommits(statement) { try connection.run(statement, "make the tables") }
         if try !hasColumn("pair_hashes", of: ["events", "revisions"], connection) {
-            for statement in all where statement.contains("ALTER TABLE ") && !statement.contains(" commits ") {
+            for statement in alterations where !isOfCommits(statement) {
                 try connection.run(statement, "bring the tables forward")
             }
         }
@@ -166,16 +167,11 @@ final class Tables: Sendable {
     }
 
     /// Tables of one server do not become those of a cluster by asking for it, nor the reverse.
-    private func checkCluster(_ connection: Connection) throws(RollupStoreError) {
-        var answer = try connection.select(
-            ["comment"], "FROM system.tables WHERE database = currentDatabase() AND name = 'commits'",
-            "look whose tables they are")
-        let made = try answer.next() ? try answer.text() : ""
-        try answer.end()
-        let wanted = connection.location.cluster?.mark ?? ""
+    private func checkCluster(made: String, _ location: ClickHouseLocation) throws(RollupStoreError) {
+        let wanted = location.cluster?.mark ?? ""
         if made == wanted { return }
         throw RollupStoreError(
-            code: .configuration, tried: "open the store \(connection.location.shown)",
+            code: .configuration, tried: "open the store \(location.shown)",
             reason: "its tables are made for \(made.isEmpty ? "one server" : made), "
                 + "and store.url asks for \(wanted.isEmpty ? "one server" : wanted)",
             next: "Name cluster=… as it was when the tables were made, or another database and fill it from the log.")
@@ -193,15 +189,15 @@ final class Tables: Sendable {
     }
 
     /// Those of the database's tables that have names of ours.
-    private func present(_ connection: Connection) throws(RollupStoreError) -> [String] {
+    private func present(_ connection: Connection) throws(RollupStoreError) -> [(name: String, comment: String)] {
         var answer = try connection.select(
-            ["name"],
+            ["name", "comment"],
             "FROM system.tables WHERE database = currentDatabase() AND name IN ('commits', 'series', 'rollups', 'events', "
                 + "'manifests', 'proxy_minutes', 'dead_letters', 'redrives', 'key_changes', 'rules', 'replay_plans', "
                 + "'replay_pending', 'replay_settled', 'revisions') ORDER BY name",
             "list the tables")
-        var names: [String] = []
-        while try answer.next() { names.append(try answer.text()) }
-        return names
+        var tables: [(name: String, comment: String)] = []
+        while try answer.next() { tables.append((try answer.text(), try answer.text())) }
+        return tables
     }
 }
